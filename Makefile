@@ -1,0 +1,82 @@
+# `make` runs every check. Each target that needs the environment sets it up first, once.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+PREBUILT := tuning_db/prebuilt/autoconv.db
+PREBUILT_FROM := hatch_build.py autoconv/problem.py $(wildcard tuning_db/*.py tuning_db/prebuilt/*.py tuning_db/prebuilt/*.jsonl)
+OTHER_TRITONS := 3.3.1 3.9.0
+
+.DEFAULT_GOAL := check
+.PHONY: check setup demo test test-slow lint format types docs docs-update bench test-triton-versions dist clean help
+
+check: lint types docs test  ## Everything that must hold before a change goes in
+
+setup: $(READY) $(PREBUILT)  ## The development environment, in .venv
+
+demo: setup  ## Tune three convolutions for an RTX 4090, no GPU needed
+	$(RUN) scripts/demo.py
+
+test: setup  ## The tests and the docstrings' examples
+	$(RUN) -m pytest
+
+test-slow: setup  ## The tests that take minutes
+	$(RUN) -m pytest -m slow
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+format: setup  ## Rewrite the source in the project's format
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+types: setup
+	$(RUN) -m mypy
+
+docs: setup  ## Fail where a generated part of the docs is stale
+	$(RUN) -m cogapp --check --check-fail-msg="run 'make docs-update'" -P README.md docs/*.md
+
+docs-update: setup  ## Generate those parts anew
+	$(RUN) -m cogapp -r -P README.md docs/*.md
+
+bench: setup  ## The cost of a call on the hit path, as JSON
+	$(RUN) scripts/bench.py
+
+test-triton-versions: $(OTHER_TRITONS:%=test-triton-%)  ## tests/compat under the oldest and the newest Triton
+
+dist: setup  ## Source distribution and wheel, in dist/
+	$(RUN) -m build
+
+clean:  ## Remove environments, caches and everything built
+	rm -rf .venv .venv-triton-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -f tuning_db/prebuilt/*.db tuning_db/prebuilt/*.db.* tuning_db/prebuilt/*.db-journal
+	find autoconv tuning_db tests scripts -name __pycache__ -prune -exec rm -rf {} +
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 24
+
+$(READY): pyproject.toml constraints-dev.txt
+	@echo "Setting up $(VENV): about two minutes the first time."
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable '.[dev]' --constraint constraints-dev.txt
+	@touch $@
+
+$(PREBUILT): $(PREBUILT_FROM) | $(READY)
+	$(RUN) hatch_build.py
+
+# Another Triton in front of all else that .venv has, so torch is installed but once.
+.venv-triton-%/.ready: $(READY)
+	$(RUN) -m venv --without-pip $(@D)
+	$(RUN) -m pip --python $(@D) install --quiet --no-deps triton==$*
+	$(RUN) -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> "$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/behind.pth"
+	@touch $@
+
+.PHONY: $(OTHER_TRITONS:%=test-triton-%)
+$(OTHER_TRITONS:%=test-triton-%): test-triton-%: .venv-triton-%/.ready $(PREBUILT)
+	.venv-triton-$*/bin/python -c "import triton; assert triton.__version__ == '$*', triton.__version__"
+	.venv-triton-$*/bin/python -m pytest tests/compat
+
+.SECONDARY: $(OTHER_TRITONS:%=.venv-triton-%/.ready)

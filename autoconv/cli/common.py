@@ -1,0 +1,133 @@
+"""What several commands share: their arguments, the device they mean, and how they print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from autoconv import device as devices
+from autoconv import gpu, settings
+from autoconv.config import Config
+from autoconv.device import Device
+from autoconv.environment import Environment
+from autoconv.errors import ConfigError, DeviceError
+from autoconv.kernels.source import source_hash
+from autoconv.settings import Settings
+from autoconv.sweep.sweep import Job
+from autoconv.sweep.tuner import Tuner
+
+WITHOUT_GPU = "rtx4090"
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+problem_argument = click.argument("problem")
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help=f"GPU to answer for: {', '.join(devices.names())}; or auto, the GPU here, else {WITHOUT_GPU}.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+
+
+def config_options(command: Command) -> Command:
+    """Add --kernel and --config."""
+    command = click.option(
+        "--config",
+        "numbers",
+        metavar="JSON",
+        help="Tiles, warps and stages, such as "
+        '{"BLOCK_CO":128,"BLOCK_L":128,"BLOCK_R":16,"num_warps":8,"num_stages":3}.',
+    )(command)
+    return click.option("--kernel", metavar="NAME", help="Kernel that --config is for.")(command)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The device that a command answers for, and all that goes with it."""
+
+    device: Device
+    environment: Environment
+    on_gpu: bool  # the device is present
+    settings: Settings
+    tuner: Tuner
+
+    def job(self, seconds: float = float("inf")) -> Job:
+        """Return the sweep job for this target, of at most `seconds`."""
+        return Job(self.device, self.environment, self.settings.cache, self.on_gpu, seconds)
+
+
+def target(name: str) -> Target:
+    """Return the target called `name`, "auto" included.
+
+    Raises:
+        DeviceError: no device has that name, or the GPU here is older than sm_80.
+        SettingError: an AUTOCONV_ variable has a value that is none.
+    """
+    now = settings.load()
+    here = gpu.current(0) if gpu.present() else None
+    if name == "auto" and gpu.present() and here is None:
+        raise DeviceError("name", name, "is a GPU of an unknown architecture", "name a device with --device")
+    if name == "auto" and here is None:
+        note(f"no GPU here: answering for {WITHOUT_GPU} (choose with --device)")
+    device = (here or devices.find(WITHOUT_GPU)) if name == "auto" else devices.find(name)
+    on_gpu = here is not None and here.name == device.name
+    driver, power = gpu.driver_and_power(0) if on_gpu else (None, None)
+    environment = Environment.current(device, source_hash(), cuda_driver=driver, power_limit_w=power)
+    return Target(device, environment, on_gpu, now, Tuner(now, warn=note))
+
+
+def parse_config(kernel: str | None, numbers: str | None) -> Config | None:
+    """Return the config that --kernel and --config give, or None where neither is given.
+
+    Raises:
+        ConfigError: only one of them is given, or they make no config.
+    """
+    if kernel is None and numbers is None:
+        return None
+    if kernel is None or numbers is None:
+        missing = "--kernel" if kernel is None else "--config"
+        raise ConfigError(missing, None, "is missing", "give --kernel and --config together, or neither")
+    try:
+        parsed = json.loads(numbers)
+    except ValueError as error:
+        raise ConfigError(
+            "config", numbers, f"is not JSON ({error})", 'give such as {"BLOCK_L":128}'
+        ) from None
+    return Config.from_json(kernel, parsed)
+
+
+def note(message: str) -> None:
+    """Print one line for a person on standard error."""
+    click.echo(f"autoconv: {message}", err=True)
+
+
+def print_json(fields: Mapping[str, Any]) -> None:
+    """Print one JSON object on one line of standard output."""
+    click.echo(json.dumps(fields, allow_nan=False))
+
+
+def milliseconds(microseconds: float | None) -> float | None:
+    """Return microseconds as milliseconds; None stays None."""
+    return None if microseconds is None else microseconds / 1e3
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar on standard error, if that is a terminal; yield what to tell it: (doing, done, of)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        bar = bars.add_task(title, total=None)
+
+        def show(doing: str, done: int, of: int) -> None:
+            bars.update(bar, description=f"{title}: {doing}", completed=done, total=of)
+
+        yield show

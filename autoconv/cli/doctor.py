@@ -1,0 +1,29 @@
+"""`autoconv doctor`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from autoconv.cli.common import json_option, print_json
+from autoconv.diagnosis import diagnose
+
+_MARKS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Check that everything autoconv needs is here and works; say what to do where it does not.
+
+    Exit status 1: something failed. A warning leaves autoconv working, though less well.
+    """
+    findings = diagnose()
+    for finding in findings:
+        if as_json:
+            print_json(asdict(finding))
+        else:
+            remedy = f"; {finding.remedy}" if finding.remedy else ""
+            click.echo(f"{_MARKS[finding.status]}  {finding.subject}: {finding.detail}{remedy}")
+    raise SystemExit(1 if any(finding.status == "failure" for finding in findings) else 0)

@@ -1,0 +1,82 @@
+"""`autoconv verify`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+from autoconv.cli.common import (
+    Target,
+    config_options,
+    device_option,
+    json_option,
+    parse_config,
+    print_json,
+    problem_argument,
+    target,
+)
+from autoconv.config import Config
+from autoconv.problem import Problem
+from autoconv.sweep.candidates import candidates, leaders
+from autoconv.sweep.check import check
+
+
+@click.command()
+@problem_argument
+@device_option
+@config_options
+@json_option
+def verify(problem: str, device: str, kernel: str | None, numbers: str | None, as_json: bool) -> None:
+    """Check that kernels compute PROBLEM right.
+
+    Fresh random inputs, an output filled with NaN between guard bands, and a float64 reference: on the GPU if
+    the device is present, else in Triton's interpreter. Checked are the config that a call would use and the
+    best estimate of every other kernel, or the one config that --kernel and --config give. A problem too
+    large for the interpreter is reduced first, tiles and remainders kept. Exit status 1: something is wrong.
+    """
+    parsed = Problem.parse(problem)
+    config = parse_config(kernel, numbers)
+    at = target(device)
+    configs = [config] if config else _configs(parsed, at)
+    replies = check(parsed, configs, on_gpu=at.on_gpu)
+    checked = [
+        {"kernel": c.kernel, "config": c.to_json(), **reply}
+        for c, reply in zip(configs, replies, strict=True)
+    ]
+    fields = {
+        "ok": all(reply.get("ok", False) for reply in replies),
+        "max_rel_err": _worst([reply["max_rel_err"] for reply in replies if "max_rel_err" in reply]),
+        "unwritten": sum(reply.get("unwritten", 0) for reply in replies),
+        "problem": str(parsed),
+        "where": at.device.name if at.on_gpu else "interpreter",
+        "checked": checked,
+    }
+    if as_json:
+        print_json(fields)
+    else:
+        for one in checked:
+            click.echo(f"{'ok   ' if one.get('ok') else 'WRONG'} {_line(one)}")
+    raise SystemExit(0 if fields["ok"] else 1)
+
+
+def _configs(problem: Problem, at: Target) -> list[Config]:
+    found = at.tuner.find(problem, at.environment) or at.tuner.guess(problem, at.device)
+    best = leaders(problem, candidates(problem, at.device), at.device, count=0)
+    return [found.config, *(config for config in best if config.kernel != found.config.kernel)]
+
+
+def _worst(errors: list[float]) -> float | None:
+    finite = [error for error in errors if math.isfinite(error)]
+    return max(finite) if len(finite) == len(errors) and finite else None
+
+
+def _line(one: dict[str, Any]) -> str:
+    config = Config.from_json(one["kernel"], one["config"])
+    if "error" in one:
+        return f"{config}: {one['error']}"
+    return (
+        f"{config}: largest relative error {one['max_rel_err']:.2g}, {one['unwritten']} elements unwritten, "
+        f"{one['overrun']} written outside; {one['problem']}, seed {one['seed']}"
+    )

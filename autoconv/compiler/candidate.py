@@ -1,0 +1,56 @@
+"""Compile one candidate for a named device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from autoconv.compiler import sass
+from autoconv.compiler.recording import recording
+from autoconv.compiler.resources import Resources, cache_file, load, save
+from autoconv.config import Config
+from autoconv.device import Device
+from autoconv.kernels.registry import kernel as kernel_called
+from autoconv.problem import Problem
+
+
+def compile_candidate(problem: Problem, config: Config, device: Device, cache: Path) -> Resources:
+    """Cross-compile `config` for `device` and return its resources; about a second, or a read of the cache.
+
+    Triton's JIT itself specialises the arguments and compiles, so the cubin is the one that a launch on the
+    device would use, and it is left in Triton's own cache for that launch.
+
+    Args:
+        problem: The problem; only its shape and dtype are used.
+        config: A config of one of the kernels.
+        device: The target; it need not be present.
+        cache: The folder that keeps resources between processes.
+
+    Raises:
+        ConfigError: the kernel is unknown or the tiles are not its own.
+        Exception: whatever Triton or ptxas raises on a candidate they cannot compile.
+    """
+    kernel = kernel_called(config.kernel)
+    kernel.check(config)
+    file = cache_file(cache, kernel, problem, config, device.arch.capability)
+    known = load(file)
+    if known is not None:
+        return known
+    dtype = getattr(torch, problem.dtype)
+    with recording(device):
+        # The grid is not part of what is compiled.
+        compiled = kernel.jit.warmup(
+            dtype,
+            dtype,
+            dtype if problem.bias else None,
+            dtype,
+            grid=(1,),
+            **kernel.keywords(problem, config),
+        )
+    cubin = compiled.asm["cubin"]
+    registers, spills = sass.usage(cubin)
+    whole, loop = sass.instruction_mix(cubin)
+    resources = Resources(registers, spills, compiled.metadata.shared, whole, loop)
+    save(file, resources)
+    return resources

@@ -1,0 +1,84 @@
+"""The resources of a compiled candidate, and the cache on disk that remembers them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from autoconv.config import Config
+from autoconv.device import Device
+from autoconv.kernels.base import Kernel
+from autoconv.kernels.source import jit_functions
+from autoconv.problem import Problem
+
+FORMAT = 1  # of a cache entry; another number is a miss
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one block of a compiled candidate takes, and the instructions it runs."""
+
+    registers: int  # of a thread
+    spills: int  # bytes a thread spills to local memory
+    shared: int  # bytes of shared memory of a block
+    instructions: dict[str, int] = field(default_factory=dict)  # of the whole kernel, by opcode
+    loop: dict[str, int] = field(default_factory=dict)  # of its main loop
+
+    def unrunnable(self, config: Config, device: Device) -> str | None:
+        """Return why `device` cannot launch a block that takes this much, or None."""
+        arch = device.arch
+        threads = 32 * config.num_warps
+        if self.shared > arch.shared_per_block_max:
+            return f"shared memory: {self.shared} bytes a block, {arch.shared_per_block_max} at most"
+        if threads > arch.max_threads_per_block:
+            return f"threads: {threads} a block, {arch.max_threads_per_block} at most"
+        if threads * self.registers > arch.registers_per_sm:
+            return f"registers: {threads} x {self.registers} a block, {arch.registers_per_sm} at most"
+        return None
+
+
+def cache_file(folder: Path, kernel: Kernel, problem: Problem, config: Config, capability: int) -> Path:
+    """Return where the resources of this candidate are kept: one small JSON file each.
+
+    The name is a hash over all that decides the cubin: the kernel's source, every argument, the dtype, the
+    compute capability and Triton's exact version.
+    """
+    identity = {
+        "format": FORMAT,
+        "triton": version("triton"),
+        "capability": capability,
+        "kernel": kernel.name,
+        "source": jit_functions(Path(_file_of(kernel)).read_text()),
+        "dtype": problem.dtype,
+        "keywords": kernel.keywords(problem, config),
+    }
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return folder / "resources" / digest[:2] / f"{digest[2:34]}.json"
+
+
+def load(file: Path) -> Resources | None:
+    """Return the resources kept in `file`; None where there is none or it cannot be read as such."""
+    try:
+        return Resources(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None  # a cache: whatever is wrong with an entry, compiling again is the remedy
+
+
+def save(file: Path, resources: Resources) -> None:
+    """Keep `resources` in `file`, whole or not at all; a folder that cannot be written is no error."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as partial:
+            json.dump(asdict(resources), partial)
+        Path(partial.name).replace(file)
+    except OSError:
+        return
+
+
+def _file_of(kernel: Kernel) -> Any:
+    return kernel.jit.fn.__globals__["__file__"]

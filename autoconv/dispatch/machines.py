@@ -1,0 +1,184 @@
+"""Where convolutions run: on CUDA devices, on a recording driver, or in Triton's interpreter."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+from autoconv import gpu
+from autoconv.config import Config
+from autoconv.device import Device
+from autoconv.environment import Environment
+from autoconv.kernels.base import Kernel, Strides
+from autoconv.kernels.source import source_hash
+from autoconv.problem import Problem
+
+
+class Launcher(Protocol):
+    """Launches one kernel with one config: allocates y, enqueues, returns y."""
+
+    def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Return y, of shape (N, Cout, L_out)."""
+
+
+class Machine(Protocol):
+    """What the dispatcher needs to know of the place where kernels run."""
+
+    on_gpu: bool  # whether candidates can be checked and timed there
+
+    def serves(self, x: torch.Tensor) -> bool:
+        """Return whether convolutions of `x` run here; all others are torch's."""
+
+    def device(self, index: int) -> Device | None:
+        """Return the device at ordinal `index`, -1 for the CPU; None where no kernel compiles for it."""
+
+    def environment(self, index: int, device: Device) -> Environment:
+        """Return the environment in which kernels run on `device`, which is at ordinal `index`."""
+
+    def capturing(self) -> bool:
+        """Return whether launches are being captured into a CUDA graph, when nothing else may happen."""
+
+    def bind(
+        self, kernel: Kernel, problem: Problem, config: Config, x: torch.Tensor, w: Any, b: Any
+    ) -> Launcher:
+        """Compile for these tensors, launching nothing, and return the launcher for calls like this one."""
+
+
+class Cuda:
+    """The CUDA devices of this process."""
+
+    on_gpu = True
+
+    def serves(self, x: torch.Tensor) -> bool:
+        """Return whether `x` lies on a CUDA device."""
+        return x.is_cuda
+
+    def device(self, index: int) -> Device | None:
+        """Return the device at ordinal `index`."""
+        return gpu.current(index)
+
+    def environment(self, index: int, device: Device) -> Environment:
+        """Return the environment, driver and power limit included."""
+        driver, power = gpu.driver_and_power(index)
+        return Environment.current(device, source_hash(), cuda_driver=driver, power_limit_w=power)
+
+    def capturing(self) -> bool:
+        """Return whether torch's current stream is being captured."""
+        return gpu.capturing()
+
+    def bind(
+        self, kernel: Kernel, problem: Problem, config: Config, x: torch.Tensor, w: Any, b: Any
+    ) -> Launcher:
+        """Compile, and return a launcher that calls the compiled kernel directly."""
+        index = x.get_device()
+        with torch.cuda.device(index):
+            launch = _compiled(kernel, problem, config, x, w, b, stream=gpu.stream, index=index)
+        current = torch.cuda.current_device
+
+        def on_its_device(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            if current() == index:
+                return launch(x, weight, bias)
+            with torch.cuda.device(index):
+                return launch(x, weight, bias)
+
+        return on_its_device if torch.cuda.device_count() > 1 else launch
+
+
+class Recorded:
+    """A device that is not here: CPU tensors take the whole path up to the launch, which is only recorded.
+
+    To be used while `autoconv.compiler.recording.recording` has its driver active. Outputs hold no result.
+    """
+
+    on_gpu = False
+
+    def __init__(self, device: Device) -> None:
+        """Stand in for `device`."""
+        self._device = device
+
+    def serves(self, x: torch.Tensor) -> bool:
+        """Return whether `x` lies on the CPU."""
+        return x.is_cpu
+
+    def device(self, index: int) -> Device:  # noqa: ARG002 - every ordinal is this device
+        """Return the device stood in for."""
+        return self._device
+
+    def environment(self, index: int, device: Device) -> Environment:  # noqa: ARG002
+        """Return the environment of a device without a driver."""
+        return Environment.current(device, source_hash())
+
+    def capturing(self) -> bool:
+        """Return False: there is no stream."""
+        return False
+
+    def bind(
+        self, kernel: Kernel, problem: Problem, config: Config, x: torch.Tensor, w: Any, b: Any
+    ) -> Launcher:
+        """Compile for the device, and return a launcher whose calls are recorded."""
+        return _compiled(kernel, problem, config, x, w, b, stream=lambda _index: 0, index=0)
+
+
+class Interpreted(Recorded):
+    """Triton's interpreter: CPU tensors are computed for real, slowly, with the configs of `device`.
+
+    To be used in a process that had TRITON_INTERPRET=1 before Triton was imported.
+    """
+
+    def bind(
+        self, kernel: Kernel, problem: Problem, config: Config, *_tensors: torch.Tensor | None
+    ) -> Launcher:
+        """Return a launcher that interprets the kernel."""
+        from autoconv.kernels.interpreter import mend_bfloat16
+
+        mend_bfloat16()
+
+        def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            y = torch.empty(problem.y_shape, dtype=x.dtype)
+            kernel.launch(problem, config, x, weight, bias, y)
+            return y
+
+        return launch
+
+
+def _compiled(
+    kernel: Kernel,
+    problem: Problem,
+    config: Config,
+    x: torch.Tensor,
+    w: torch.Tensor,
+    b: torch.Tensor | None,
+    *,
+    stream: Any,
+    index: int,
+) -> Launcher:
+    """Compile through Triton's JIT, and return a launcher that goes round it.
+
+    The JIT binds arguments, specialises them and looks the kernel up anew in every call, which takes longer
+    than many a kernel runs. The signature of the call decides all of that, so it is done here, once, and a
+    later call hands the tensors and the constant arguments to the compiled kernel's own launcher.
+    """
+    x_strides: Strides = (x.stride(0), x.stride(1), x.stride(2))
+    keywords = kernel.keywords(problem, config, x_strides)
+    shape, dtype, device = problem.y_shape, x.dtype, x.device
+    grid = kernel.grid(problem)
+    y = torch.empty(
+        shape, dtype=dtype, device=device
+    )  # its address is a multiple of 16, as every y's will be
+    compiled = kernel.jit.warmup(x, w, b, y, grid=grid, **keywords)
+    run, function, packed = compiled.run, compiled.function, compiled.packed_metadata
+    axis_0, axis_1, axis_2 = (*grid(config.meta), 1, 1)[:3]
+    constants = tuple(keywords[name] for name in kernel.jit.arg_names[4:])
+    empty = torch.empty
+
+    def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        y = empty(shape, dtype=dtype, device=device)
+        # After the metadata: launch metadata and the two hooks, which profilers set; a plan has none.
+        run(
+            axis_0, axis_1, axis_2, stream(index), function, packed, None, None, None,
+            x, weight, bias, y, *constants,
+        )  # fmt: skip
+        return y
+
+    return launch

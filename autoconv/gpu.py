@@ -1,0 +1,108 @@
+"""The only code that needs a GPU: read the device, its stream and capture state, and time a callable."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from functools import cache
+
+import torch
+
+from autoconv import device as devices
+from autoconv.device import Device
+
+WARM_UP = 3  # launches before the first sample: compilation, clocks, caches
+LEAST_SAMPLES = 5
+MOST_SAMPLES = 100
+
+
+def present() -> bool:
+    """Return whether this process can see a CUDA device."""
+    return torch.cuda.is_available()
+
+
+@cache
+def current(index: int) -> Device | None:
+    """Return the device at CUDA ordinal `index`: the catalogue's, or one made from what the driver tells.
+
+    None where the architecture is unknown, such as that of a GPU older than sm_80.
+    """
+    properties = torch.cuda.get_device_properties(index)
+    known = devices.by_product(properties.name, properties.multi_processor_count, properties.total_memory)
+    if known is not None:
+        return known
+    return devices.derived(
+        properties.name,
+        capability=10 * properties.major + properties.minor,
+        sms=properties.multi_processor_count,
+        memory_bytes=properties.total_memory,
+        l2_bytes=getattr(properties, "L2_cache_size", 0),
+        boost_mhz=getattr(properties, "clock_rate", 0) // 1000,
+        memory_mhz=getattr(properties, "memory_clock_rate", 0) // 1000,
+        memory_bus_bits=getattr(properties, "memory_bus_width", 0),
+    )
+
+
+@cache
+def driver_and_power(index: int) -> tuple[str | None, int | None]:
+    """Return the driver's version and the board's power limit in watts, each None where it cannot be read."""
+    uuid = f"GPU-{torch.cuda.get_device_properties(index).uuid}"
+    query = [
+        "nvidia-smi",
+        f"--id={uuid}",
+        "--query-gpu=driver_version,power.limit",
+        "--format=csv,noheader,nounits",
+    ]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10)
+        driver, power = done.stdout.strip().split(", ")
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None, None
+    return driver, round(float(power)) if power.replace(".", "", 1).isdigit() else None
+
+
+def stream(index: int) -> int:
+    """Return the handle of the stream that torch uses now on device `index`."""
+    handle: int = torch._C._cuda_getCurrentRawStream(index)
+    return handle
+
+
+def capturing() -> bool:
+    """Return whether torch's current stream is being captured into a CUDA graph."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def time_callable(call: Callable[[], object], *, seconds: float) -> list[float]:
+    """Return the times of single calls, in microseconds, each with a cold L2.
+
+    A buffer of twice the L2 is overwritten before each call, so that no call finds the tensors of the one
+    before. There are LEAST_SAMPLES at least and MOST_SAMPLES at most.
+
+    Args:
+        call: Enqueues work on torch's current stream.
+        seconds: How long the samples may take together, flushing included.
+    """
+    flush = torch.empty(2 * max(_l2_bytes(), 1 << 24), dtype=torch.int8, device="cuda")
+    for _ in range(WARM_UP):
+        call()
+    samples: list[float] = []
+    end = time.monotonic() + seconds
+    while len(samples) < LEAST_SAMPLES or (len(samples) < MOST_SAMPLES and time.monotonic() < end):
+        samples.append(_sample(call, flush))
+    return samples
+
+
+def _sample(call: Callable[[], object], flush: torch.Tensor) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    flush.zero_()
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) * 1e3
+
+
+def _l2_bytes() -> int:
+    device = current(torch.cuda.current_device())
+    return device.l2_bytes if device else 0

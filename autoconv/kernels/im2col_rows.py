@@ -1,0 +1,196 @@
+"""`im2col_rows`: rows of (sample, output position) by columns of Cout, the yardstick.
+
+This is the schedule that most published conv1d kernels use: one row per output position of the whole batch,
+so a tile may straddle two samples, and every row pays a division by L_out and every element of the
+reduction a division by K. x is read once per tile of Cout, and stores go to rows of y that start anywhere.
+It is kept to measure the others against, never to win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import triton
+import triton.language as tl
+
+from autoconv.config import Config
+from autoconv.device import Device
+from autoconv.kernels.base import (
+    MAX_INT32,
+    Access,
+    Grid,
+    Kernel,
+    Scalar,
+    Strides,
+    Work,
+    cdiv,
+    dense_only,
+    fits,
+    largest_sample,
+    next_power_of_two,
+    powers_of_two,
+)
+from autoconv.problem import Problem
+
+
+@triton.jit
+def im2col_rows_kernel(
+    x_ptr,
+    w_ptr,
+    b_ptr,
+    y_ptr,
+    N,
+    L,
+    L_out,
+    x_batch,
+    x_channel,
+    x_step,
+    stride,
+    pad_left,
+    dilation,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    K: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    INDEX_64: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    REDUCTION: tl.constexpr = CIN * K
+    tile_m = tl.program_id(0)
+    tile_n = tl.program_id(1)
+    if INDEX_64:
+        tile_m = tile_m.to(tl.int64)
+        x_channel = x_channel.to(tl.int64)
+    m = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    co = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    co_mask = co < COUT
+    n = m // L_out
+    l_out = m % L_out
+    m_mask = n < N
+
+    acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for k0 in range(0, REDUCTION, BLOCK_K):
+        r = k0 + tl.arange(0, BLOCK_K)
+        r_mask = r < REDUCTION
+        position = (l_out * stride - pad_left)[:, None] + ((r % K) * dilation)[None, :]
+        inside = (position >= 0) & (position < L)
+        x_offset = (n * x_batch)[:, None] + ((r // K) * x_channel)[None, :] + position * x_step
+        x = tl.load(x_ptr + x_offset, mask=m_mask[:, None] & r_mask[None, :] & inside, other=0.0)
+        w_offset = co[None, :] * REDUCTION + r[:, None]
+        w = tl.load(w_ptr + w_offset, mask=r_mask[:, None] & co_mask[None, :], other=0.0)
+        acc = tl.dot(x, w, acc, input_precision=PRECISION)
+
+    if HAS_BIAS:
+        acc += tl.load(b_ptr + co, mask=co_mask, other=0.0).to(tl.float32)[None, :]
+    if INDEX_64:
+        co = co.to(tl.int64)
+    y_offset = (n * COUT * L_out + l_out)[:, None] + (co * L_out)[None, :]
+    tl.store(y_ptr + y_offset, acc.to(y_ptr.dtype.element_ty), mask=m_mask[:, None] & co_mask[None, :])
+
+
+class Im2colRows(Kernel):
+    """See the module's docstring."""
+
+    name = "im2col_rows"
+    tiles = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
+    jit = im2col_rows_kernel
+
+    def unsupported(self, problem: Problem) -> str | None:
+        return dense_only(problem) or (
+            "its grid puts tiles of Cout on axis y, which stops at 65535"
+            if problem.Cout > 65535 * 16
+            else None
+        )
+
+    def space(self, problem: Problem, device: Device) -> Iterator[Config]:
+        rows = powers_of_two(32, min(128, max(32, next_power_of_two(problem.N * problem.L_out))))
+        columns = powers_of_two(16, min(128, max(16, next_power_of_two(problem.Cout))))
+        depths = powers_of_two(16, min(64, max(16, next_power_of_two(problem.reduction))))
+        for block_m, block_n, block_k in product(rows, columns, depths):
+            tiles = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k}
+            for num_warps, num_stages in product((4, 8), (2, 3)):
+                config = Config(self.name, tiles, num_warps=num_warps, num_stages=num_stages)
+                if fits(self.work(problem, config), config, device):
+                    yield config
+
+    def grid(self, problem: Problem) -> Grid:
+        rows = problem.N * problem.L_out
+        return lambda META: (cdiv(rows, META["BLOCK_M"]), cdiv(problem.Cout, META["BLOCK_N"]))
+
+    def arguments(self, problem: Problem, x_strides: Strides) -> dict[str, Scalar]:
+        x_batch, x_channel, x_step = x_strides
+        return {
+            "N": problem.N,
+            "L": problem.L,
+            "L_out": problem.L_out,
+            "x_batch": x_batch,
+            "x_channel": x_channel,
+            "x_step": x_step,
+            "stride": problem.stride,
+            "pad_left": problem.pad_left,
+            "dilation": problem.dilation,
+            "CIN": problem.Cin,
+            "COUT": problem.Cout,
+            "K": problem.K,
+            "HAS_BIAS": problem.bias,
+            "PRECISION": problem.precision,
+            "INDEX_64": problem.N * largest_sample(problem) > MAX_INT32,
+        }
+
+    def work(self, problem: Problem, config: Config) -> Work:
+        rows, columns, depth = (config.meta[tile] for tile in self.tiles)
+        size = problem.dtype_bytes
+        steps = cdiv(problem.reduction, depth)
+        tiles_m = cdiv(problem.N * problem.L_out, rows)
+        tiles_n = cdiv(problem.Cout, columns)
+        window = min((rows - 1) * problem.stride + (problem.K - 1) * problem.dilation + 1, problem.L)
+        return Work(
+            blocks=tiles_m * tiles_n,
+            steps=steps,
+            flops=2.0 * rows * columns * depth * steps,
+            reads=(
+                Access(
+                    tensor="x",
+                    elements=rows * depth * steps,
+                    element_bytes=size,
+                    vector_bytes=size,
+                    lane_stride_bytes=problem.stride * size,
+                    distinct_bytes=window * problem.Cin * size,
+                    tensor_bytes=problem.N * problem.Cin * problem.L * size,
+                    # Tiles of Cout lie on the slow axis: all of x goes by for each of them.
+                    passes=tiles_n,
+                ),
+                Access(
+                    tensor="w",
+                    elements=columns * depth * steps,
+                    element_bytes=size,
+                    vector_bytes=size,
+                    lane_stride_bytes=problem.reduction * size,
+                    distinct_bytes=min(columns, problem.Cout) * problem.reduction * size,
+                    tensor_bytes=problem.Cout * problem.reduction * size,
+                    passes=1,
+                ),
+            ),
+            write=Access(
+                tensor="y",
+                elements=rows * columns,
+                element_bytes=size,
+                vector_bytes=size,
+                lane_stride_bytes=size,
+                distinct_bytes=rows * columns * size,
+                tensor_bytes=problem.N * problem.Cout * problem.L_out * size,
+                passes=1,
+            ),
+            accumulators=rows * columns,
+            stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
+            # Measured in the SASS of the 64x64x32 tile for sm_89: about 650 integer instructions a thread
+            # and step, for 16 elements of x.
+            address_instructions=40.0,
+        )
+
+
+KERNEL = Im2colRows()

@@ -1,0 +1,111 @@
+"""What the environment variables say. No other module reads or copies os.environ."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from autoconv.errors import SettingError, suggestion
+
+ON_MISS = ("sweep", "background", "predict", "strict")
+"""What may be done for a problem that has no tuned config."""
+
+VARIABLES: Mapping[str, tuple[str, str]] = {
+    "AUTOCONV_DB": (
+        "autoconv/tuning.db in the platform's user data folder",
+        "the tuning database read first and written to",
+    ),
+    "AUTOCONV_SITE_DB": (
+        "none",
+        "further databases, read only, in the order they are asked, set apart as in PATH",
+    ),
+    "AUTOCONV_ON_MISS": (
+        "sweep",
+        "what to do for a problem without a tuned config: sweep first, predict now and sweep in the "
+        "background, predict only, or be strict and raise an error",
+    ),
+    "AUTOCONV_CACHE": (
+        "autoconv in the platform's user cache folder",
+        "folder of compiled kernels; may be deleted at any time",
+    ),
+    "AUTOCONV_SWEEP_SECONDS": ("60", "the longest a sweep inside a call may take, in seconds"),
+}
+"""Each variable's default and meaning, in words."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force, checked.
+
+    Attributes:
+        database: the user's tuning database.
+        site_databases: read-only databases, in the order they are asked.
+        on_miss: one of ON_MISS.
+        cache: folder of compiled kernels.
+        sweep_seconds: bound on a sweep inside a call, seconds.
+    """
+
+    database: Path
+    site_databases: tuple[Path, ...]
+    on_miss: str
+    cache: Path
+    sweep_seconds: float
+
+
+def load() -> Settings:
+    """Read the settings from the environment, anew each time; an empty variable counts as not set.
+
+    Raises:
+        SettingError: a variable's value cannot be used; the error names it and the choices.
+    """
+    database = os.environ.get("AUTOCONV_DB") or platformdirs.user_data_path("autoconv", False) / "tuning.db"
+    sites = os.environ.get("AUTOCONV_SITE_DB", "").split(os.pathsep)
+    return Settings(
+        database=_path("AUTOCONV_DB", database),
+        site_databases=tuple(_path("AUTOCONV_SITE_DB", site) for site in sites if site),
+        on_miss=_on_miss(os.environ.get("AUTOCONV_ON_MISS") or "sweep"),
+        cache=_path(
+            "AUTOCONV_CACHE",
+            os.environ.get("AUTOCONV_CACHE") or platformdirs.user_cache_path("autoconv", False),
+        ),
+        sweep_seconds=_seconds(os.environ.get("AUTOCONV_SWEEP_SECONDS") or "60"),
+    )
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """Return a copy of this process's environment variables with `extra` set, for a child process."""
+    return {**os.environ, **extra}
+
+
+def _path(variable: str, value: str | Path) -> Path:
+    # Absolute, so that a worker in another folder means the same file.
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError as error:
+        reason = "has a home folder that cannot be found"
+        raise SettingError(variable, value, reason, "give an absolute path") from error
+
+
+def _on_miss(value: str) -> str:
+    policy = value.strip().lower()
+    if policy not in ON_MISS:
+        reason = f"is not a policy{suggestion(policy, ON_MISS)}"
+        remedy = f"give {', '.join(ON_MISS[:-1])} or {ON_MISS[-1]}"
+        raise SettingError("AUTOCONV_ON_MISS", value, reason, remedy)
+    return policy
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        reason = "is not a number of seconds above 0"
+        raise SettingError("AUTOCONV_SWEEP_SECONDS", value, reason, "give such as 60")
+    return seconds

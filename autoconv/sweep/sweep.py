@@ -1,0 +1,230 @@
+"""Tune one problem: candidates, pruned by estimate, compiled, checked, timed where a GPU is, recorded."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from autoconv.compiler.resources import Resources
+from autoconv.config import Config
+from autoconv.cost.model import predict_compiled
+from autoconv.cost.prediction import Prediction
+from autoconv.device import Device
+from autoconv.environment import Environment
+from autoconv.lookup import records
+from autoconv.problem import Problem
+from autoconv.sweep.candidates import candidates, leaders
+from autoconv.sweep.pool import Pool
+from autoconv.sweep.tasks import Reply, Task, compile_task, time_task, verify_task
+from tuning_db import Trial, TuningDB, TuningDBError, Winner
+from tuning_db.rule import choose
+
+LEADERS = 16  # candidates to compile
+CHECKED = 4  # compiled candidates to check in the interpreter, best prediction first
+CHECK_SECONDS = 60.0  # for one candidate in the interpreter
+TIMING_SECONDS = 0.5  # for the samples of one candidate
+
+Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a sweep is to do, and where."""
+
+    device: Device
+    environment: Environment
+    cache: Path  # folder of compiled resources
+    on_gpu: bool  # the device is present: check and time on it
+    seconds: float = float("inf")  # after which no further candidate is begun
+    leaders: int = LEADERS
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep found."""
+
+    winner: Winner | None  # None: no candidate passed its check
+    trials: tuple[Trial, ...]
+    candidates: int  # configs in the space
+    compiled: int  # of them, compiled for the device
+    seconds: float
+
+
+def sweep(problem: Problem, job: Job, database: TuningDB | None, progress: Progress) -> Swept:
+    """Sweep `problem` and record every trial in `database` as it ends.
+
+    Where the database cannot be written, or is None, the trials are kept in the result alone.
+
+    Raises:
+        ProblemError: no kernel runs this problem.
+    """
+    begun = time.monotonic()
+    configs = candidates(problem, job.device)
+    chosen = leaders(problem, configs, job.device, job.leaders)
+    recorder = _Recorder(problem, job.environment, database)
+    deadline = begun + job.seconds
+    compiled = _compile(problem, chosen, job, recorder, deadline, progress)
+    if job.on_gpu:
+        _measure(problem, compiled, recorder, deadline, progress)
+    else:
+        _check(problem, compiled, job, recorder, deadline, progress)
+    problem_record, environment_record = records(problem, job.environment)
+    return Swept(
+        winner=choose(environment_record, problem_record, recorder.trials),
+        trials=tuple(recorder.trials),
+        candidates=len(configs),
+        compiled=len(compiled),
+        seconds=time.monotonic() - begun,
+    )
+
+
+class _Recorder:
+    """Keeps trials in memory and, as long as that works, in the database."""
+
+    def __init__(self, problem: Problem, environment: Environment, database: TuningDB | None) -> None:
+        self.trials: list[Trial] = []
+        self._problem, environment_record = records(problem, environment)
+        self._database = database
+        self._run_id = ""
+        if database is not None:
+            try:
+                self._run_id = database.start(environment_record, origin="sweep")
+            except TuningDBError:
+                self._database = None
+
+    def add(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        if self._database is not None:
+            try:
+                self._database.add(self._run_id, self._problem, trial)
+            except TuningDBError:
+                self._database = None  # the sweep goes on: its result is still of use to this process
+
+
+def _compile(
+    problem: Problem,
+    configs: list[Config],
+    job: Job,
+    recorder: _Recorder,
+    deadline: float,
+    progress: Progress,
+) -> list[tuple[Config, Prediction]]:
+    """Compile `configs` and return those that can run, best prediction first, those that spill last."""
+    tasks = [compile_task(problem, config, job.device, job.cache) for config in configs]
+    runnable = []
+    with Pool(min(job.workers, len(tasks)), deadline=deadline) as pool:
+        for config, reply in _replies(pool, tasks, configs, "compile", progress):
+            if "error" in reply:
+                recorder.add(_failed(config, reply, "compile"))
+                continue
+            resources = Resources(**reply)
+            reason = resources.unrunnable(config, job.device)
+            if reason is not None:
+                detail = {"registers": resources.registers, "shared": resources.shared}
+                recorder.add(Trial(config.document(), "resources", error=reason, detail=detail))
+                continue
+            runnable.append((config, predict_compiled(problem, config, job.device, resources)))
+    return sorted(runnable, key=lambda pair: (pair[1].spills > 0, pair[1].seconds, str(pair[0])))
+
+
+def _check(
+    problem: Problem,
+    compiled: list[tuple[Config, Prediction]],
+    job: Job,
+    recorder: _Recorder,
+    deadline: float,
+    progress: Progress,
+) -> None:
+    """Check in the interpreter, best prediction first, until a batch has a config that passes.
+
+    The candidates left over are recorded as compiled, which never wins.
+    """
+    left = list(compiled)
+    passed = False
+    with Pool(job.workers, interpret=True, timeout=CHECK_SECONDS, deadline=deadline) as pool:
+        while left and not passed:
+            batch, left = left[:CHECKED], left[CHECKED:]
+            tasks = [verify_task(problem, config, on_gpu=False) for config, _ in batch]
+            for (config, prediction), reply in _replies(pool, tasks, batch, "check", progress):
+                trial = _checked(config, prediction, reply)
+                passed = passed or trial.outcome == "ok"
+                recorder.add(trial)
+    for config, prediction in left:
+        recorder.add(Trial(config.document(), "compiled", _us(prediction), detail=_detail(prediction)))
+
+
+def _measure(
+    problem: Problem,
+    compiled: list[tuple[Config, Prediction]],
+    recorder: _Recorder,
+    deadline: float,
+    progress: Progress,
+) -> None:
+    """Check and time the candidates on the GPU, one at a time, best prediction first."""
+    # A single worker: two candidates timed at once would time each other.
+    with Pool(1, deadline=deadline) as pool:
+        for done, (config, prediction) in enumerate(compiled):
+            progress("measure", done, len(compiled))
+            (checked,) = pool.perform([verify_task(problem, config, on_gpu=True)])
+            if checked.get("skipped"):
+                break
+            trial = _checked(config, prediction, checked)
+            if trial.outcome == "ok":
+                (timed,) = pool.perform([time_task(problem, config, TIMING_SECONDS)])
+                if timed.get("skipped"):
+                    break
+                trial = _timed(trial, timed)
+            recorder.add(trial)
+    progress("measure", len(compiled), len(compiled))
+
+
+def _replies(
+    pool: Pool, tasks: list[Task], subjects: list[Any], doing: str, progress: Progress
+) -> Iterator[tuple[Any, Reply]]:
+    """Yield each subject with its task's reply, but for those that the deadline left out."""
+    for done, (subject, reply) in enumerate(zip(subjects, pool.perform(tasks), strict=True), start=1):
+        progress(doing, done, len(tasks))
+        if not reply.get("skipped"):
+            yield subject, reply
+
+
+def _checked(config: Config, prediction: Prediction, reply: Reply) -> Trial:
+    if "error" in reply:
+        return _failed(config, reply, "launch")
+    detail = {**_detail(prediction), "check": reply}
+    if reply["ok"]:
+        return Trial(config.document(), "ok", _us(prediction), max_err=reply["max_rel_err"], detail=detail)
+    error = f"error {reply['max_rel_err']:.2g}, {reply['unwritten']} unwritten, {reply['overrun']} overrun"
+    return Trial(
+        config.document(), "wrong", _us(prediction), max_err=reply["max_rel_err"], error=error, detail=detail
+    )
+
+
+def _timed(trial: Trial, reply: Reply) -> Trial:
+    if "error" in reply:
+        return Trial(trial.config, reply.get("outcome", "launch"), error=reply["error"], detail=trial.detail)
+    return replace(trial, samples_us=tuple(reply["samples_us"]))
+
+
+def _failed(config: Config, reply: Reply, outcome: str) -> Trial:
+    return Trial(config.document(), reply.get("outcome", outcome), error=reply["error"])
+
+
+def _us(prediction: Prediction) -> float:
+    return prediction.seconds * 1e6
+
+
+def _detail(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "registers": prediction.registers,
+        "spills": prediction.spills,
+        "shared": prediction.shared,
+        "blocks_per_sm": prediction.blocks_per_sm,
+        "grid": list(prediction.grid),
+        "bound": prediction.bound,
+    }

@@ -1,0 +1,47 @@
+"""The tasks that a parent sends to its workers, as JSON; `worker` does them."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from autoconv.config import Config
+from autoconv.device import Device
+from autoconv.kernels.registry import kernel as kernel_called
+from autoconv.problem import Problem
+from autoconv.sweep.reduced import reduced
+
+Task: TypeAlias = dict[str, Any]
+Reply: TypeAlias = dict[str, Any]  # what the task returns; or "error" and perhaps "outcome"; or "skipped"
+
+INTERPRETED_STEPS = 2000  # main-loop steps that the interpreter does in a few seconds
+GPU_ELEMENTS = 1 << 26  # of x and y together, whose float64 reference a GPU computes in a moment
+
+
+def compile_task(problem: Problem, config: Config, device: Device, cache: Path) -> Task:
+    """Compile `config` for `device`; the reply is its Resources, kept in the folder `cache`."""
+    return {**_task("compile", problem, config), "device": device.to_json(), "cache": str(cache)}
+
+
+def verify_task(problem: Problem, config: Config, *, on_gpu: bool) -> Task:
+    """Check `config` on fresh inputs; the reply is a Verdict. A large problem is reduced first."""
+    small = problem if _is_small(problem, config, on_gpu=on_gpu) else reduced(problem, config)
+    where = "cuda" if on_gpu else "cpu"
+    return {**_task("verify", small, config), "where": where, "seed": secrets.randbits(31)}
+
+
+def time_task(problem: Problem, config: Config, seconds: float) -> Task:
+    """Time `config` for about `seconds`; the reply holds `samples_us`."""
+    return {**_task("time", problem, config), "seconds": seconds}
+
+
+def _task(do: str, problem: Problem, config: Config) -> Task:
+    return {"do": do, "problem": str(problem), "config": config.document()}
+
+
+def _is_small(problem: Problem, config: Config, *, on_gpu: bool) -> bool:
+    if on_gpu:
+        return problem.ideal_bytes // problem.dtype_bytes <= GPU_ELEMENTS
+    work = kernel_called(config.kernel).work(problem, config)
+    return work.blocks * work.steps <= INTERPRETED_STEPS

@@ -1,0 +1,137 @@
+"""Look a config up, guess one, or sweep for one: what the dispatcher and the command line share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from autoconv import lookup
+from autoconv.device import Device
+from autoconv.environment import Environment
+from autoconv.lookup import Found
+from autoconv.problem import Problem
+from autoconv.settings import Settings
+from autoconv.sweep.candidates import best_guess
+from autoconv.sweep.sweep import Job, Progress, Swept, sweep
+from tuning_db import Layers, Trial, TuningDB, TuningDBError, Winner, single_flight
+
+FLIGHT_SECONDS = 10.0
+"""How long a caller waits for another process's sweep of the same problem. Ranks of one job can sit in a
+collective operation, so the wait must end; the loser then runs a provisional config."""
+
+
+def no_progress(doing: str, done: int, of: int) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The config to use from now on, and the sweep that found it, if one was needed."""
+
+    found: Found | None  # None: no candidate passed its check
+    swept: Swept | None
+
+
+class Tuner:
+    """The tuning database of this process, and the sweeps that fill it. Safe to share between threads."""
+
+    def __init__(self, settings: Settings, warn: Callable[[str], None] = lookup.warn_once) -> None:
+        """Use the files that `settings` name; trouble with them goes to `warn` and is never an exception."""
+        self._settings = settings
+        self._warn = warn
+        self._in_memory: dict[tuple[Problem, Environment], Found] = {}
+
+    @cached_property
+    def layers(self) -> Layers:
+        """Every layer of the database that can be opened."""
+        return lookup.open_layers(self._settings, self._warn)
+
+    @cached_property
+    def _user(self) -> TuningDB | None:
+        try:
+            return lookup.open_user(self._settings)
+        except TuningDBError:
+            return None  # `layers` warns of it
+
+    def find(self, problem: Problem, environment: Environment) -> Found | None:
+        """Return the best entry of the layers, or what this process tuned and could not write."""
+        found = lookup.find(self.layers, problem, environment)
+        return found or self._in_memory.get((problem, environment))
+
+    def why_missing(self, problem: Problem, environment: Environment) -> list[str]:
+        """Say, a line a field, what the nearest entry differs in."""
+        return lookup.why_missing(self.layers, problem, environment)
+
+    def guess(self, problem: Problem, device: Device) -> Found:
+        """Return the config with the least estimated time; nothing is compiled or checked."""
+        config, seconds = best_guess(problem, device)
+        return Found(config, "predicted", "default", "none", measured_us=None, predicted_us=seconds * 1e6)
+
+    def tune(
+        self,
+        problem: Problem,
+        job: Job,
+        *,
+        wait: float = FLIGHT_SECONDS,
+        again: bool = False,
+        progress: Progress = no_progress,
+    ) -> Tuned:
+        """Sweep `problem`, unless the user's database has it already or another process is at it.
+
+        Args:
+            problem: The problem.
+            job: What to sweep for, where and how long.
+            wait: Seconds to wait for another process that sweeps the same problem; where it takes longer, a
+                guess is returned.
+            again: Sweep even where the database has the problem.
+            progress: Told what is being done, how many are done, of how many.
+
+        Raises:
+            ProblemError: no kernel runs this problem.
+        """
+        key = f"{problem.key()} {job.environment.hash}"
+        with single_flight(self._settings.database, key, wait, self._warn) as mine:
+            known = self._swept_before(problem, job)
+            if known is not None and not again:
+                return Tuned(known, None)
+            if not mine:
+                return Tuned(self.guess(problem, job.device), None)
+            swept = sweep(problem, job, self._user, progress)
+        if swept.winner is None:
+            return Tuned(None, swept)
+        found = self._swept_before(problem, job)
+        if found is None:
+            found = _of_memory(swept.winner)
+            self._in_memory[problem, job.environment] = found
+        return Tuned(found, swept)
+
+    def record(self, problem: Problem, environment: Environment, trial: Trial, *, origin: str) -> None:
+        """Record a trial made outside a sweep; a database that cannot be written is no error."""
+        if self._user is None:
+            return
+        problem_record, environment_record = lookup.records(problem, environment)
+        try:
+            self._user.record(environment_record, problem_record, [trial], origin=origin)
+        except TuningDBError as error:
+            self._warn(f"a trial was not recorded: {error}")
+
+    def _swept_before(self, problem: Problem, job: Job) -> Found | None:
+        """Return the user's own entry, if a sweep now could not better its provenance."""
+        if self._user is None:
+            return self._in_memory.get((problem, job.environment))
+        found = lookup.find(Layers([("user", self._user)], self._warn), problem, job.environment)
+        if found is None or found.grade != "exact" or (job.on_gpu and found.provenance != "measured"):
+            return None
+        return found
+
+
+def _of_memory(winner: Winner) -> Found:
+    return Found(
+        lookup.config_of(winner),
+        winner.provenance,
+        "exact",
+        "memory",
+        measured_us=winner.measured_us,
+        predicted_us=winner.predicted_us,
+    )

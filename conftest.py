@@ -1,0 +1,24 @@
+"""For every test and every docstring's example: no user's files, and no GPU tests where there is no GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("AUTOCONV_SITE_DB", "AUTOCONV_ON_MISS", "AUTOCONV_SWEEP_SECONDS"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("AUTOCONV_DB", str(tmp_path / "user" / "tuning.db"))
+    monkeypatch.setenv("AUTOCONV_CACHE", str(tmp_path / "cache"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")

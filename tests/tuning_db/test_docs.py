@@ -1,0 +1,40 @@
+"""What docs/database.md shows works as shown."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tuning_db import EnvironmentRecord, ProblemRecord, Trial, TuningDB
+
+TEXT = (Path(__file__).parents[2] / "docs" / "database.md").read_text(encoding="utf-8")
+
+
+def test_the_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    exec(example, {})
+    assert capsys.readouterr().out == "{'BLOCK': 128}\n"
+
+
+@pytest.mark.parametrize("query", re.findall(r"```sql\n(.*?)```", TEXT, re.DOTALL))
+def test_each_query_answers(path: Path, query: str) -> None:
+    environment = EnvironmentRecord({"arch": "sm_89"}, {"device": "L4"})
+    with TuningDB.open(path, columns={"N": int}) as db:
+        for n in range(12):
+            trials = [Trial({"BLOCK": b}, "ok", measured_us=100 + n * b) for b in (32, 64)]
+            near = Trial({"BLOCK": 16}, "ok", measured_us=101 + n * 32)
+            failed = Trial({"BLOCK": 256}, "resources", error="shared memory")
+            problem = ProblemRecord(f"N={n:02}", {"N": n})
+            db.record(environment, problem, [*trials, near, failed], origin="sweep")
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute(query).fetchall()
+    assert rows
+    if "LIMIT 10" in query:
+        assert len(rows) == 10 and rows[0] == ("N=11", "L4", 1.78)

@@ -1,0 +1,208 @@
+"""The plain values a tuning database keeps: environments, problems, trials and winners.
+
+Everything hashed is hashed over canonical JSON (sorted keys, no spaces, ASCII, no NaN), so a hash depends on
+the content alone, never on insertion order, process or platform.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+FINISHED_OUTCOMES = ("ok", "compiled", "resources", "compile", "launch", "wrong", "timeout", "crash")
+OUTCOMES = ("started", *FINISHED_OUTCOMES)
+PROVENANCES = ("measured", "predicted")
+_SCALARS = (str, int, float, bool, type(None))
+_INT64 = 2**63
+
+
+_encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def canonical(value: Any) -> str:
+    """Return `value` as canonical JSON.
+
+    Raises:
+        TypeError: a part of `value` is no JSON value.
+        ValueError: a number is NaN or infinite.
+    """
+    return _encoder.encode(value)
+
+
+def digest(text: str) -> str:
+    """Return the SHA-256 of `text` in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def plain(name: str, value: Mapping[str, Any], *, scalars: bool) -> dict[str, Any]:
+    """Return a private copy of `value`, checked to be JSON that reads back as the same value.
+
+    Raises:
+        ValueError: it is not; the message calls it `name`.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}={value!r} maps no names to values; give a dict")
+    for key, item in value.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{name}: key {key!r} is no text; name every entry with a string")
+        if scalars and not isinstance(item, _SCALARS):
+            raise ValueError(
+                f"{name}[{key!r}]={item!r} is no JSON scalar; use text, a number, a bool or None"
+            )
+        if scalars and isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"{name}[{key!r}]={item!r} is no JSON number; use a finite one or None")
+    if scalars:
+        return dict(value)
+    try:
+        copied: dict[str, Any] = json.loads(canonical(dict(value)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}={value!r} is not JSON ({error}); use plain finite values") from None
+    return copied
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name}={value!r} is no number; give one, or None") from None
+
+
+def _microseconds(name: str, value: Any) -> float:
+    number = _number(name, value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name}={value!r} is no duration; give finite microseconds above 0, or None")
+    return number
+
+
+def storable(value: str) -> str:
+    """Return `value` with what UTF-8, and so SQLite, cannot hold (lone surrogates) written as escapes."""
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
+@dataclass(frozen=True)
+class EnvironmentRecord:
+    """What a figure holds for: the machine and its tools.
+
+    `hard` fields decide whether an entry applies at all; `soft` fields say how exactly it applies.
+
+    Raises:
+        ValueError: a field is no JSON scalar.
+    """
+
+    hard: Mapping[str, str | int | None]
+    soft: Mapping[str, str | int | float | None]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hard", plain("hard", self.hard, scalars=True))
+        object.__setattr__(self, "soft", plain("soft", self.soft, scalars=True))
+
+    @cached_property
+    def hard_hash(self) -> str:
+        """SHA-256 of the hard fields."""
+        return digest(canonical(self.hard))
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the hard and the soft fields."""
+        return digest(self.document)
+
+    @cached_property
+    def document(self) -> str:
+        """The canonical JSON of both, as the database stores it."""
+        return canonical({"hard": self.hard, "soft": self.soft})
+
+
+@dataclass(frozen=True)
+class ProblemRecord:
+    """One problem: the caller's canonical text, and columns that let a person query for it.
+
+    Raises:
+        ValueError: the key is empty, or a column is neither text nor an integer of 64 bits.
+    """
+
+    key: str
+    columns: Mapping[str, int | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.key, str) or not self.key or storable(self.key) != self.key:
+            raise ValueError(
+                f"key={self.key!r} identifies no problem; give non-empty text that UTF-8 can hold"
+            )
+        object.__setattr__(self, "columns", plain("columns", self.columns, scalars=True))
+        for name, value in self.columns.items():
+            fits = storable(value) == value if isinstance(value, str) else isinstance(value, int)
+            if not fits or (isinstance(value, int) and not -_INT64 <= value < _INT64):
+                raise ValueError(
+                    f"columns[{name!r}]={value!r} fits no column; give text or an integer of 64 bits"
+                )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration tried on one problem; never changed once finished.
+
+    Raises:
+        ValueError: an unknown outcome, a duration that is none, or values JSON cannot hold.
+    """
+
+    config: Mapping[str, Any]  # JSON scalars
+    outcome: str  # one of OUTCOMES; only "ok" (output verified) can become a winner
+    predicted_us: float | None = None  # microseconds, by a model
+    samples_us: tuple[float, ...] = ()  # microseconds, each one timed
+    measured_us: float | None = None  # microseconds; the median of the samples unless given
+    max_err: float | None = None  # largest error seen; an infinite or NaN one is kept as None
+    error: str | None = None  # what went wrong, in words
+    detail: Mapping[str, Any] = field(default_factory=dict)  # any JSON: registers, spills, ...
+
+    def __post_init__(self) -> None:
+        if self.outcome not in OUTCOMES:
+            raise ValueError(f"outcome={self.outcome!r} is unknown; use one of {', '.join(OUTCOMES)}")
+        if not (self.error is None or isinstance(self.error, str)):
+            raise ValueError(f"error={self.error!r} is no text; give a string, or None")
+        samples = tuple(_microseconds("samples_us", sample) for sample in self.samples_us)
+        measured = statistics.median(samples) if samples and self.measured_us is None else self.measured_us
+        for name, value in (("predicted_us", self.predicted_us), ("measured_us", measured)):
+            object.__setattr__(self, name, None if value is None else _microseconds(name, value))
+        largest = math.inf if self.max_err is None else _number("max_err", self.max_err)
+        object.__setattr__(self, "samples_us", samples)
+        object.__setattr__(self, "max_err", largest if math.isfinite(largest) else None)
+        object.__setattr__(self, "error", None if self.error is None else storable(self.error))
+        object.__setattr__(self, "config", plain("config", self.config, scalars=True))
+        object.__setattr__(self, "detail", plain("detail", self.detail, scalars=False))
+
+    @cached_property
+    def config_hash(self) -> str:
+        """SHA-256 of the configuration."""
+        return digest(canonical(self.config))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trial came to an end; one left "started" took its process down with it."""
+        return self.outcome != "started"
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The configuration to use for one problem in one environment, derived from the trials."""
+
+    environment: EnvironmentRecord
+    problem: ProblemRecord
+    config: Mapping[str, Any]
+    provenance: str  # "measured" or "predicted": what the choice, the margin and the ties rest on
+    measured_us: float | None  # microseconds, median over the runs; None where only predicted
+    predicted_us: float | None  # microseconds, median over the runs
+    max_err: float | None  # the largest over the runs
+    margin: float | None  # runner-up's time / winner's time - 1; None without a runner-up
+    ties: int  # other configurations within TIE_TOLERANCE of the winner
+    detail: Mapping[str, Any] = field(default_factory=dict)  # of the trial nearest the median
+
+    @cached_property
+    def config_hash(self) -> str:
+        """SHA-256 of the configuration."""
+        return digest(canonical(self.config))
