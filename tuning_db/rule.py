@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .records import EnvironmentRecord, ProblemRecord, Trial, Winner, canonical
 
-# Identical sweeps repeated elsewhere flip between configurations 0.1 to 2 % apart (FlashInfer issue 3920).
+# Identical sweeps repeated elsewhere flip between configurations 0.1 to 2 % apart (flashinfer#3920).
 TIE_TOLERANCE = 0.02
 
 

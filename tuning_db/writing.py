@@ -31,12 +31,12 @@ def _insert(table: str, columns: tuple[str, ...]) -> str:
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
 
-# A started trial gives way to the finished one; a finished one to nothing.
+# A started trial gives way to what comes next, a finished one to nothing.
 _PUT_TRIAL = f"""
     {_insert("trials", ("run_id", "problem_id", *TRIAL_COLUMNS, "checksum"))}
     ON CONFLICT (run_id, problem_id, config_hash) DO UPDATE
     SET {", ".join(f"{name} = excluded.{name}" for name in (*TRIAL_COLUMNS, "checksum"))}
-    WHERE trials.outcome = 'started' AND excluded.outcome <> 'started'"""
+    WHERE trials.outcome = 'started'"""
 _PUT_WINNER = _insert("winners", ("environment_id", "problem_id", *WINNER_COLUMNS, "checksum"))
 _COMPETING = f"""
     {select_trials()}
