@@ -41,8 +41,8 @@ docs: setup  ## Fail where a generated part of the docs is stale
 docs-update: setup  ## Generate those parts anew
 	$(RUN) -m cogapp -r -P README.md docs/*.md
 
-bench: setup  ## The cost of a call on the hit path, as JSON
-	$(RUN) scripts/bench.py
+bench: setup  ## The programs of scripts/bench, each of which prints JSON
+	for program in scripts/bench/*.py; do $(RUN) $$program || exit 1; done
 
 test-triton-versions: $(OTHER_TRITONS:%=test-triton-%)  ## tests/compat under the oldest and the newest Triton
 

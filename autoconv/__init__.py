@@ -23,14 +23,17 @@ from autoconv.problem import Problem
 if TYPE_CHECKING:
     from autoconv.cost.predict import estimate, predict
     from autoconv.cost.prediction import Prediction
-    from autoconv.modules import ModelNew
-    from autoconv.ops import conv1d
+    from autoconv.modules import Conv1d, ConvTranspose1d, ModelNew
+    from autoconv.ops import conv1d, conv_transpose1d
     from autoconv.simulation import interpreted, recorded
+    from autoconv.swap import accelerate
 
 __all__ = [
     "AutoconvError",
     "Config",
     "ConfigError",
+    "Conv1d",
+    "ConvTranspose1d",
     "Device",
     "DeviceError",
     "FieldError",
@@ -40,7 +43,9 @@ __all__ = [
     "Problem",
     "ProblemError",
     "SettingError",
+    "accelerate",
     "conv1d",
+    "conv_transpose1d",
     "estimate",
     "interpreted",
     "predict",
@@ -49,6 +54,10 @@ __all__ = [
 
 # Loaded on first use: what needs torch, Triton or the database.
 _LAZY = {
+    "Conv1d": "autoconv.modules",
+    "ConvTranspose1d": "autoconv.modules",
+    "accelerate": "autoconv.swap",
+    "conv_transpose1d": "autoconv.ops",
     "ModelNew": "autoconv.modules",
     "Prediction": "autoconv.cost.prediction",
     "conv1d": "autoconv.ops",
@@ -64,7 +73,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_LAZY[name]), name)
+    globals()[name] = found = getattr(import_module(_LAZY[name]), name)  # the next access comes not here
+    return found
 
 
 def __dir__() -> list[str]:

@@ -7,10 +7,11 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 
+from autoconv import device as devices
 from autoconv import gpu, lookup, settings
-from autoconv.compiler import sass
+from autoconv.environment import Environment
 from autoconv.errors import SettingError
 from autoconv.kernels.source import source_hash
 from autoconv.settings import Settings
@@ -39,38 +40,44 @@ def diagnose() -> list[Finding]:
     return [look(now) for look in looks]
 
 
+def _toolchain() -> Environment:
+    """Return the environment of this process; its versions are the same for every device."""
+    return Environment.current(devices.find("rtx4090"), source_hash())
+
+
 def _triton(_: Settings) -> Finding:
-    try:
-        found = version("triton")
-    except PackageNotFoundError:
-        return Finding(
-            "triton", "failure", "is not installed", "install it; CPU builds of torch do not bring it"
-        )
-    minor = tuple(int(part) for part in found.split(".")[:2])
-    if TRITON_FROM <= minor < TRITON_BEFORE:
-        return Finding("triton", "ok", f"{found}, with torch {version('torch')}")
+    found = _toolchain()
+    if found.triton_patch == "absent":
+        remedy = "install it; CPU builds of torch do not bring it"
+        return Finding("triton", "failure", "is not installed", remedy)
+    if TRITON_FROM <= _minor(found.triton) < TRITON_BEFORE:
+        return Finding("triton", "ok", f"{found.triton_patch}, with torch {version('torch')}")
     supported = f"{'.'.join(map(str, TRITON_FROM))} up to, not including, {'.'.join(map(str, TRITON_BEFORE))}"
-    return Finding("triton", "warning", f"{found} is untested", f"tested are {supported}")
+    return Finding("triton", "warning", f"{found.triton_patch} is untested", f"tested are {supported}")
 
 
 def _numpy(_: Settings) -> Finding:
-    triton_minor = tuple(int(part) for part in version("triton").split(".")[:2])
-    numpy_minor = tuple(int(part) for part in version("numpy").split(".")[:2])
-    if triton_minor < (3, 7) and numpy_minor >= (2, 4):
-        detail = f"{version('numpy')} breaks the interpreter of Triton {version('triton')}"
+    triton, numpy = _toolchain(), version("numpy")
+    if triton.triton_patch != "absent" and _minor(triton.triton) < (3, 7) and _minor(numpy) >= (2, 4):
+        detail = f"{numpy} breaks the interpreter of Triton {triton.triton_patch}"
         return Finding("numpy", "warning", detail, "install numpy<2.4, or tune where the GPU is")
-    return Finding("numpy", "ok", version("numpy"))
+    return Finding("numpy", "ok", numpy)
+
+
+def _minor(full: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in full.split(".")[:2])
 
 
 def _tools(_: Settings) -> Finding:
     try:
+        from autoconv.compiler import sass  # imports Triton, which need not be here
+
         done = subprocess.run(
             [sass.CUOBJDUMP, "--version"], capture_output=True, text=True, check=True, timeout=30
         )
-    except (OSError, subprocess.SubprocessError) as error:
-        return Finding(
-            "cuobjdump", "failure", f"does not run ({error})", "reinstall triton, whose wheel carries it"
-        )
+    except (ImportError, OSError, subprocess.SubprocessError) as error:
+        remedy = "reinstall triton, whose wheel carries it"
+        return Finding("cuobjdump", "failure", f"does not run ({error})", remedy)
     return Finding("cuobjdump", "ok", done.stdout.strip().splitlines()[-1])
 
 

@@ -13,21 +13,25 @@ from autoconv import device as devices
 from autoconv.device import Device
 
 WARM_UP = 3  # launches before the first sample: compilation, clocks, caches
+FLUSHED_BYTES = 1 << 28  # least overwritten before a sample: 0.05 ms on the fastest card, which hides the
+# host's own time to enqueue the launch (0.02 to 0.04 ms through Triton's JIT) from the sample
 LEAST_SAMPLES = 5
 MOST_SAMPLES = 100
 
 
 def present() -> bool:
-    """Return whether this process can see a CUDA device."""
-    return torch.cuda.is_available()
+    """Return whether this process can see a CUDA device; torch for AMD's GPUs calls those cuda, too."""
+    return torch.cuda.is_available() and torch.version.hip is None
 
 
 @cache
 def current(index: int) -> Device | None:
     """Return the device at CUDA ordinal `index`: the catalogue's, or one made from what the driver tells.
 
-    None where the architecture is unknown, such as that of a GPU older than sm_80.
+    None where the architecture is unknown, such as that of a GPU older than sm_80, or AMD's.
     """
+    if torch.version.hip is not None:
+        return None
     properties = torch.cuda.get_device_properties(index)
     known = devices.by_product(properties.name, properties.multi_processor_count, properties.total_memory)
     if known is not None:
@@ -62,10 +66,10 @@ def driver_and_power(index: int) -> tuple[str | None, int | None]:
     return driver, round(float(power)) if power.replace(".", "", 1).isdigit() else None
 
 
-def stream(index: int) -> int:
-    """Return the handle of the stream that torch uses now on device `index`."""
-    handle: int = torch._C._cuda_getCurrentRawStream(index)
-    return handle
+def stream_reader() -> Callable[[int], int]:
+    """Return torch's own function from a device's ordinal to the handle of the stream in use there."""
+    reader: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
+    return reader
 
 
 def capturing() -> bool:
@@ -76,14 +80,14 @@ def capturing() -> bool:
 def time_callable(call: Callable[[], object], *, seconds: float) -> list[float]:
     """Return the times of single calls, in microseconds, each with a cold L2.
 
-    A buffer of twice the L2 is overwritten before each call, so that no call finds the tensors of the one
-    before. There are LEAST_SAMPLES at least and MOST_SAMPLES at most.
+    A buffer of twice the L2 or more is overwritten before each call, so that no call finds the tensors of the
+    one before. There are LEAST_SAMPLES at least and MOST_SAMPLES at most.
 
     Args:
         call: Enqueues work on torch's current stream.
         seconds: How long the samples may take together, flushing included.
     """
-    flush = torch.empty(2 * max(_l2_bytes(), 1 << 24), dtype=torch.int8, device="cuda")
+    flush = torch.empty(max(2 * _l2_bytes(), FLUSHED_BYTES), dtype=torch.int8, device="cuda")
     for _ in range(WARM_UP):
         call()
     samples: list[float] = []

@@ -14,6 +14,7 @@ import tuning_db
 from autoconv.config import Config
 from autoconv.environment import Environment
 from autoconv.errors import ConfigError
+from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.problem import Problem
 from autoconv.settings import Settings
@@ -119,7 +120,7 @@ def why_missing(layers: Layers, problem: Problem, environment: Environment) -> l
             ),
         ]
     wanted = problem.to_json()
-    others = [json.loads(record.key) for record in layers.problems()]
+    others = [fields for record in layers.problems() if (fields := _fields_of_key(record.key))]
     if not others:
         return ["the database has no entries; run `autoconv tune` for this problem"]
     nearest = min(others, key=lambda fields: _distance(wanted, fields))
@@ -154,11 +155,22 @@ def config_of(winner: Winner) -> Config:
 def _runnable(winner: Winner, problem: Problem) -> Config | None:
     try:
         config = config_of(winner)
+        if config == ATEN:
+            return config
         kernel = kernel_called(config.kernel)
         kernel.check(config)
     except ConfigError:
         return None
     return config if kernel.unsupported(problem) is None else None
+
+
+def _fields_of_key(key: str) -> dict[str, Any]:
+    """Return the fields of a problem's key; none where it is no key of ours, as an import may bring."""
+    try:
+        fields = json.loads(key)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _fields(winner: Winner) -> dict[str, Any]:

@@ -1,36 +1,51 @@
-"""conv1d with torch.nn.functional's signature and semantics."""
+"""conv1d and conv_transpose1d with torch.nn.functional's signatures and semantics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import torch
+from torch.autograd import forward_ad
 from torch.nn import functional
 
-from autoconv import settings
+from autoconv import library, serving
+from autoconv.dispatch.launchers import ACTIVATIONS
+from autoconv.dispatch.signature import window
+from autoconv.errors import ProblemError
+from autoconv.problem import ACTIVATIONS as ACTIVATION_NAMES
 
-if TYPE_CHECKING:
-    from autoconv.dispatch.dispatcher import Dispatcher
+Numbers: TypeAlias = int | tuple[int, ...]
 
-_dispatcher: Dispatcher | None = None  # of this process; made when the first CUDA tensor arrives
+assert library.convolution  # registers the operators
+# What no kernel may be launched on: subclasses, which may hold no memory and mean something of their own.
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_PLAIN_OR_NONE = (type(None), *_PLAIN)
+
+# Read once: each is asked in every call.
+_is_compiling = torch.compiler.is_compiling
+_is_tracing = torch._C._is_tracing
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_any_autocast = torch._C._is_any_autocast_enabled
+_grad_enabled = torch.is_grad_enabled
 
 
 def conv1d(
     input: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
-    stride: int | tuple[int, ...] = 1,
-    padding: int | tuple[int, ...] | str = 0,
-    dilation: int | tuple[int, ...] = 1,
+    stride: Numbers = 1,
+    padding: Numbers | str = 0,
+    dilation: Numbers = 1,
     groups: int = 1,
+    *,
+    activation: str = "none",
 ) -> torch.Tensor:
     """Convolve, as torch.nn.functional.conv1d does, with the best config that the tuning database knows.
 
-    CUDA tensors of float32, float16 and bfloat16 are served by the tuned kernels; all else, and every call
-    inside torch.compile, by torch. float32 products follow torch's setting for convolutions
-    (torch.backends.cudnn.conv.fp32_precision).
+    CUDA tensors of float32, float16 and bfloat16 are served by the tuned kernels, inside torch.compile and
+    torch.export as the operator autoconv::convolution; all else by torch: tensor subclasses, and every call
+    under torch.jit.trace, a torch.func transform or forward-mode differentiation. float32 products follow
+    torch's setting for convolutions (torch.backends.cudnn.conv.fp32_precision), and torch.autocast is heeded.
 
     Args:
         input: (N, Cin, L) or (Cin, L), any strides.
@@ -40,120 +55,175 @@ def conv1d(
         padding: Zeros on each side, "valid" (none), or "same" (L_out = L; stride 1 only).
         dilation: Step between taps.
         groups: Channel groups.
+        activation: Applied to the result: "none", "relu", "leaky_relu", "gelu", "silu" or "tanh", each as
+            torch.nn.functional has it by default. Fused into the kernel where no gradient is wanted.
 
     Returns:
         (N, Cout, L_out) or (Cout, L_out), contiguous, of the input's dtype.
 
     Raises:
         RuntimeError: whatever torch.nn.functional.conv1d raises for the same arguments.
+        ProblemError: the activation is unknown.
         MissError: AUTOCONV_ON_MISS is strict, and the database has no entry for this problem.
         SettingError: an AUTOCONV_ variable has a value that is none.
     """
-    dispatcher = _dispatcher if _dispatcher is not None else _made_for(input)
-    if dispatcher is None or torch.compiler.is_compiling() or not dispatcher.machine.serves(input):
-        return functional.conv1d(input, weight, bias, stride, padding, dilation, groups)
-    window = _window(stride, padding, dilation, weight)
-    if window is None or input.dim() not in (2, 3):
-        return functional.conv1d(input, weight, bias, stride, padding, dilation, groups)
-    if torch.is_autocast_enabled(input.device.type):
-        dtype = torch.get_autocast_dtype(input.device.type)
-        input, weight = input.to(dtype), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-    batch = input if input.dim() == 3 else input.unsqueeze(0)
-    if torch.is_grad_enabled() and _needs_gradient(input, weight, bias):
-        y: torch.Tensor = _Conv1d.apply(  # type: ignore[no-untyped-call]
-            batch, weight, bias, *window, groups, dispatcher
-        )
+    if activation != "none" and activation not in ACTIVATION_NAMES:
+        raise _unknown(activation)
+    window_of = stride, padding, dilation, groups
+    if (
+        _is_compiling()
+        or type(input) not in _PLAIN
+        or type(weight) not in _PLAIN
+        or type(bias) not in _PLAIN_OR_NONE
+        or _is_tracing()
+        or _dispatch_modes()
+        or forward_ad._current_level >= 0
+        or (dispatcher := serving.current or serving.made_for(input)) is None
+        or not dispatcher.serves(input)
+    ):
+        return _by_operator(input, weight, bias, window_of, None, activation)
+    if _any_autocast() and torch.is_autocast_enabled(dispatcher.machine.device_type):
+        input, weight, bias = _autocast(dispatcher.machine.device_type, input, weight, bias)
+    if _grad_enabled() and (
+        input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    ):
+        return _by_operator(input, weight, bias, window_of, None, activation, served=True)
+    if activation == "none":
+        plan = dispatcher.plan(input, weight, bias, stride, padding, dilation, groups)
     else:
-        y = dispatcher.conv1d(batch, weight, bias, *window, groups)
-    return y if input.dim() == 3 else y.squeeze(0)
+        plan = dispatcher.plan(input, weight, bias, *window_of, "conv", 0, activation)
+    return plan(input, weight, bias)
 
 
-@contextmanager
-def served_by(dispatcher: Dispatcher) -> Iterator[None]:
-    """Have `dispatcher` serve the calls of conv1d during the block, in every thread of the process."""
-    global _dispatcher
-    before = _dispatcher
-    _dispatcher = dispatcher
-    try:
-        yield
-    finally:
-        _dispatcher = before
-
-
-def _made_for(input: torch.Tensor) -> Dispatcher | None:
-    global _dispatcher
-    if not input.is_cuda:
-        return None
-    from autoconv.dispatch.dispatcher import Dispatcher
-    from autoconv.dispatch.machines import Cuda
-
-    _dispatcher = Dispatcher(Cuda(), settings.load())
-    return _dispatcher
-
-
-def _window(
-    stride: int | tuple[int, ...],
-    padding: int | tuple[int, ...] | str,
-    dilation: int | tuple[int, ...],
+def conv_transpose1d(
+    input: torch.Tensor,
     weight: torch.Tensor,
-) -> tuple[int, int | tuple[int, int], int] | None:
-    """Return stride, padding and dilation as numbers, or None for what torch alone can serve or refuse."""
-    step, spread = _one(stride), _one(dilation)
-    if step is None or spread is None:
+    bias: torch.Tensor | None = None,
+    stride: Numbers = 1,
+    padding: Numbers = 0,
+    output_padding: Numbers = 0,
+    groups: int = 1,
+    dilation: Numbers = 1,
+    *,
+    activation: str = "none",
+) -> torch.Tensor:
+    """Convolve, transposed, as torch.nn.functional.conv_transpose1d does; see `conv1d` for what is served.
+
+    Args:
+        input: (N, Cin, L) or (Cin, L), any strides.
+        weight: (Cin, Cout / groups, K).
+        bias: (Cout,) or None.
+        stride: Step between the inputs' places in the output.
+        padding: Outputs cropped on each side.
+        output_padding: Extra output length on the right.
+        groups: Channel groups.
+        dilation: Step between taps.
+        activation: As in `conv1d`.
+
+    Returns:
+        (N, Cout, L_out) or (Cout, L_out), contiguous, of the input's dtype.
+
+    Raises:
+        RuntimeError: whatever torch.nn.functional.conv_transpose1d raises for the same arguments.
+        ProblemError: the activation is unknown.
+        MissError: AUTOCONV_ON_MISS is strict, and the database has no entry for this problem.
+        SettingError: an AUTOCONV_ variable has a value that is none.
+    """
+    if activation not in ACTIVATION_NAMES:
+        raise _unknown(activation)
+    window_of = stride, padding, dilation, groups
+    plain = all(type(tensor) in _PLAIN_OR_NONE for tensor in (input, weight, bias))
+    if _is_compiling() or not plain or _is_tracing() or _dispatch_modes() or forward_ad._current_level >= 0:
+        return _by_operator(input, weight, bias, window_of, output_padding, activation)
+    dispatcher = serving.serving(input)
+    if dispatcher is None:
+        return _by_operator(input, weight, bias, window_of, output_padding, activation)
+    if _any_autocast() and torch.is_autocast_enabled(dispatcher.machine.device_type):
+        input, weight, bias = _autocast(dispatcher.machine.device_type, input, weight, bias)
+    if _grad_enabled() and any(t is not None and t.requires_grad for t in (input, weight, bias)):
+        return _by_operator(input, weight, bias, window_of, output_padding, activation, served=True)
+    kind = "conv_transpose", output_padding, activation
+    return dispatcher.plan(input, weight, bias, *window_of, *kind)(input, weight, bias)
+
+
+def _by_operator(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    window_of: tuple[Any, ...],
+    output_padding: Numbers | None,
+    activation: str,
+    *,
+    served: bool = False,
+) -> torch.Tensor:
+    """Call the registered operator where kernels may serve it, torch's own otherwise; then activate.
+
+    Args:
+        input: As the caller gave it, and so `weight` and `bias`.
+        weight: See above.
+        bias: See above.
+        window_of: stride, padding, dilation and groups.
+        output_padding: None for conv1d.
+        activation: Applied by torch.
+        served: A dispatcher serves `input`; else CUDA tensors are taken to be.
+    """
+    if torch.is_autocast_enabled(input.device.type):
+        input, weight, bias = _autocast(input.device.type, input, weight, bias)
+    stride, padding, dilation, groups = window_of
+    numbers = _numbers(input, weight, stride, padding, dilation, output_padding)
+    functorch = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    if numbers is None or functorch or _is_tracing() or not (served or input.is_cuda):
+        return ACTIVATIONS[activation](_by_torch(input, weight, bias, window_of, output_padding))
+    step, zeros, spread, extra = numbers
+    batch = input if input.dim() == 3 else input.unsqueeze(0)
+    y = torch.ops.autoconv.convolution(
+        batch, weight, bias, step, zeros, spread, groups, output_padding is not None, extra
+    )
+    return ACTIVATIONS[activation](y if input.dim() == 3 else y.squeeze(0))
+
+
+def _by_torch(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    window_of: tuple[Any, ...],
+    output_padding: Numbers | None,
+) -> torch.Tensor:
+    stride, padding, dilation, groups = window_of
+    if output_padding is None:
+        return functional.conv1d(input, weight, bias, stride, padding, dilation, groups)
+    return functional.conv_transpose1d(input, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def _numbers(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Numbers,
+    padding: Numbers | str,
+    dilation: Numbers,
+    output_padding: Numbers | None,
+) -> tuple[int, list[int], int, int] | None:
+    """Return stride, (left, right) padding, dilation, output_padding; None for what torch alone refuses."""
+    if input.dim() not in (2, 3) or weight.dim() != 3:
         return None
-    if padding == "valid":
-        return step, 0, spread
-    if padding == "same":
-        if step != 1 or weight.dim() != 3:
-            return None
-        total = spread * (weight.shape[2] - 1)
-        left = total // 2  # torch puts the odd zero on the right
-        return step, left if total == 2 * left else (left, total - left), spread
-    zeros = None if isinstance(padding, str) else _one(padding)
-    return None if zeros is None else (step, zeros, spread)
+    around = window(stride, padding, dilation, weight.shape[2])
+    extra = window(0 if output_padding is None else output_padding, 0, 1, 1)
+    if around is None or extra is None:
+        return None
+    step, zeros, spread = around
+    sides = list(zeros) if isinstance(zeros, tuple) else [zeros, zeros]
+    return step, sides, spread, extra[0]
 
 
-def _one(value: int | tuple[int, ...]) -> int | None:
-    if isinstance(value, int):
-        return value
-    return value[0] if len(value) == 1 and isinstance(value[0], int) else None
+def _autocast(device_type: str, *tensors: torch.Tensor | None) -> tuple[Any, ...]:
+    """Cast what torch.autocast would cast: floating point, but for float64."""
+    dtype = torch.get_autocast_dtype(device_type)
+    return tuple(
+        t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t
+        for t in tensors
+    )
 
 
-def _needs_gradient(*tensors: torch.Tensor | None) -> bool:
-    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
-
-
-class _Conv1d(torch.autograd.Function):
-    """The tuned forward with ATen's backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *rest: Any
-    ) -> torch.Tensor:
-        stride, padding, dilation, groups, dispatcher = rest
-        ctx.save_for_backward(x, weight)
-        ctx.bias_sizes = None if bias is None else list(bias.shape)
-        ctx.window = stride, padding, dilation, groups
-        y: torch.Tensor = dispatcher.conv1d(x, weight, bias, stride, padding, dilation, groups)
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.window
-        uneven = isinstance(padding, tuple)
-        padded = functional.pad(x, padding) if uneven else x
-        wanted = [
-            ctx.needs_input_grad[0],
-            ctx.needs_input_grad[1],
-            ctx.bias_sizes is not None and ctx.needs_input_grad[2],
-        ]
-        to_x, to_weight, to_bias = torch.ops.aten.convolution_backward(
-            gradient, padded, weight, ctx.bias_sizes, [stride], [0 if uneven else padding], [dilation],
-            False, [0], groups, wanted,
-        )  # fmt: skip
-        if uneven and to_x is not None:
-            to_x = to_x[:, :, padding[0] : to_x.shape[2] - padding[1]]
-        return to_x, to_weight, to_bias, None, None, None, None, None
+def _unknown(activation: str) -> ProblemError:
+    remedy = f"give one of {', '.join(ACTIVATION_NAMES)}"
+    return ProblemError("activation", activation, "is not a known activation", remedy)

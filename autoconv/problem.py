@@ -15,7 +15,11 @@ from autoconv.errors import ProblemError, suggestion
 KEY_VERSION = 1
 """Version of the canonical key's schema; raised whenever a field is added or its meaning changes."""
 
-OPS = ("conv", "conv_transpose")
+OPS = ("conv", "conv_transpose", "conv_weight")
+"""conv and conv_transpose compute y from x and w; conv_weight computes the gradient of a conv's weight from
+x and the gradient of y."""
+
+ACTIVATIONS = ("none", "relu", "leaky_relu", "gelu", "silu", "tanh")
 LAYOUTS = ("ncl", "nlc")
 DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 PRECISIONS: Mapping[str, tuple[str, ...]] = {
@@ -30,8 +34,9 @@ _MAX_INT = 2**63 - 1  # SQLite's and torch's largest integer
 _SIZES = ("N", "Cin", "Cout", "K", "L")
 _TEXT_ORDER = (
     *_SIZES, "stride", "dilation", "op", "padding", "groups", "output_padding",
-    "bias", "dtype", "precision", "layout",
+    "bias", "activation", "dtype", "precision", "layout",
 )  # fmt: skip
+_WORDS = ("op", "activation", "dtype", "precision", "layout")  # fields whose value is a name
 _MEANING = {
     "N": "the batch size",
     "Cin": "the number of input channels",
@@ -62,11 +67,12 @@ class Problem:
         L: input length, in elements.
         stride: step between windows (conv), or between the inputs' places in the output (conv_transpose).
         dilation: step between taps.
-        op: ``"conv"`` or ``"conv_transpose"``.
+        op: one of OPS.
         padding: zeros on each side, or a pair (left, right) where the sides differ.
         groups: channel groups; divides Cin and Cout.
         output_padding: extra output length on the right, conv_transpose only.
         bias: whether one number per output channel is added.
+        activation: what is applied to the sum, one of ACTIVATIONS, as torch.nn.functional defaults to.
         dtype: ``"float32"``, ``"float16"`` or ``"bfloat16"``; sums are always kept in float32.
         precision: how products are formed: ``"tf32"``, ``"tf32x3"`` (three TF32 products that together
             are nearly float32) or ``"ieee"``. Left empty, it is ``"tf32"`` for float32, else ``"ieee"``.
@@ -96,6 +102,7 @@ class Problem:
     groups: int = 1
     output_padding: int = 0
     bias: bool = False
+    activation: str = "none"
     dtype: str = "float32"
     precision: str = ""
     layout: str = "ncl"
@@ -171,7 +178,7 @@ class Problem:
         """Output length, by the formulas of torch.nn.Conv1d and torch.nn.ConvTranspose1d."""
         pads = self.pad_left + self.pad_right
         span = self.dilation * (self.K - 1) + 1  # input elements one window spans
-        if self.op == "conv":
+        if self.op != "conv_transpose":
             return (self.L + pads - span) // self.stride + 1
         return (self.L - 1) * self.stride - pads + span + self.output_padding
 
@@ -198,7 +205,7 @@ class Problem:
     @property
     def flops(self) -> int:
         """Floating-point operations, a multiply-add counted as two; products with padding included."""
-        if self.op == "conv":
+        if self.op != "conv_transpose":
             return 2 * self.N * self.Cout * self.L_out * self.reduction
         return 2 * self.N * self.Cin * self.L * self.Cout_per_group * self.K
 
@@ -209,14 +216,22 @@ class Problem:
 
     @property
     def w_shape(self) -> tuple[int, int, int]:
-        """Shape of the weight: (Cout, Cin / groups, K), or (Cin, Cout / groups, K) when transposed."""
+        """Shape of the second operand.
+
+        conv: the weight, (Cout, Cin / groups, K). conv_transpose: the weight, (Cin, Cout / groups, K).
+        conv_weight: the gradient of the conv's output, (N, Cout, L_out).
+        """
         if self.op == "conv":
             return (self.Cout, self.Cin_per_group, self.K)
-        return (self.Cin, self.Cout_per_group, self.K)
+        if self.op == "conv_transpose":
+            return (self.Cin, self.Cout_per_group, self.K)
+        return (self.N, self.Cout, self.L_out)
 
     @property
     def y_shape(self) -> tuple[int, int, int]:
-        """Shape of the output, (N, Cout, L_out), whatever the layout in memory."""
+        """Shape of the result: (N, Cout, L_out), or (Cout, Cin / groups, K) for conv_weight."""
+        if self.op == "conv_weight":
+            return (self.Cout, self.Cin_per_group, self.K)
         return (self.N, self.Cout, self.L_out)
 
     @property
@@ -240,6 +255,8 @@ def _check_fields(problem: Problem) -> None:
         _check_int(name, getattr(problem, name))
     _check_choice("op", problem.op, OPS)
     _check_choice("layout", problem.layout, LAYOUTS)
+    _check_choice("activation", problem.activation, ACTIVATIONS)
+    _check_plain_gradient(problem)
     _check_precision(problem)
     if not isinstance(problem.bias, bool):
         raise ProblemError("bias", problem.bias, "must be True or False", "say whether a bias is added")
@@ -250,6 +267,16 @@ def _check_fields(problem: Problem) -> None:
                 "groups", problem.groups, f"does not divide {name}={channels}",
                 f"give a common divisor of Cin={problem.Cin} and Cout={problem.Cout}",
             )  # fmt: skip
+
+
+def _check_plain_gradient(problem: Problem) -> None:
+    if problem.op != "conv_weight":
+        return
+    remedy = "leave it out, or set op=conv"
+    if problem.bias:
+        raise ProblemError("bias", problem.bias, "has no part in a weight's gradient", remedy)
+    if problem.activation != "none":
+        raise ProblemError("activation", problem.activation, "has no part in a weight's gradient", remedy)
 
 
 def _check_precision(problem: Problem) -> None:
@@ -277,7 +304,7 @@ def _check_shapes(problem: Problem) -> None:
 
 def _check_output_padding(problem: Problem) -> None:
     extra, limit = problem.output_padding, max(problem.stride, problem.dilation)
-    if extra and problem.op == "conv":
+    if extra and problem.op != "conv_transpose":
         remedy = "leave it out, or set op=conv_transpose"
         raise ProblemError("output_padding", extra, "belongs to op=conv_transpose only", remedy)
     if extra >= limit:
@@ -289,7 +316,7 @@ def _smallest_length(problem: Problem) -> int:
     """Least L for which L_out is at least 1."""
     pads = problem.pad_left + problem.pad_right
     reach = problem.dilation * (problem.K - 1)
-    if problem.op == "conv":
+    if problem.op != "conv_transpose":
         return max(1, reach + 1 - pads)
     lacking = pads - reach - problem.output_padding
     return 1 + max(0, -(-lacking // problem.stride))
@@ -354,7 +381,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 def _from_text(name: str, value: str) -> object:
     """Read one field's value and check what can be checked of it alone."""
-    if name in ("op", "dtype", "precision", "layout"):
+    if name in _WORDS:
         return value
     if name == "bias":
         if value not in ("0", "1"):

@@ -12,7 +12,7 @@ from autoconv.device import Device
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.dispatch.machines import Interpreted, Recorded
 from autoconv.kernels.interpreter import interpreting
-from autoconv.ops import served_by
+from autoconv.serving import served_by
 
 
 @contextmanager

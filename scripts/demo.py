@@ -9,8 +9,8 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ def tune(title: str) -> list[dict[str, Any]]:
         DEVICE,
         "--json",
     ]
-    begun = time.monotonic()
+    begun = monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         results = []
@@ -76,9 +76,7 @@ def tune(title: str) -> list[dict[str, Any]]:
     if process.returncode:
         raise SystemExit(f"autoconv tune ended with status {process.returncode}")
     sweeps = sum(result["swept"] for result in results)
-    console.print(
-        f"{title}: {sweeps} sweeps, {time.monotonic() - begun:.1f} s", style="bold", highlight=False
-    )
+    console.print(f"{title}: {sweeps} sweeps, {monotonic() - begun:.1f} s", style="bold", highlight=False)
     return results
 
 
@@ -89,7 +87,8 @@ def says(result: dict[str, Any]) -> str:
         if result["swept"]
         else "from the database"
     )
-    return f"{result['problem']}: {result['kernel']}, {result['predicted_ms']:.2f} ms {result['provenance']} ({how})"
+    time = f"{result['predicted_ms']:.2f} ms {result['provenance']}"
+    return f"{result['problem']}: {result['kernel']}, {time} ({how})"
 
 
 def compare(tuned: list[dict[str, Any]]) -> None:

@@ -23,11 +23,14 @@ VALUES = ("problem", "config", "device", "devices", "environment", "errors", "se
 # The arrows of docs/architecture.md. A room may import itself and whatever it reaches along them.
 KNOWS: dict[str, set[str]] = {
     "front": {"cli", "simulation"},
-    "cli": {"modules", "diagnosis"},
+    "cli": {"swap", "diagnosis"},
     "diagnosis": {"compiler", "gpu", "lookup"},
-    "simulation": {"ops"},
+    "simulation": {"serving"},
+    "swap": {"modules"},
     "modules": {"ops"},
-    "ops": {"dispatch"},
+    "ops": {"library"},
+    "library": {"serving"},
+    "serving": {"dispatch"},
     "dispatch": {"sweep", "gpu", "lookup"},
     "sweep": {"cost", "gpu", "lookup"},
     "cost": {"compiler"},

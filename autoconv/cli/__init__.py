@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from typing import Any
 
 import click
 
@@ -15,20 +15,56 @@ from autoconv.cli.verify import verify
 from autoconv.errors import FieldError
 from tuning_db import TuningDBError
 
+HELP = """Tune 1-D convolutions for NVIDIA GPUs, and look up what was tuned.
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+A problem is one convolution, written as its sizes and whatever is not at its default:
+
+\b
+  N=64,Cin=64,Cout=128,K=3,L=224280,stride=3,dilation=4
+  N=8,Cin=512,Cout=512,K=5,L=1024,padding=2,bias=1,dtype=float16
+
+\b
+  field      meaning                             default
+  N          batch size
+  Cin, Cout  channels of input and output
+  K          taps of the kernel
+  L          length of the input
+  stride     step between windows                1
+  dilation   step between taps                   1
+  padding    zeros on each side, or left:right   0
+  groups     channel groups                      1
+  bias       1 where a bias is added             0
+  dtype      float32, float16 or bfloat16        float32
+  precision  of float32: tf32, tf32x3 or ieee    tf32
+  layout     ncl, or nlc (channels last)         ncl
+
+Settings, such as where the database lies, are environment variables; the README lists them.
+
+Exit status: 0 done, 1 a negative answer (not found, not verified), 2 a wrong call.
+"""
+
+
+class WrongCall(click.ClickException):
+    """What the user got wrong: one line on standard error, exit status 2."""
+
+    exit_code = 2
+
+
+class Commands(click.Group):
+    """The commands, whose named errors are each a WrongCall."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that `ctx` is for."""
+        try:
+            return super().invoke(ctx)
+        except (FieldError, TuningDBError) as error:
+            raise WrongCall(str(error)) from error
+
+
+@click.group(cls=Commands, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="autoconv")
 def cli() -> None:
-    r"""Tune 1-D convolutions for NVIDIA GPUs, and look up what was tuned.
-
-    A problem is written as its sizes and whatever is not at its default:
-
-    \b
-      N=64,Cin=64,Cout=128,K=3,L=224280,stride=3,dilation=4
-      N=8,Cin=512,Cout=512,K=5,L=1024,padding=2,bias=1,dtype=float16
-
-    Exit status: 0 done, 1 a negative answer (not found, not verified), 2 a wrong call.
-    """
+    """The group of all commands."""
 
 
 for command in (tune, lookup, explain, verify, db, doctor):
@@ -36,9 +72,5 @@ for command in (tune, lookup, explain, verify, db, doctor):
 
 
 def main() -> None:
-    """Run the command line; what the user got wrong is one line on standard error and exit status 2."""
-    try:
-        cli(prog_name="autoconv")
-    except (FieldError, TuningDBError) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+    """Run the command line."""
+    cli(prog_name="autoconv")

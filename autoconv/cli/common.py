@@ -1,31 +1,42 @@
-"""What several commands share: their arguments, the device they mean, and how they print."""
+"""What several commands share: their arguments, the device they mean, and how they print.
+
+No command's module imports torch or Triton before the command needs them: --help and typing errors do not
+wait two seconds for torch, and `autoconv doctor` can say that Triton is missing.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from autoconv import device as devices
-from autoconv import gpu, settings
+from autoconv import settings
 from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.errors import ConfigError, DeviceError
+from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.kernels.source import source_hash
+from autoconv.problem import Problem
 from autoconv.settings import Settings
-from autoconv.sweep.sweep import Job
-from autoconv.sweep.tuner import Tuner
+
+if TYPE_CHECKING:
+    from autoconv.sweep.sweep import Job
+    from autoconv.sweep.tuner import Tuner
 
 WITHOUT_GPU = "rtx4090"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+PROBLEM_HELP = "PROBLEM is text such as N=64,Cin=64,Cout=128,K=3,L=4096; `autoconv --help` has its fields."
 
 problem_argument = click.argument("problem")
 device_option = click.option(
@@ -45,7 +56,7 @@ def config_options(command: Command) -> Command:
         "numbers",
         metavar="JSON",
         help="Tiles, warps and stages, such as "
-        '{"BLOCK_CO":128,"BLOCK_L":128,"BLOCK_R":16,"num_warps":8,"num_stages":3}.',
+        '{"BLOCK_CO": 128, "BLOCK_L": 128, "BLOCK_R": 16, "num_warps": 8, "num_stages": 3}.',
     )(command)
     return click.option("--kernel", metavar="NAME", help="Kernel that --config is for.")(command)
 
@@ -62,6 +73,8 @@ class Target:
 
     def job(self, seconds: float = float("inf")) -> Job:
         """Return the sweep job for this target, of at most `seconds`."""
+        from autoconv.sweep.sweep import Job
+
         return Job(self.device, self.environment, self.settings.cache, self.on_gpu, seconds)
 
 
@@ -72,6 +85,9 @@ def target(name: str) -> Target:
         DeviceError: no device has that name, or the GPU here is older than sm_80.
         SettingError: an AUTOCONV_ variable has a value that is none.
     """
+    from autoconv import gpu
+    from autoconv.sweep.tuner import Tuner
+
     now = settings.load()
     here = gpu.current(0) if gpu.present() else None
     if name == "auto" and gpu.present() and here is None:
@@ -105,14 +121,31 @@ def parse_config(kernel: str | None, numbers: str | None) -> Config | None:
     return Config.from_json(kernel, parsed)
 
 
+def check_runs(config: Config, problem: Problem) -> None:
+    """Raise ConfigError unless `config` is one of its kernel's, and the kernel can run `problem`."""
+    kernel = kernel_called(config.kernel)
+    kernel.check(config)
+    reason = kernel.unsupported(problem)
+    if reason is not None:
+        raise ConfigError("kernel", config.kernel, f"cannot run {problem}: {reason}", "choose another kernel")
+
+
 def note(message: str) -> None:
     """Print one line for a person on standard error."""
     click.echo(f"autoconv: {message}", err=True)
 
 
 def print_json(fields: Mapping[str, Any]) -> None:
-    """Print one JSON object on one line of standard output."""
-    click.echo(json.dumps(fields, allow_nan=False))
+    """Print one JSON object on one line of standard output; a number that is not finite becomes null."""
+    click.echo(json.dumps(_finite(fields), allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def milliseconds(microseconds: float | None) -> float | None:
@@ -124,7 +157,8 @@ def milliseconds(microseconds: float | None) -> float | None:
 def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar on standard error, if that is a terminal; yield what to tell it: (doing, done, of)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task(title, total=None)
 
         def show(doing: str, done: int, of: int) -> None:

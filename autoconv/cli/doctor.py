@@ -7,7 +7,6 @@ from dataclasses import asdict
 import click
 
 from autoconv.cli.common import json_option, print_json
-from autoconv.diagnosis import diagnose
 
 _MARKS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
 
@@ -15,10 +14,12 @@ _MARKS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Check that everything autoconv needs is here and works; say what to do where it does not.
+    """Check what autoconv needs; say what to do where it is missing.
 
     Exit status 1: something failed. A warning leaves autoconv working, though less well.
     """
+    from autoconv.diagnosis import diagnose
+
     findings = diagnose()
     for finding in findings:
         if as_json:

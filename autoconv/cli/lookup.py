@@ -6,11 +6,19 @@ from typing import Any
 
 import click
 
-from autoconv.cli.common import device_option, json_option, milliseconds, print_json, problem_argument, target
+from autoconv.cli.common import (
+    PROBLEM_HELP,
+    device_option,
+    json_option,
+    milliseconds,
+    print_json,
+    problem_argument,
+    target,
+)
 from autoconv.problem import Problem
 
 
-@click.command()
+@click.command(epilog=PROBLEM_HELP)
 @problem_argument
 @device_option
 @json_option

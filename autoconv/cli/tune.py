@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from autoconv.cli.common import (
+    PROBLEM_HELP,
     Target,
     device_option,
     json_option,
@@ -18,17 +19,23 @@ from autoconv.cli.common import (
     target,
 )
 from autoconv.cost.prediction import floor_seconds
+from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.lookup import open_user
 from autoconv.problem import Problem
-from autoconv.sweep.tuner import Tuned
+from autoconv.sweep.pool import Crew
+
+if TYPE_CHECKING:
+    from autoconv.sweep.tuner import Tuned
 
 
-@click.command()
+@click.command(epilog=PROBLEM_HELP)
 @click.argument("problems", nargs=-1, required=True, metavar="PROBLEM...")
 @device_option
 @click.option("--again", is_flag=True, help="Sweep even where the database has the problem already.")
-@click.option("--seconds", type=click.FloatRange(min=1), default=None, help="Bound on each problem's sweep.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=1), default=None, help="Bound on each problem's sweep, in seconds."
+)
 @json_option
 def tune(problems: tuple[str, ...], device: str, again: bool, seconds: float | None, as_json: bool) -> None:
     """Find the best config of each PROBLEM and record it.
@@ -40,16 +47,18 @@ def tune(problems: tuple[str, ...], device: str, again: bool, seconds: float | N
     parsed = [Problem.parse(text) for text in problems]
     at = target(device)
     open_user(at.settings).close()  # a database that cannot be written is an error here, before any work
+    job = at.job(seconds or float("inf"))
     failed = False
-    for problem in parsed:
-        with progress_bar(str(problem)) as progress:
-            tuned = at.tuner.tune(problem, at.job(seconds or float("inf")), again=again, progress=progress)
-        fields = _fields(problem, at, tuned)
-        failed = failed or tuned.found is None
-        if as_json:
-            print_json(fields)
-        else:
-            _print(fields)
+    with Crew() as crew:  # its workers, slow to start, serve every problem
+        for problem in parsed:
+            with progress_bar(str(problem)) as progress:
+                tuned = at.tuner.tune(problem, job, again=again, crew=crew, progress=progress)
+            fields = _fields(problem, at, tuned)
+            failed = failed or tuned.found is None
+            if as_json:
+                print_json(fields)
+            else:
+                _print(fields)
     if failed:
         raise SystemExit(1)
 
@@ -57,7 +66,7 @@ def tune(problems: tuple[str, ...], device: str, again: bool, seconds: float | N
 def _fields(problem: Problem, at: Target, tuned: Tuned) -> dict[str, Any]:
     found, swept = tuned.found, tuned.swept
     config = found.config if found else None
-    grid = kernel_called(config.kernel).grid(problem)(config.meta) if config else None
+    grid = kernel_called(config.kernel).grid(problem)(config.meta) if config and config != ATEN else None
     return {
         "problem": str(problem),
         "device": at.device.name,

@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from autoconv.cli.common import (
+    PROBLEM_HELP,
     Target,
+    check_runs,
     config_options,
     device_option,
     json_option,
@@ -19,11 +21,10 @@ from autoconv.cli.common import (
 )
 from autoconv.config import Config
 from autoconv.problem import Problem
-from autoconv.sweep.candidates import candidates, leaders
 from autoconv.sweep.check import check
 
 
-@click.command()
+@click.command(epilog=PROBLEM_HELP)
 @problem_argument
 @device_option
 @config_options
@@ -38,6 +39,8 @@ def verify(problem: str, device: str, kernel: str | None, numbers: str | None, a
     """
     parsed = Problem.parse(problem)
     config = parse_config(kernel, numbers)
+    if config is not None:
+        check_runs(config, parsed)
     at = target(device)
     configs = [config] if config else _configs(parsed, at)
     replies = check(parsed, configs, on_gpu=at.on_gpu)
@@ -62,9 +65,11 @@ def verify(problem: str, device: str, kernel: str | None, numbers: str | None, a
 
 
 def _configs(problem: Problem, at: Target) -> list[Config]:
-    found = at.tuner.find(problem, at.environment) or at.tuner.guess(problem, at.device)
+    from autoconv.sweep.candidates import candidates, leaders
+
+    chosen = at.tuner.kernel_for(problem, at.environment, at.device)
     best = leaders(problem, candidates(problem, at.device), at.device, count=0)
-    return [found.config, *(config for config in best if config.kernel != found.config.kernel)]
+    return [chosen, *(config for config in best if config.kernel != chosen.kernel)]
 
 
 def _worst(errors: list[float]) -> float | None:

@@ -76,7 +76,9 @@ class RecordingDriver(DriverBase):  # type: ignore[misc]  # triton ships no type
         return GPUTarget("cuda", self.device.arch.capability, 32)
 
     def get_current_device(self) -> int:
-        return 0
+        # Triton keeps what it compiled by ordinal, whatever the target. No GPU has a negative one, so neither
+        # another target's kernels nor those of a GPU that is here are taken for this one's, or the reverse.
+        return -self.device.arch.capability
 
     def set_current_device(self, device: int) -> None:
         pass
@@ -96,7 +98,8 @@ class RecordingDriver(DriverBase):  # type: ignore[misc]  # triton ships no type
 
         def launch(x: int, y: int, z: int, _stream: int, _function: int, _packed: Any, *rest: Any) -> None:
             _metadata, _enter_hook, _exit_hook, *arguments = rest
-            self.launches.append(
+            # Triton keeps this launcher for later recorders of the same target: the one active now counts.
+            active_driver.active.launches.append(
                 Launch(
                     name,
                     (x, y, z),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+
+import triton
 
 from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.kernels.base import Kernel
-from autoconv.kernels.source import jit_functions
 from autoconv.problem import Problem
 
 FORMAT = 1  # of a cache entry; another number is a miss
@@ -45,17 +45,19 @@ class Resources:
 def cache_file(folder: Path, kernel: Kernel, problem: Problem, config: Config, capability: int) -> Path:
     """Return where the resources of this candidate are kept: one small JSON file each.
 
-    The name is a hash over all that decides the cubin: the kernel's source, every argument, the dtype, the
-    compute capability and Triton's exact version.
+    The name is a hash over all that decides the cubin: the kernel's source with that of the functions and
+    globals it uses (Triton's own cache key), every argument, the dtype, the compute capability and Triton's
+    exact version.
     """
+    main = kernel.steps(problem, config)[0]
     identity = {
         "format": FORMAT,
-        "triton": version("triton"),
+        "triton": triton.__version__,
         "capability": capability,
         "kernel": kernel.name,
-        "source": jit_functions(Path(_file_of(kernel)).read_text()),
+        "source": main.jit.cache_key,
         "dtype": problem.dtype,
-        "keywords": kernel.keywords(problem, config),
+        "keywords": dict(main.keywords),
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return folder / "resources" / digest[:2] / f"{digest[2:34]}.json"
@@ -71,14 +73,10 @@ def load(file: Path) -> Resources | None:
 
 def save(file: Path, resources: Resources) -> None:
     """Keep `resources` in `file`, whole or not at all; a folder that cannot be written is no error."""
-    try:
+    with suppress(OSError), ExitStack() as on_failure:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as partial:
+            on_failure.callback(Path(partial.name).unlink)
             json.dump(asdict(resources), partial)
         Path(partial.name).replace(file)
-    except OSError:
-        return
-
-
-def _file_of(kernel: Kernel) -> Any:
-    return kernel.jit.fn.__globals__["__file__"]
+        on_failure.pop_all()

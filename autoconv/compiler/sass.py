@@ -13,8 +13,9 @@ import triton
 CUOBJDUMP = str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump")
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+)")
 # "        /*0a10*/              @!P0 BRA 0x4c0 ;": address, optional predicate, opcode, operands
-_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)\s*([^;]*);")
+_INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Za-z0-9_.]*)\s*([^;]*);")
 _MEMORY = {"LDG", "STG", "LDS", "STS", "LDGSTS", "LDL", "STL"}
+_MULTIPLY = re.compile(r"(\w*MMA|[FH]FMA2?)\b")  # HMMA; HGMMA, the warp group's on sm_90; FFMA; HFMA2
 
 
 def usage(cubin: bytes) -> tuple[int, int]:
@@ -59,7 +60,7 @@ def instructions_between(
 
 
 def _multiplies(mix: Counter[str]) -> int:
-    return sum(count for opcode, count in mix.items() if opcode.startswith(("HMMA", "FFMA", "HFMA")))
+    return sum(count for opcode, count in mix.items() if _MULTIPLY.match(opcode))
 
 
 def _name(opcode: str) -> str:

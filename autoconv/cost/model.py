@@ -25,8 +25,9 @@ from autoconv.config import Config
 from autoconv.cost.occupancy import occupancy
 from autoconv.cost.prediction import Prediction, floor_seconds
 from autoconv.device import Device
-from autoconv.kernels.base import Access, Work, cdiv, powers_of_two
 from autoconv.kernels.registry import kernel as kernel_called
+from autoconv.kernels.sizes import cdiv, powers_of_two
+from autoconv.kernels.work import Access, Work
 from autoconv.problem import Problem
 
 DRAM_EFFICIENCY = 0.93

@@ -14,8 +14,8 @@ from autoconv.problem import Problem
 class Prediction:
     """A predicted time and the figures it rests on. Nothing in it was measured."""
 
-    seconds: float
-    bound: str  # the term that decides: "dram", "tensor", "issue", "l1" or "latency"
+    seconds: float  # infinite where the device cannot launch a block: blocks_per_sm is 0
+    bound: str  # the largest of the terms, by name
     terms: dict[str, float]  # seconds each term alone would take
     grid: tuple[int, ...]
     blocks_per_sm: int
@@ -41,7 +41,10 @@ class Prediction:
         return product
 
     def to_json(self, config: Config) -> dict[str, Any]:
-        """Return the prediction under the names of `autoconv explain --json`; times in milliseconds."""
+        """Return the prediction under the names of `autoconv explain --json`; times in milliseconds.
+
+        `predicted_ms` is None where the device cannot launch a block.
+        """
         return {
             "kernel": config.kernel,
             "config": config.to_json(),
@@ -59,7 +62,7 @@ class Prediction:
             "l2_hit_pct": self.l2_hit_pct,
             "dram_throughput_pct": round(self.dram_throughput_pct, 2),
             "sm_throughput_pct": round(self.sm_throughput_pct, 2),
-            "predicted_ms": self.seconds * 1e3,
+            "predicted_ms": self.seconds * 1e3 if self.blocks_per_sm else None,
             "floor_ms": self.floor_seconds * 1e3,
             "bound": self.bound,
             "terms_ms": {name: seconds * 1e3 for name, seconds in self.terms.items()},

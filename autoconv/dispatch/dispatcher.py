@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TypeAlias
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeAlias
 
 import torch
-from torch.nn import functional
 
 from autoconv.config import Config
 from autoconv.device import Device
-from autoconv.dispatch.machines import Launcher, Machine
-from autoconv.dispatch.signature import Padding, float32_precision, problem_of
+from autoconv.dispatch.launchers import ByTorch, Launcher, as_kernels_read, fitted
+from autoconv.dispatch.machines import Machine
+from autoconv.dispatch.signature import Call, Numbers, precision_of, precision_setting, problem_of
 from autoconv.environment import Environment
 from autoconv.errors import MissError
+from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.kernels.registry import supporting
-from autoconv.lookup import warn_once
+from autoconv.lookup import Found, warn_once
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.candidates import candidates, leaders
 from autoconv.sweep.sweep import Job
-from autoconv.sweep.tuner import Tuner
+from autoconv.sweep.tuner import FLIGHT_SECONDS, Tuner
 from tuning_db import Trial
 
 Key: TypeAlias = tuple[object, ...]  # all of a call that its plan depends on
+Subject: TypeAlias = tuple[Problem, Environment]  # of a sweep
 
 FALLBACKS = 3  # further configs to try where one does not compile or load, before torch serves
 
@@ -36,70 +40,91 @@ class Dispatcher:
     def __init__(self, machine: Machine, settings: Settings) -> None:
         """Serve what `machine` serves, with the files and the policy on misses that `settings` name."""
         self.machine = machine
+        self.serves = machine.serves
         self._settings = settings
         self._tuner = Tuner(settings)
         self._plans: dict[Key, Launcher] = {}
         self._building = threading.RLock()
         self._process = os.getpid()
-        self._sweeping: dict[Problem, set[Key]] = {}  # the plans to drop when a sweep ends
+        self._swept: set[Subject] = set()  # what this process sweeps or has swept; never a second time
+        self._provisional: dict[Subject, set[Key]] = {}  # the plans to drop when the sweep beside them ends
 
-    def conv1d(
+    def plan(
         self,
         x: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        stride: int,
-        padding: Padding,
-        dilation: int,
+        stride: Numbers,
+        padding: Numbers | str,
+        dilation: Numbers,
         groups: int,
-    ) -> torch.Tensor:
-        """Convolve as torch.nn.functional.conv1d does: x (N, Cin, L), weight (Cout, Cin / groups, K).
-
-        On a hit this reads a dictionary, allocates the output and launches; it takes no lock, does no I/O.
-        """
-        key = (
-            x.shape, x.stride(), x.dtype, weight.shape, weight.stride(), weight.dtype,
-            None if bias is None else (bias.shape, bias.stride(), bias.dtype),
-            stride, padding, dilation, groups, x.get_device(), weight.get_device(), float32_precision(),
-            # The compiler was told which pointers are multiples of 16.
-            x.data_ptr() % 16, weight.data_ptr() % 16, bias is not None and bias.data_ptr() % 16,
-        )  # fmt: skip
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plan(key, x, weight, bias, stride, padding, dilation, groups)
-        return plan(x, weight, bias)
-
-    def _plan(
-        self,
-        key: Key,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        stride: int,
-        padding: Padding,
-        dilation: int,
-        groups: int,
+        *kind: Any,
     ) -> Launcher:
-        """Make, keep and return the plan for calls of this signature."""
-        problem = problem_of(x, weight, bias, stride, padding, dilation, groups, float32_precision())
-        device = self.machine.device(x.get_device())
-        if problem is None or device is None or not supporting(problem):
-            return self._plans.setdefault(key, torch_launcher(stride, padding, dilation, groups))
-        capturing = self.machine.capturing()
-        with self._building:
-            if key in self._plans:
-                return self._plans[key]
-            environment = self.machine.environment(x.get_device(), device)
-            config = self._config(problem, device, environment, key, may_sweep=not capturing)
-            bound = self._bound(problem, config, device, environment, x, weight, bias)
-            plan = bound or torch_launcher(stride, padding, dilation, groups)
-            if not capturing:  # a capture gets what is at hand; the next call outside one may tune
-                self._plans[key] = plan
+        """Return what computes this call and every later one of its signature.
+
+        The arguments are the fields of Call, as the caller gave them; `kind` is those from `op` on. On a hit
+        this reads a dictionary: it takes no lock, does no I/O and allocates no memory of the device.
+
+        Raises:
+            MissError: the policy is strict, and the database has no entry.
+        """
+        dtype = x.dtype
+        try:
+            key = (
+                # Strides matter to a kernel only where x is not packed; no kernel reads an unpacked weight.
+                x.shape, x.is_contiguous() or (x.stride(), x.is_neg()), dtype, x.get_device(),
+                weight.shape, weight.is_contiguous(), weight.dtype, weight.get_device(),
+                bias is not None and (bias.shape, bias.is_contiguous(), bias.dtype, bias.get_device()),
+                stride, padding, dilation, groups, kind,
+                # The compiler was told which pointers are multiples of 16.
+                x.data_ptr() % 16, weight.data_ptr() % 16, bias is not None and bias.data_ptr() % 16,
+                dtype is torch.float32 and precision_setting(),
+            )  # fmt: skip
+            plan = self._plans.get(key)
+        except (RuntimeError, TypeError):
+            return self._unkeyed(Call(x, weight, bias, stride, padding, dilation, groups, *kind))
+        if plan is None:
+            plan = self._planned(key, Call(x, weight, bias, stride, padding, dilation, groups, *kind))
         return plan
 
-    def _config(
-        self, problem: Problem, device: Device, environment: Environment, key: Key, *, may_sweep: bool
-    ) -> Config:
+    def _unkeyed(self, call: Call) -> Launcher:
+        """Plan a call without a key: with a list for a number, or tensors without memory, as under vmap."""
+        if any(isinstance(argument, list) for argument in call):
+            hashable: Iterator[Any] = (tuple(one) if isinstance(one, list) else one for one in call)
+            return self.plan(*hashable)
+        return ByTorch(*call[3:])
+
+    def _planned(self, key: Key, call: Call) -> Launcher:
+        """Make, keep and return the plan for calls of this signature."""
+        by_torch = ByTorch(*call[3:])
+        problem = problem_of(call, precision_of(precision_setting()))
+        ordinal = call.x.get_device()
+        device = self.machine.device(ordinal)
+        if problem is None or device is None or not supporting(problem):
+            return self._plans.setdefault(key, by_torch)
+        if self.machine.capturing():
+            # Loading a kernel would end the capture (vllm#36587).
+            warn_once(f"{problem} was first called in a CUDA graph's capture, so torch serves it there; "
+                      "call it once before the capture")  # fmt: skip
+            return by_torch
+        with self._alone():
+            if key not in self._plans:
+                environment = self.machine.environment(ordinal, device)
+                config = self._config(problem, device, environment, key)
+                bound = None if config == ATEN else self._bound(problem, config, device, environment, call)
+                self._plans[key] = bound or by_torch
+            return self._plans[key]
+
+    def _alone(self) -> AbstractContextManager[object]:
+        """Return the lock under which plans are made. A forked child's may be held by a thread it has not."""
+        return nullcontext() if self._forked() else self._building
+
+    def _forked(self) -> bool:
+        return os.getpid() != self._process
+
+    # --- the config ---------------------------------------------------------------------------------
+
+    def _config(self, problem: Problem, device: Device, environment: Environment, key: Key) -> Config:
         """Return the config to use, by lookup or by the policy for misses.
 
         Raises:
@@ -107,79 +132,85 @@ class Dispatcher:
         """
         found = self._tuner.find(problem, environment)
         policy = self._settings.on_miss
-        if found is not None:
-            return found.config
-        if policy == "strict":
+        if found is None and policy == "strict":
             raise MissError(str(problem), self._tuner.why_missing(problem, environment))
-        guess = self._tuner.guess(problem, device)
-        forked = os.getpid() != self._process
-        if policy == "predict" or not may_sweep or forked:
-            return guess.config
-        job = Job(
-            device, environment, self._settings.cache, self.machine.on_gpu, self._settings.sweep_seconds
-        )
-        if policy == "sweep":
-            tuned = self._tuner.tune(problem, job)
-            return tuned.found.config if tuned.found else guess.config
-        self._sweep_beside(problem, job, key)
-        return guess.config
+        if found is None and policy in ("sweep", "background") and not self._forked():
+            job = Job(
+                device, environment, self._settings.cache, self.machine.on_gpu, self._settings.sweep_seconds
+            )
+            found = self._swept_for(problem, job, key)
+        return (found or self._tuner.guess(problem, device)).config
 
-    def _sweep_beside(self, problem: Problem, job: Job, key: Key) -> None:
-        """Sweep in a thread, and drop the provisional plans when it ends: the next call looks up anew."""
-        waiting = self._sweeping.setdefault(problem, set())
-        waiting.add(key)
-        if len(waiting) > 1:
-            return
-
-        def tune() -> None:
-            self._tuner.tune(problem, job)
-            with self._building:
-                for provisional in self._sweeping.pop(problem):
-                    self._plans.pop(provisional, None)
-
-        threading.Thread(target=tune, name="autoconv sweep", daemon=True).start()
-
-    def _bound(
-        self,
-        problem: Problem,
-        config: Config,
-        device: Device,
-        environment: Environment,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-    ) -> Launcher | None:
-        """Compile `config`, else the best estimates, and return the first that loads; None if none does."""
-        others = leaders(problem, candidates(problem, device), device, FALLBACKS)
-        for candidate in dict.fromkeys([config, *others]):
-            kernel = kernel_called(candidate.kernel)
-            try:
-                return self._packed(
-                    weight, self.machine.bind(kernel, problem, candidate, x, weight.contiguous(), bias)
-                )
-            except (
-                Exception
-            ) as error:  # compilers and drivers raise of every type; a convolution must not fail
-                reason = f"{type(error).__name__}: {error}"
-                warn_once(f"{candidate} does not run on {device.name}, a slower config serves: {reason}")
-                trial = Trial(candidate.document(), "launch", error=reason)
-                self._tuner.record(problem, environment, trial, origin="call")
+    def _swept_for(self, problem: Problem, job: Job, key: Key) -> Found | None:
+        """Sweep now or in a thread, as the policy says; None where a guess has to serve, if only for now."""
+        subject = problem, job.environment
+        if subject in self._provisional:
+            self._provisional[subject].add(key)
+            return None
+        if subject in self._swept:
+            return None
+        self._swept.add(subject)
+        if self._settings.on_miss == "sweep":
+            found = self._tune(problem, job, FLIGHT_SECONDS)
+            if found is None or found.grade != "default":
+                return found
+            # Another process is at it, and takes longer than a call should wait.
+        self._provisional[subject] = {key}
+        threading.Thread(
+            target=self._sweep_beside, args=(problem, job), name="autoconv sweep", daemon=True
+        ).start()
         return None
 
-    @staticmethod
-    def _packed(weight: torch.Tensor, launch: Launcher) -> Launcher:
-        """Have a weight that is not contiguous copied before each launch; the kernels read a packed one."""
-        if weight.is_contiguous():
-            return launch
-        return lambda x, weight, bias: launch(x, weight.contiguous(), bias)
+    def _sweep_beside(self, problem: Problem, job: Job) -> None:
+        """Sweep, or wait for the process that does; then drop the provisional plans, to be made anew."""
+        try:
+            self._tune(problem, job, wait=2 * job.seconds)
+        finally:
+            with self._building:
+                for key in self._provisional.pop((problem, job.environment)):
+                    self._plans.pop(key, None)
+
+    def _tune(self, problem: Problem, job: Job, wait: float) -> Found | None:
+        try:
+            return self._tuner.tune(problem, job, wait=wait).found
+        except Exception as error:  # processes, files, compilers: whatever it is, a convolution must not fail
+            warn_once(f"the sweep of {problem} failed, a prediction serves: {_reason(error)}")
+            return None
+
+    # --- the launch ---------------------------------------------------------------------------------
+
+    def _bound(
+        self, problem: Problem, config: Config, device: Device, environment: Environment, call: Call
+    ) -> Launcher | None:
+        """Compile `config`, or else the best estimates; return the first that loads, None if none does.
+
+        What fails is recorded, and told in one warning.
+        """
+        tensors = as_kernels_read(call.x, call.weight, call.bias)
+        failed: list[str] = []
+        for candidate in _with_fallbacks(config, problem, device):
+            try:
+                launch = self.machine.bind(kernel_called(candidate.kernel), problem, candidate, *tensors)
+            except Exception as error:  # compilers and drivers raise of every type
+                failed.append(f"{candidate} does not run on {device.name} ({_reason(error)})")
+                trial = Trial(candidate.document(), "launch", error=_reason(error))
+                self._tuner.record(problem, environment, trial, origin="call")
+                continue
+            if failed:
+                warn_once(f"{failed[0]}; {candidate} serves in its place")
+            return fitted(launch, call)
+        warn_once(f"{failed[0]}, nor do {len(failed) - 1} others; torch serves {problem}")
+        return None
 
 
-def torch_launcher(stride: int, padding: Padding, dilation: int, groups: int) -> Launcher:
-    """Return a launcher that leaves the call to torch: what no kernel runs, and what torch must refuse."""
+def _with_fallbacks(config: Config, problem: Problem, device: Device) -> Iterator[Config]:
+    """Yield `config`, then the best estimates, found only if they are asked for: it takes some 0.1 s."""
+    yield config
+    best = leaders(problem, candidates(problem, device), device, FALLBACKS + 1)
+    yield from [other for other in best if other != config][:FALLBACKS]
 
-    def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        if isinstance(padding, tuple):
-            return functional.conv1d(functional.pad(x, padding), weight, bias, stride, 0, dilation, groups)
-        return functional.conv1d(x, weight, bias, stride, padding, dilation, groups)
 
-    return launch
+def _reason(error: Exception) -> str:
+    """Return an error in one line that is fit for a warning."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Protocol
 
 import torch
@@ -9,26 +11,20 @@ import torch
 from autoconv import gpu
 from autoconv.config import Config
 from autoconv.device import Device
+from autoconv.dispatch.launchers import Launcher
 from autoconv.environment import Environment
-from autoconv.kernels.base import Kernel, Strides
+from autoconv.kernels.base import TENSORS, Kernel, Step, scratch
+from autoconv.kernels.sizes import Strides
 from autoconv.kernels.source import source_hash
 from autoconv.problem import Problem
-
-
-class Launcher(Protocol):
-    """Launches one kernel with one config: allocates y, enqueues, returns y."""
-
-    def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """Return y, of shape (N, Cout, L_out)."""
 
 
 class Machine(Protocol):
     """What the dispatcher needs to know of the place where kernels run."""
 
     on_gpu: bool  # whether candidates can be checked and timed there
-
-    def serves(self, x: torch.Tensor) -> bool:
-        """Return whether convolutions of `x` run here; all others are torch's."""
+    device_type: str  # of the tensors served, as torch names it
+    serves: Callable[[torch.Tensor], bool]  # whether convolutions of x run here; all others are torch's
 
     def device(self, index: int) -> Device | None:
         """Return the device at ordinal `index`, -1 for the CPU; None where no kernel compiles for it."""
@@ -49,10 +45,11 @@ class Cuda:
     """The CUDA devices of this process."""
 
     on_gpu = True
+    device_type = "cuda"
 
-    def serves(self, x: torch.Tensor) -> bool:
-        """Return whether `x` lies on a CUDA device."""
-        return x.is_cuda
+    def __init__(self) -> None:
+        """Serve the tensors on any CUDA device."""
+        self.serves: Callable[[torch.Tensor], bool] = attrgetter("is_cuda")  # a builtin: every call asks it
 
     def device(self, index: int) -> Device | None:
         """Return the device at ordinal `index`."""
@@ -73,7 +70,7 @@ class Cuda:
         """Compile, and return a launcher that calls the compiled kernel directly."""
         index = x.get_device()
         with torch.cuda.device(index):
-            launch = _compiled(kernel, problem, config, x, w, b, stream=gpu.stream, index=index)
+            launch = _compiled(kernel, problem, config, x, w, b, stream=gpu.stream_reader(), index=index)
         current = torch.cuda.current_device
 
         def on_its_device(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -92,14 +89,12 @@ class Recorded:
     """
 
     on_gpu = False
+    device_type = "cpu"
 
     def __init__(self, device: Device) -> None:
         """Stand in for `device`."""
+        self.serves: Callable[[torch.Tensor], bool] = attrgetter("is_cpu")
         self._device = device
-
-    def serves(self, x: torch.Tensor) -> bool:
-        """Return whether `x` lies on the CPU."""
-        return x.is_cpu
 
     def device(self, index: int) -> Device:  # noqa: ARG002 - every ordinal is this device
         """Return the device stood in for."""
@@ -135,7 +130,7 @@ class Interpreted(Recorded):
         mend_bfloat16()
 
         def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-            y = torch.empty(problem.y_shape, dtype=x.dtype)
+            y = x.new_empty(problem.y_shape)
             kernel.launch(problem, config, x, weight, bias, y)
             return y
 
@@ -150,7 +145,7 @@ def _compiled(
     w: torch.Tensor,
     b: torch.Tensor | None,
     *,
-    stream: Any,
+    stream: Callable[[int], int],
     index: int,
 ) -> Launcher:
     """Compile through Triton's JIT, and return a launcher that goes round it.
@@ -160,25 +155,36 @@ def _compiled(
     later call hands the tensors and the constant arguments to the compiled kernel's own launcher.
     """
     x_strides: Strides = (x.stride(0), x.stride(1), x.stride(2))
-    keywords = kernel.keywords(problem, config, x_strides)
-    shape, dtype, device = problem.y_shape, x.dtype, x.device
-    grid = kernel.grid(problem)
-    y = torch.empty(
-        shape, dtype=dtype, device=device
-    )  # its address is a multiple of 16, as every y's will be
-    compiled = kernel.jit.warmup(x, w, b, y, grid=grid, **keywords)
-    run, function, packed = compiled.run, compiled.function, compiled.packed_metadata
-    axis_0, axis_1, axis_2 = (*grid(config.meta), 1, 1)[:3]
-    constants = tuple(keywords[name] for name in kernel.jit.arg_names[4:])
-    empty = torch.empty
+    steps = kernel.steps(problem, config, x_strides)
+    scratch_elements = kernel.workspace(problem, config)
+    # A dtype stands for what each call allocates: its address is a multiple of 16, as theirs will be.
+    tensors = {"x": x, "w": w, "b": b, "y": x.dtype, "partials": torch.float32}
+    loaded = [_loaded(one, [tensors[name] for name in one.tensors]) for one in steps]
+    y_shape = problem.y_shape
+    if len(steps) == 1 and steps[0].tensors == TENSORS:
+        run, axes, function, packed, constants = loaded[0]
 
-    def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        y = empty(shape, dtype=dtype, device=device)
-        # After the metadata: launch metadata and the two hooks, which profilers set; a plan has none.
-        run(
-            axis_0, axis_1, axis_2, stream(index), function, packed, None, None, None,
-            x, weight, bias, y, *constants,
-        )  # fmt: skip
+        def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            y = x.new_empty(y_shape)
+            # After the metadata: launch metadata and the two hooks, which profilers set; a plan has none.
+            run(*axes, stream(index), function, packed, None, None, None, x, weight, bias, y, *constants)
+            return y
+
+        return launch
+
+    def launch_steps(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        y = x.new_empty(y_shape)
+        given = {"x": x, "w": weight, "b": bias, "y": y, "partials": scratch(x, scratch_elements)}
+        for one, (run, axes, function, packed, constants) in zip(steps, loaded, strict=True):
+            taken = [given[name] for name in one.tensors]
+            run(*axes, stream(index), function, packed, None, None, None, *taken, *constants)
         return y
 
-    return launch
+    return launch_steps
+
+
+def _loaded(one: Step, tensors: list[Any]) -> tuple[Any, tuple[int, int, int], Any, Any, tuple[Any, ...]]:
+    """Compile a step; return the launcher that Triton made for it, and what to call that with."""
+    compiled = one.jit.warmup(*tensors, grid=one.grid, **one.keywords)
+    run = compiled.run  # before the function, which is loaded by reading this
+    return run, one.grid, compiled.function, compiled.packed_metadata, one.constants()

@@ -1,76 +1,135 @@
-"""From the tensors of a call to its problem."""
+"""From the arguments of a call to its problem."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import torch
 
 from autoconv.errors import ProblemError
 from autoconv.problem import DTYPE_BYTES, Problem
 
-Padding: TypeAlias = int | tuple[int, int]
+Numbers: TypeAlias = int | tuple[int, ...]
+Window: TypeAlias = tuple[int, int | tuple[int, int], int]  # stride, zeros on each side, dilation
 
 DTYPES = {getattr(torch, name): name for name in DTYPE_BYTES}
 
+precision_setting: Callable[[], object]
+"""Reads how torch is set now for float32 convolutions on CUDA; `precision_of` says what the answer means."""
+
 # The documented torch.backends.cudnn.conv.fp32_precision takes 1.7 us to read, three quarters of a hit.
 # It calls the first of these two, which exists since torch 2.9; the second is the flag of torch before that.
-_precision_now = getattr(torch._C, "_get_fp32_precision_getter", None)
-_allow_tf32_now = torch._C._get_cudnn_allow_tf32
+if hasattr(torch._C, "_get_fp32_precision_getter"):
+    precision_setting = partial(torch._C._get_fp32_precision_getter, "cuda", "conv")
+else:
+    precision_setting = torch._C._get_cudnn_allow_tf32
 
 
-def float32_precision() -> str:
-    """Return "tf32" or "ieee", as torch is set now for float32 convolutions on CUDA."""
-    if _precision_now is not None:
-        return "tf32" if _precision_now("cuda", "conv") == "tf32" else "ieee"
-    return "tf32" if _allow_tf32_now() else "ieee"
+def precision_of(setting: object) -> str:
+    """Return "tf32" or "ieee" for an answer of `precision_setting`."""
+    return "tf32" if setting in ("tf32", True) else "ieee"
 
 
-def problem_of(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: int,
-    padding: Padding,
-    dilation: int,
-    groups: int,
-    precision: str,
-) -> Problem | None:
-    """Return the problem that a call of conv1d poses, or None where torch alone can serve or refuse it.
+class Call(NamedTuple):
+    """The arguments of one convolution, as the caller gave them."""
+
+    x: torch.Tensor  # (N, Cin, L) or (Cin, L)
+    weight: torch.Tensor  # (Cout, Cin / groups, K); what `op` reads in its place, as Problem.w_shape says
+    bias: torch.Tensor | None  # (Cout,)
+    stride: Numbers
+    padding: Numbers | str
+    dilation: Numbers
+    groups: int
+    op: str = "conv"  # as Problem has it
+    output_padding: Numbers = 0  # of conv_transpose
+    activation: str = "none"
+    taps: int = 0  # K, of conv_weight
+
+
+def problem_of(call: Call, precision: str) -> Problem | None:
+    """Return the problem that a call poses, or None where torch alone can serve or refuse it.
 
     Args:
-        x: (N, Cin, L).
-        weight: (Cout, Cin / groups, K).
-        bias: (Cout,) or None.
-        stride: Step between windows.
-        padding: Zeros on each side, or (left, right).
-        dilation: Step between taps.
-        groups: Channel groups.
+        call: The call.
         precision: Of float32 products; ignored for the other dtypes.
     """
-    tensors = [t for t in (x, weight, bias) if t is not None]
-    if x.dtype not in DTYPES or any(t.dtype != x.dtype or t.device != x.device for t in tensors):
+    x, bias = call.x, call.bias
+    if not _consistent(call):
         return None
-    if x.dim() != 3 or weight.dim() != 3 or weight.shape[1] * groups != x.shape[1]:
+    taps = call.taps if call.op == "conv_weight" else call.weight.shape[2]
+    around = window(call.stride, call.padding, call.dilation, taps)
+    output_padding = _one(call.output_padding)
+    if around is None or output_padding is None:
         return None
-    if bias is not None and bias.shape != weight.shape[:1]:
-        return None
+    stride, padding, dilation = around
     dtype = DTYPES[x.dtype]
     try:
-        return Problem(
-            N=x.shape[0],
-            Cin=x.shape[1],
-            Cout=weight.shape[0],
-            K=weight.shape[2],
-            L=x.shape[2],
+        problem = Problem(
+            N=x.shape[0] if x.dim() == 3 else 1,
+            Cin=x.shape[-2],
+            Cout=_outputs(call),
+            K=taps,
+            L=x.shape[-1],
+            op=call.op,
+            output_padding=output_padding,
+            activation=call.activation,
             stride=stride,
             padding=padding,
             dilation=dilation,
-            groups=groups,
+            groups=call.groups,
             bias=bias is not None,
             dtype=dtype,
             precision=precision if dtype == "float32" else "",
-            layout="nlc" if x.stride(1) == 1 and x.stride(2) > 1 else "ncl",
+            layout="nlc" if x.stride(-2) == 1 and x.stride(-1) > 1 else "ncl",
         )
     except ProblemError:
         return None  # empty or impossible shapes: torch returns an empty tensor or raises its own error
+    return problem if problem.w_shape == call.weight.shape else None
+
+
+def _consistent(call: Call) -> bool:
+    """Return whether the tensors fit each other, and hold the values that lie in memory."""
+    x, weight, bias = call.x, call.weight, call.bias
+    for tensor in (x, weight, bias):
+        # A tensor with the negative bit, such as the imaginary part of a conjugate, has its sign elsewhere.
+        if tensor is not None and (tensor.dtype != x.dtype or tensor.device != x.device or tensor.is_neg()):
+            return False
+    if x.dtype not in DTYPES or x.dim() not in (2, 3) or weight.dim() != 3:
+        return False
+    if type(call.groups) is not int or call.groups < 1:
+        return False
+    return bias is None or bias.shape == (_outputs(call),)
+
+
+def _outputs(call: Call) -> int:
+    """Return Cout."""
+    weight = call.weight.shape
+    return {"conv": weight[0], "conv_transpose": weight[1] * call.groups, "conv_weight": weight[1]}[call.op]
+
+
+def window(stride: Numbers, padding: Numbers | str, dilation: Numbers, taps: int) -> Window | None:
+    """Return stride, padding and dilation as numbers, or None for what torch alone can serve or refuse.
+
+    >>> window(1, "same", (2,), taps=4)
+    (1, (3, 3), 2)
+    """
+    step, spread = _one(stride), _one(dilation)
+    if step is None or spread is None:
+        return None
+    if padding == "valid":
+        return step, 0, spread
+    if padding == "same":
+        total = spread * (taps - 1)
+        left = total // 2  # torch puts the odd zero on the right
+        return (step, (left, total - left), spread) if step == 1 else None
+    zeros = None if isinstance(padding, str) else _one(padding)
+    return None if zeros is None else (step, zeros, spread)
+
+
+def _one(value: Numbers) -> int | None:
+    """Return a number given as itself or alone in a sequence; None for all else, True and False included."""
+    if isinstance(value, (tuple, list)) and len(value) == 1:
+        (value,) = value
+    return value if type(value) is int else None

@@ -16,22 +16,11 @@ import triton.language as tl
 
 from autoconv.config import Config
 from autoconv.device import Device
-from autoconv.kernels.base import (
-    MAX_INT32,
-    Access,
-    Grid,
-    Kernel,
-    Scalar,
-    Strides,
-    Work,
-    alignment,
-    cdiv,
-    dense_only,
-    fits,
-    largest_sample,
-    next_power_of_two,
-    powers_of_two,
-)
+from autoconv.kernels.base import Grid, Kernel, Scalar, dense_only
+from autoconv.kernels.epilogue import finished
+from autoconv.kernels.sizes import Strides, alignment, cdiv, needs_int64
+from autoconv.kernels.space import depths, pipelines, tile_sizes
+from autoconv.kernels.work import Work, fits, read_w, read_x, window, write_y
 from autoconv.problem import Problem
 
 
@@ -54,6 +43,7 @@ def dense_kernel(
     PADDED: tl.constexpr,
     DILATION: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
     X_ALIGN: tl.constexpr,
     Y_ALIGN: tl.constexpr,
@@ -103,8 +93,7 @@ def dense_kernel(
         w = tl.load(w_rows[:, None] + r[None, :], mask=w_mask, other=0.0)
         acc = tl.dot(w, x, acc, input_precision=PRECISION)
 
-    if HAS_BIAS:
-        acc += tl.load(b_ptr + row, mask=row_mask, other=0.0).to(tl.float32)[:, None]
+    acc = finished(acc, b_ptr, row, row_mask, HAS_BIAS, ACTIVATION)
     if INDEX_64:
         row = row.to(tl.int64)
     y_sample = y_ptr + n * COUT * L_out
@@ -123,19 +112,10 @@ class Dense(Kernel):
         return dense_only(problem)
 
     def space(self, problem: Problem, device: Device) -> Iterator[Config]:
-        deepest = (
-            32
-            if problem.precision == "ieee" and problem.dtype == "float32"
-            else 128 // problem.dtype_bytes * 2
-        )
-        rows = powers_of_two(16, min(256, max(16, next_power_of_two(problem.Cout))))
-        columns = powers_of_two(16, min(256, max(16, next_power_of_two(problem.L_out))))
-        depths = powers_of_two(16, min(deepest, max(16, next_power_of_two(problem.reduction))))
-        for block_co, block_l, block_r in product(rows, columns, depths):
+        rows, columns = tile_sizes(problem.Cout, 256), tile_sizes(problem.L_out, 256)
+        for block_co, block_l, block_r in product(rows, columns, depths(problem, problem.reduction)):
             tiles = {"BLOCK_CO": block_co, "BLOCK_L": block_l, "BLOCK_R": block_r}
-            steps = cdiv(problem.reduction, block_r)
-            # A stage beyond the last step only takes shared memory.
-            for num_warps, num_stages in product((2, 4, 8), range(2, max(2, min(5, steps)) + 1)):
+            for num_warps, num_stages in pipelines(cdiv(problem.reduction, block_r)):
                 config = Config(self.name, tiles, num_warps=num_warps, num_stages=num_stages)
                 if fits(self.work(problem, config), config, device):
                     yield config
@@ -165,55 +145,40 @@ class Dense(Kernel):
             "PADDED": problem.pad_left > 0,
             "DILATION": problem.dilation,
             "HAS_BIAS": problem.bias,
+            "ACTIVATION": problem.activation,
             "PRECISION": problem.precision,
             "X_ALIGN": x_align,
             "Y_ALIGN": y_align,
-            "INDEX_64": largest_sample(problem) > MAX_INT32,
+            "INDEX_64": needs_int64(problem),
         }
 
     def work(self, problem: Problem, config: Config) -> Work:
         rows, columns, depth = (config.meta[tile] for tile in self.tiles)
         size = problem.dtype_bytes
         steps = cdiv(problem.reduction, depth)
-        tiles_co = cdiv(problem.Cout, rows)
-        tiles_l = cdiv(problem.L_out, columns)
-        window = min((columns - 1) * problem.stride + (problem.K - 1) * problem.dilation + 1, problem.L)
+        w_vector = min(16, alignment(problem.reduction) * size)
+        y_vector = min(16, alignment(problem.L_out) * size)
         return Work(
-            blocks=problem.N * tiles_l * tiles_co,
+            blocks=self.grid(problem)(config.meta)[0],
             steps=steps,
             flops=2.0 * rows * columns * depth * steps,
             reads=(
-                Access(
-                    tensor="x",
+                read_x(
+                    problem,
                     elements=columns * depth * steps,
-                    element_bytes=size,
+                    positions=window(problem, columns),
+                    channels=problem.Cin,
                     vector_bytes=x_vector_bytes(problem),
-                    lane_stride_bytes=problem.stride * size,
-                    distinct_bytes=window * problem.Cin * size,
-                    tensor_bytes=problem.N * problem.Cin * problem.L * size,
-                    passes=1,
+                    lane_stride=problem.stride,
                 ),
-                Access(
-                    tensor="w",
+                read_w(
+                    problem,
                     elements=rows * depth * steps,
-                    element_bytes=size,
-                    vector_bytes=min(16, alignment(problem.reduction) * size),
-                    lane_stride_bytes=min(16, alignment(problem.reduction) * size),
-                    distinct_bytes=min(rows, problem.Cout) * problem.reduction * size,
-                    tensor_bytes=problem.Cout * problem.reduction * size,
-                    passes=1,
+                    distinct=min(rows, problem.Cout) * problem.reduction,
+                    vector_bytes=w_vector,
                 ),
             ),
-            write=Access(
-                tensor="y",
-                elements=rows * columns,
-                element_bytes=size,
-                vector_bytes=min(16, alignment(problem.L_out) * size),
-                lane_stride_bytes=min(16, alignment(problem.L_out) * size),
-                distinct_bytes=rows * columns * size,
-                tensor_bytes=problem.N * problem.Cout * problem.L_out * size,
-                passes=1,
-            ),
+            write=write_y(problem, elements=rows * columns, vector_bytes=y_vector),
             accumulators=rows * columns,
             stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
             # In the SASS of the 128x128x16 tile for sm_89: about 70 integer instructions a thread and step
@@ -223,7 +188,7 @@ class Dense(Kernel):
 
 
 def x_vector_bytes(problem: Problem) -> int:
-    """Return the widest load of x, in bytes, that every tap of the problem allows."""
+    """Return the widest load of x along its positions, in bytes, that every tap of the problem allows."""
     if problem.layout == "nlc" or problem.stride > 1:
         return problem.dtype_bytes
     tap_offset = problem.dilation if problem.K > 1 else 16

@@ -16,21 +16,11 @@ import triton.language as tl
 
 from autoconv.config import Config
 from autoconv.device import Device
-from autoconv.kernels.base import (
-    MAX_INT32,
-    Access,
-    Grid,
-    Kernel,
-    Scalar,
-    Strides,
-    Work,
-    cdiv,
-    dense_only,
-    fits,
-    largest_sample,
-    next_power_of_two,
-    powers_of_two,
-)
+from autoconv.kernels.base import Grid, Kernel, Scalar, dense_only
+from autoconv.kernels.epilogue import activated
+from autoconv.kernels.sizes import MAX_INT32, Strides, cdiv, largest_sample
+from autoconv.kernels.space import depths, tile_sizes
+from autoconv.kernels.work import Work, fits, read_w, read_x, window, write_y
 from autoconv.problem import Problem
 
 
@@ -53,6 +43,7 @@ def im2col_rows_kernel(
     COUT: tl.constexpr,
     K: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
     INDEX_64: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -86,6 +77,7 @@ def im2col_rows_kernel(
 
     if HAS_BIAS:
         acc += tl.load(b_ptr + co, mask=co_mask, other=0.0).to(tl.float32)[None, :]
+    acc = activated(acc, ACTIVATION)
     if INDEX_64:
         co = co.to(tl.int64)
     y_offset = (n * COUT * L_out + l_out)[:, None] + (co * L_out)[None, :]
@@ -107,10 +99,9 @@ class Im2colRows(Kernel):
         )
 
     def space(self, problem: Problem, device: Device) -> Iterator[Config]:
-        rows = powers_of_two(32, min(128, max(32, next_power_of_two(problem.N * problem.L_out))))
-        columns = powers_of_two(16, min(128, max(16, next_power_of_two(problem.Cout))))
-        depths = powers_of_two(16, min(64, max(16, next_power_of_two(problem.reduction))))
-        for block_m, block_n, block_k in product(rows, columns, depths):
+        rows = tile_sizes(problem.N * problem.L_out, 128, least=32)
+        columns = tile_sizes(problem.Cout, 128)
+        for block_m, block_n, block_k in product(rows, columns, depths(problem, problem.reduction)):
             tiles = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k}
             for num_warps, num_stages in product((4, 8), (2, 3)):
                 config = Config(self.name, tiles, num_warps=num_warps, num_stages=num_stages)
@@ -137,6 +128,7 @@ class Im2colRows(Kernel):
             "COUT": problem.Cout,
             "K": problem.K,
             "HAS_BIAS": problem.bias,
+            "ACTIVATION": problem.activation,
             "PRECISION": problem.precision,
             "INDEX_64": problem.N * largest_sample(problem) > MAX_INT32,
         }
@@ -145,50 +137,33 @@ class Im2colRows(Kernel):
         rows, columns, depth = (config.meta[tile] for tile in self.tiles)
         size = problem.dtype_bytes
         steps = cdiv(problem.reduction, depth)
-        tiles_m = cdiv(problem.N * problem.L_out, rows)
-        tiles_n = cdiv(problem.Cout, columns)
-        window = min((rows - 1) * problem.stride + (problem.K - 1) * problem.dilation + 1, problem.L)
+        tiles_m, tiles_n = self.grid(problem)(config.meta)
         return Work(
             blocks=tiles_m * tiles_n,
             steps=steps,
             flops=2.0 * rows * columns * depth * steps,
             reads=(
-                Access(
-                    tensor="x",
+                read_x(
+                    problem,
                     elements=rows * depth * steps,
-                    element_bytes=size,
-                    vector_bytes=size,
-                    lane_stride_bytes=problem.stride * size,
-                    distinct_bytes=window * problem.Cin * size,
-                    tensor_bytes=problem.N * problem.Cin * problem.L * size,
+                    positions=window(problem, rows),
+                    channels=problem.Cin,
+                    lane_stride=problem.stride,
                     # Tiles of Cout lie on the slow axis: all of x goes by for each of them.
                     passes=tiles_n,
                 ),
-                Access(
-                    tensor="w",
+                read_w(
+                    problem,
                     elements=columns * depth * steps,
-                    element_bytes=size,
-                    vector_bytes=size,
-                    lane_stride_bytes=problem.reduction * size,
-                    distinct_bytes=min(columns, problem.Cout) * problem.reduction * size,
-                    tensor_bytes=problem.Cout * problem.reduction * size,
-                    passes=1,
+                    distinct=min(columns, problem.Cout) * problem.reduction,
+                    lane_stride=problem.reduction,
                 ),
             ),
-            write=Access(
-                tensor="y",
-                elements=rows * columns,
-                element_bytes=size,
-                vector_bytes=size,
-                lane_stride_bytes=size,
-                distinct_bytes=rows * columns * size,
-                tensor_bytes=problem.N * problem.Cout * problem.L_out * size,
-                passes=1,
-            ),
+            write=write_y(problem, elements=rows * columns),
             accumulators=rows * columns,
             stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
-            # Measured in the SASS of the 64x64x32 tile for sm_89: about 650 integer instructions a thread
-            # and step, for 16 elements of x.
+            # In the SASS of the 64x64x32 tile for sm_89: about 650 integer instructions a thread and step
+            # for 16 elements of x.
             address_instructions=40.0,
         )
 

@@ -16,5 +16,5 @@ def check(problem: Problem, configs: list[Config], *, on_gpu: bool) -> list[Repl
     """Return the verdict on each config, as a dict of its fields, or `error` where it did not run."""
     tasks = [verify_task(problem, config, on_gpu=on_gpu) for config in configs]
     workers = 1 if on_gpu else min(len(tasks), os.cpu_count() or 1)
-    with Pool(workers, interpret=not on_gpu, timeout=SECONDS) as pool:
+    with Pool(workers, timeout=SECONDS, interpret=not on_gpu, fresh_after_error=on_gpu) as pool:
         return list(pool.perform(tasks))

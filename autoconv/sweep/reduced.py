@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from autoconv.config import Config
-from autoconv.kernels.base import cdiv
+from autoconv.kernels.sizes import cdiv
 from autoconv.problem import Problem
+
+_WITHOUT_TILE = 16  # what Triton specialises integer arguments on
 
 
 def reduced(problem: Problem, config: Config) -> Problem:
     """Return a small problem on which `config` runs the same code as on `problem`.
 
-    At least one whole and one partial tile along every axis stay, remainders modulo the tiles and the
-    divisibility of lengths by 16 are kept, and so are K, stride, dilation, padding, bias, dtype and layout.
+    Remainders modulo the tiles stay, along the output's length, Cout and the reduction, and with them whether
+    lengths are multiples of 16; so do one whole tile along each of these and a partial one where there was
+    one; so do K, stride, dilation, padding, bias, activation, dtype and layout.
+
+    Three samples, because tiles are powers of two: where a row of tiles runs over N * L_out and L_out is no
+    multiple of the tile, then neither is 3 * L_out, and the last tile is partial there too.
     """
-    meta = config.meta
-    tile_l = meta.get("BLOCK_L") or meta["BLOCK_M"]
-    tile_co = meta.get("BLOCK_CO") or meta["BLOCK_N"]
-    tile_r = meta.get("BLOCK_R") or meta["BLOCK_K"]
-    least_out = tile_l + tile_l // 2
-    least_in = least_out * problem.stride + (problem.K - 1) * problem.dilation + 1
+    columns = _tile(config, "BLOCK_L", "BLOCK_M")
+    rows = _tile(config, "BLOCK_CO", "BLOCK_N")
+    depth = _tile(config, "BLOCK_R", "BLOCK_K")
+    parts = config.meta.get("SPLIT", 1)
+    # An input longer by `grows` makes an output, or each phase of a transposed one, longer by a whole tile.
+    grows = columns if problem.op == "conv_transpose" else columns * problem.stride
+    reach = (problem.K - 1) * problem.dilation + 1
+    # A kernel without a tile of the reduction has one input channel a group: its rows run over the groups.
+    together = config.meta.get("PACK", 1) if "BLOCK_R" in config.meta else rows
+    groups = _shrunk(problem.groups, least=max(2, together), step=together)
+    channels = _shrunk(problem.Cin_per_group, least=cdiv((parts + 1) * depth, problem.K), step=depth)
     return replace(
         problem,
-        N=min(problem.N, 2),
-        L=_shrunk(problem.L, least_in, math.lcm(16, problem.stride)),
-        Cin=_shrunk(problem.Cin, cdiv(2 * tile_r, problem.K), tile_r) if problem.groups == 1 else problem.Cin,
-        Cout=_shrunk(problem.Cout, tile_co, tile_co) if problem.groups == 1 else problem.Cout,
+        N=min(problem.N, 3),
+        L=_shrunk(problem.L, least=grows + grows // 2 + reach, step=grows),
+        groups=groups,
+        Cin=groups * channels,
+        Cout=groups * _shrunk(problem.Cout_per_group, least=rows, step=rows),
     )
 
 
-def _shrunk(size: int, least: int, step: int) -> int:
+def _tile(config: Config, *names: str) -> int:
+    return next((config.meta[name] for name in names if name in config.meta), _WITHOUT_TILE)
+
+
+def _shrunk(size: int, *, least: int, step: int) -> int:
     """Return the least number that is at least `least` and differs from `size` by a multiple of `step`."""
     return min(size, least + (size - least) % step)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,17 @@ from autoconv.cost.model import predict_compiled
 from autoconv.cost.prediction import Prediction
 from autoconv.device import Device
 from autoconv.environment import Environment
+from autoconv.kernels.aten import ATEN
 from autoconv.lookup import records
 from autoconv.problem import Problem
 from autoconv.sweep.candidates import candidates, leaders
-from autoconv.sweep.pool import Pool
+from autoconv.sweep.pool import Crew, Pool
 from autoconv.sweep.tasks import Reply, Task, compile_task, time_task, verify_task
 from tuning_db import Trial, TuningDB, TuningDBError, Winner
 from tuning_db.rule import choose
 
 LEADERS = 16  # candidates to compile
 CHECKED = 4  # compiled candidates to check in the interpreter, best prediction first
-CHECK_SECONDS = 60.0  # for one candidate in the interpreter
 TIMING_SECONDS = 0.5  # for the samples of one candidate
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
@@ -39,9 +39,8 @@ class Job:
     environment: Environment
     cache: Path  # folder of compiled resources
     on_gpu: bool  # the device is present: check and time on it
-    seconds: float = float("inf")  # after which no further candidate is begun
+    seconds: float = float("inf")  # after which no candidate is begun, and those in work are left
     leaders: int = LEADERS
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ class Swept:
     seconds: float
 
 
-def sweep(problem: Problem, job: Job, database: TuningDB | None, progress: Progress) -> Swept:
-    """Sweep `problem` and record every trial in `database` as it ends.
+def sweep(problem: Problem, job: Job, database: TuningDB | None, crew: Crew, progress: Progress) -> Swept:
+    """Sweep `problem` with the workers of `crew`, and record every trial in `database` as it ends.
 
     Where the database cannot be written, or is None, the trials are kept in the result alone.
 
@@ -65,14 +64,14 @@ def sweep(problem: Problem, job: Job, database: TuningDB | None, progress: Progr
     """
     begun = time.monotonic()
     configs = candidates(problem, job.device)
-    chosen = leaders(problem, configs, job.device, job.leaders)
+    chosen = _each_kernel_first(leaders(problem, configs, job.device, job.leaders))
     recorder = _Recorder(problem, job.environment, database)
     deadline = begun + job.seconds
-    compiled = _compile(problem, chosen, job, recorder, deadline, progress)
+    compiled = _compile(problem, chosen, job, recorder, crew.compilers, deadline, progress)
     if job.on_gpu:
-        _measure(problem, compiled, recorder, deadline, progress)
+        _measure(problem, compiled, recorder, crew.gpu, deadline, progress)
     else:
-        _check(problem, compiled, job, recorder, deadline, progress)
+        _check(problem, compiled, recorder, crew.interpreters, deadline, progress)
     problem_record, environment_record = records(problem, job.environment)
     return Swept(
         winner=choose(environment_record, problem_record, recorder.trials),
@@ -81,6 +80,12 @@ def sweep(problem: Problem, job: Job, database: TuningDB | None, progress: Progr
         compiled=len(compiled),
         seconds=time.monotonic() - begun,
     )
+
+
+def _each_kernel_first(configs: list[Config]) -> list[Config]:
+    """Move the first config of each kernel to the front, so that a deadline leaves no kernel out."""
+    first_of_kernels = {config.kernel: config for config in reversed(configs)}.values()
+    return list(dict.fromkeys([*first_of_kernels, *configs]))
 
 
 class _Recorder:
@@ -111,32 +116,34 @@ def _compile(
     configs: list[Config],
     job: Job,
     recorder: _Recorder,
+    pool: Pool,
     deadline: float,
     progress: Progress,
 ) -> list[tuple[Config, Prediction]]:
     """Compile `configs` and return those that can run, best prediction first, those that spill last."""
     tasks = [compile_task(problem, config, job.device, job.cache) for config in configs]
     runnable = []
-    with Pool(min(job.workers, len(tasks)), deadline=deadline) as pool:
-        for config, reply in _replies(pool, tasks, configs, "compile", progress):
-            if "error" in reply:
-                recorder.add(_failed(config, reply, "compile"))
-                continue
-            resources = Resources(**reply)
-            reason = resources.unrunnable(config, job.device)
-            if reason is not None:
-                detail = {"registers": resources.registers, "shared": resources.shared}
-                recorder.add(Trial(config.document(), "resources", error=reason, detail=detail))
-                continue
-            runnable.append((config, predict_compiled(problem, config, job.device, resources)))
+    for config, reply in _replies(pool, tasks, configs, "compile", deadline, progress):
+        if reply.get("skipped"):
+            continue
+        if "error" in reply:
+            recorder.add(_failed(config, reply, "compile"))
+            continue
+        resources = Resources(**reply)
+        reason = resources.unrunnable(config, job.device)
+        if reason is not None:
+            detail = {"registers": resources.registers, "shared": resources.shared}
+            recorder.add(Trial(config.document(), "resources", error=reason, detail=detail))
+            continue
+        runnable.append((config, predict_compiled(problem, config, job.device, resources)))
     return sorted(runnable, key=lambda pair: (pair[1].spills > 0, pair[1].seconds, str(pair[0])))
 
 
 def _check(
     problem: Problem,
     compiled: list[tuple[Config, Prediction]],
-    job: Job,
     recorder: _Recorder,
+    pool: Pool,
     deadline: float,
     progress: Progress,
 ) -> None:
@@ -146,66 +153,81 @@ def _check(
     """
     left = list(compiled)
     passed = False
-    with Pool(job.workers, interpret=True, timeout=CHECK_SECONDS, deadline=deadline) as pool:
-        while left and not passed:
-            batch, left = left[:CHECKED], left[CHECKED:]
-            tasks = [verify_task(problem, config, on_gpu=False) for config, _ in batch]
-            for (config, prediction), reply in _replies(pool, tasks, batch, "check", progress):
-                trial = _checked(config, prediction, reply)
-                passed = passed or trial.outcome == "ok"
-                recorder.add(trial)
+    while left and not passed:
+        batch, left = left[:CHECKED], left[CHECKED:]
+        tasks = [verify_task(problem, config, on_gpu=False) for config, _ in batch]
+        for (config, prediction), reply in _replies(pool, tasks, batch, "check", deadline, progress):
+            trial = _checked(config, prediction, reply)
+            passed = passed or trial.outcome == "ok"
+            recorder.add(trial)
     for config, prediction in left:
-        recorder.add(Trial(config.document(), "compiled", _us(prediction), detail=_detail(prediction)))
+        recorder.add(_unchecked(config, prediction))
 
 
 def _measure(
     problem: Problem,
     compiled: list[tuple[Config, Prediction]],
     recorder: _Recorder,
+    pool: Pool,
     deadline: float,
     progress: Progress,
 ) -> None:
-    """Check and time the candidates on the GPU, one at a time, best prediction first."""
-    # A single worker: two candidates timed at once would time each other.
-    with Pool(1, deadline=deadline) as pool:
-        for done, (config, prediction) in enumerate(compiled):
-            progress("measure", done, len(compiled))
-            (checked,) = pool.perform([verify_task(problem, config, on_gpu=True)])
-            if checked.get("skipped"):
-                break
-            trial = _checked(config, prediction, checked)
-            if trial.outcome == "ok":
-                (timed,) = pool.perform([time_task(problem, config, TIMING_SECONDS)])
-                if timed.get("skipped"):
-                    break
-                trial = _timed(trial, timed)
-            recorder.add(trial)
+    """Check and time the candidates on the GPU, best prediction first, and torch's own convolution.
+
+    One at a time, in the pool's single worker: two candidates timed at once would time each other.
+    """
+    for done, (config, prediction) in enumerate(compiled):
+        progress("measure", done, len(compiled))
+        (checked,) = pool.perform([verify_task(problem, config, on_gpu=True)], deadline)
+        trial = _checked(config, prediction, checked)
+        if trial.outcome == "ok":
+            (timed,) = pool.perform([time_task(problem, config, TIMING_SECONDS)], deadline)
+            trial = _timed(trial, timed)
+        recorder.add(trial)
+    # Its result needs no check here: a problem that torch wins is left to torch altogether.
+    (timed,) = pool.perform([time_task(problem, ATEN, TIMING_SECONDS)], deadline)
+    if not timed.get("skipped"):
+        recorder.add(_timed(Trial(ATEN.document(), "ok"), timed))
     progress("measure", len(compiled), len(compiled))
 
 
 def _replies(
-    pool: Pool, tasks: list[Task], subjects: list[Any], doing: str, progress: Progress
+    pool: Pool, tasks: list[Task], subjects: list[Any], doing: str, deadline: float, progress: Progress
 ) -> Iterator[tuple[Any, Reply]]:
-    """Yield each subject with its task's reply, but for those that the deadline left out."""
-    for done, (subject, reply) in enumerate(zip(subjects, pool.perform(tasks), strict=True), start=1):
+    """Yield each subject with its task's reply, telling `progress` of each."""
+    replies = pool.perform(tasks, deadline)
+    for done, (subject, reply) in enumerate(zip(subjects, replies, strict=True), start=1):
         progress(doing, done, len(tasks))
-        if not reply.get("skipped"):
-            yield subject, reply
+        yield subject, reply
 
 
 def _checked(config: Config, prediction: Prediction, reply: Reply) -> Trial:
+    if reply.get("skipped"):
+        return _unchecked(config, prediction)
     if "error" in reply:
         return _failed(config, reply, "launch")
-    detail = {**_detail(prediction), "check": reply}
-    if reply["ok"]:
-        return Trial(config.document(), "ok", _us(prediction), max_err=reply["max_rel_err"], detail=detail)
-    error = f"error {reply['max_rel_err']:.2g}, {reply['unwritten']} unwritten, {reply['overrun']} overrun"
-    return Trial(
-        config.document(), "wrong", _us(prediction), max_err=reply["max_rel_err"], error=error, detail=detail
+    error = reply["max_rel_err"]  # infinite where nothing was written, which no JSON can hold
+    check = {**reply, "max_rel_err": error if math.isfinite(error) else None}
+    trial = Trial(
+        config.document(),
+        "ok",
+        _us(prediction),
+        max_err=error,
+        detail={**_detail(prediction), "check": check},
     )
+    if reply["ok"]:
+        return trial
+    found = f"error {error:.2g}, {reply['unwritten']} unwritten, {reply['overrun']} overrun"
+    return replace(trial, outcome="wrong", error=found)
+
+
+def _unchecked(config: Config, prediction: Prediction) -> Trial:
+    return Trial(config.document(), "compiled", _us(prediction), detail=_detail(prediction))
 
 
 def _timed(trial: Trial, reply: Reply) -> Trial:
+    if reply.get("skipped"):
+        return trial  # verified, and predicted
     if "error" in reply:
         return Trial(trial.config, reply.get("outcome", "launch"), error=reply["error"], detail=trial.detail)
     return replace(trial, samples_us=tuple(reply["samples_us"]))

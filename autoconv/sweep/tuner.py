@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
 from autoconv import lookup
+from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.environment import Environment
+from autoconv.kernels.aten import ATEN
 from autoconv.lookup import Found
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.candidates import best_guess
+from autoconv.sweep.pool import Crew
 from autoconv.sweep.sweep import Job, Progress, Swept, sweep
 from tuning_db import Layers, Trial, TuningDB, TuningDBError, Winner, single_flight
 
@@ -68,6 +72,11 @@ class Tuner:
         config, seconds = best_guess(problem, device)
         return Found(config, "predicted", "default", "none", measured_us=None, predicted_us=seconds * 1e6)
 
+    def kernel_for(self, problem: Problem, environment: Environment, device: Device) -> Config:
+        """Return the config of one of our kernels for `problem`: the database's, or else a guess."""
+        found = self.find(problem, environment)
+        return found.config if found and found.config != ATEN else self.guess(problem, device).config
+
     def tune(
         self,
         problem: Problem,
@@ -75,6 +84,7 @@ class Tuner:
         *,
         wait: float = FLIGHT_SECONDS,
         again: bool = False,
+        crew: Crew | None = None,
         progress: Progress = no_progress,
     ) -> Tuned:
         """Sweep `problem`, unless the user's database has it already or another process is at it.
@@ -85,6 +95,7 @@ class Tuner:
             wait: Seconds to wait for another process that sweeps the same problem; where it takes longer, a
                 guess is returned.
             again: Sweep even where the database has the problem.
+            crew: Worker processes that outlive the sweep; where None, it starts and ends its own.
             progress: Told what is being done, how many are done, of how many.
 
         Raises:
@@ -97,10 +108,11 @@ class Tuner:
                 return Tuned(known, None)
             if not mine:
                 return Tuned(self.guess(problem, job.device), None)
-            swept = sweep(problem, job, self._user, progress)
+            with nullcontext(crew) if crew else Crew() as workers:
+                swept = sweep(problem, job, self._user, workers, progress)
         if swept.winner is None:
             return Tuned(None, swept)
-        found = self._swept_before(problem, job)
+        found = self._own(problem, job.environment)
         if found is None:
             found = _of_memory(swept.winner)
             self._in_memory[problem, job.environment] = found
@@ -118,12 +130,15 @@ class Tuner:
 
     def _swept_before(self, problem: Problem, job: Job) -> Found | None:
         """Return the user's own entry, if a sweep now could not better its provenance."""
+        found = self._own(problem, job.environment) or self._in_memory.get((problem, job.environment))
+        return found if found and (found.provenance == "measured" or not job.on_gpu) else None
+
+    def _own(self, problem: Problem, environment: Environment) -> Found | None:
+        """Return the exact entry of the user's database alone."""
         if self._user is None:
-            return self._in_memory.get((problem, job.environment))
-        found = lookup.find(Layers([("user", self._user)], self._warn), problem, job.environment)
-        if found is None or found.grade != "exact" or (job.on_gpu and found.provenance != "measured"):
             return None
-        return found
+        found = lookup.find(Layers([("user", self._user)], self._warn), problem, environment)
+        return found if found and found.grade == "exact" else None
 
 
 def _of_memory(winner: Winner) -> Found:

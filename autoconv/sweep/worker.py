@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
 from autoconv.config import Config
@@ -42,6 +43,13 @@ def _time(problem: Problem, config: Config, task: Task) -> Reply:
     return {"samples_us": time_candidate(problem, config, seconds=task["seconds"])}
 
 
+# Imported when first needed: torch alone takes seconds, which are not the candidate's.
+_NEEDED = {
+    "compile": "autoconv.compiler.candidate",
+    "verify": "autoconv.sweep.verify",
+    "time": "autoconv.sweep.timing",
+}
+
 _TASKS: dict[str, Callable[[Problem, Config, Task], Reply]] = {
     "compile": _compile,
     "verify": _verify,
@@ -52,6 +60,9 @@ _TASKS: dict[str, Callable[[Problem, Config, Task], Reply]] = {
 def perform(task: Task) -> Reply:
     """Do one task; a failure of the candidate is the reply's `error`, not an exception."""
     try:
+        if task["do"] == "load":
+            import_module(_NEEDED[task["what"]])
+            return {}
         problem = Problem.parse(task["problem"])
         config = Config.from_document(task["config"])
         return _TASKS[task["do"]](problem, config, task)

@@ -1,0 +1,59 @@
+"""The second launch of kernels that split their reduction: sums partial results in a fixed order."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from autoconv.kernels.base import OPTIONS, Step
+from autoconv.kernels.epilogue import activated
+from autoconv.kernels.sizes import cdiv
+from autoconv.problem import Problem
+
+BLOCK = 1024  # results of one block; 4 warps add 8 a thread
+NUM_WARPS = 4
+
+
+@triton.jit
+def sum_partials_kernel(
+    partials_ptr,
+    b_ptr,
+    y_ptr,
+    TOTAL,
+    ROW_LENGTH,
+    ROWS: tl.constexpr,
+    SPLIT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Sum SPLIT arrays of TOTAL values; the bias of element i is that of row (i // ROW_LENGTH) % ROWS."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = i < TOTAL
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    partials = partials_ptr + i
+    for _ in range(SPLIT):  # always in this order, so that the result is the same in every run
+        total += tl.load(partials, mask=mask, other=0.0)
+        partials += TOTAL
+    if HAS_BIAS:
+        total += tl.load(b_ptr + (i // ROW_LENGTH) % ROWS, mask=mask, other=0.0).to(tl.float32)
+    tl.store(y_ptr + i, activated(total, ACTIVATION).to(y_ptr.dtype.element_ty), mask=mask)
+
+
+def sum_partials(problem: Problem, split: int) -> Step:
+    """Return the launch that sums `split` partial results into y, with bias and activation."""
+    first, rows, length = problem.y_shape
+    total = first * rows * length
+    keywords = {
+        "TOTAL": total,
+        "ROW_LENGTH": length,
+        "ROWS": rows,
+        "SPLIT": split,
+        "HAS_BIAS": problem.bias,
+        "ACTIVATION": problem.activation,
+        "BLOCK": BLOCK,
+        "num_warps": NUM_WARPS,
+        "num_stages": 2,
+        **OPTIONS,
+    }
+    return Step(sum_partials_kernel, ("partials", "b", "y"), (cdiv(total, BLOCK), 1, 1), keywords)

@@ -1,0 +1,170 @@
+"""The convolutions as registered torch operators, with fake implementations and derivatives of any order.
+
+`autoconv::convolution` computes y from x and a weight, `autoconv::convolution_weight` the gradient of a
+weight from x and the gradient of y. Each is the other's derivative, or its own with `transposed` turned, so
+a backward pass, and the backward of that, are convolutions of the same families: problems of their own, with
+entries of their own in the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from autoconv.dispatch.launchers import by_torch
+from autoconv.dispatch.signature import Call
+from autoconv.serving import serving
+
+
+@torch.library.custom_op("autoconv::convolution", mutates_args=())
+def convolution(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: int,
+    padding: Sequence[int],
+    dilation: int,
+    groups: int,
+    transposed: bool,
+    output_padding: int,
+) -> torch.Tensor:
+    """Return conv1d, or conv_transpose1d where `transposed`, of x (N, Cin, L); padding is (left, right)."""
+    op = "conv_transpose" if transposed else "conv"
+    zeros = padding[0] if padding[0] == padding[1] else (padding[0], padding[1])
+    return _computed(Call(x, weight, bias, stride, zeros, dilation, groups, op, output_padding))
+
+
+@convolution.register_fake
+def _(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,  # noqa: ARG001
+    stride: int,
+    padding: Sequence[int],
+    dilation: int,
+    groups: int,
+    transposed: bool,
+    output_padding: int,
+) -> torch.Tensor:
+    reach = dilation * (weight.shape[2] - 1) + 1
+    pads = padding[0] + padding[1]
+    if transposed:
+        length = (x.shape[2] - 1) * stride - pads + reach + output_padding
+        return x.new_empty((x.shape[0], weight.shape[1] * groups, length))
+    return x.new_empty((x.shape[0], weight.shape[0], (x.shape[2] + pads - reach) // stride + 1))
+
+
+@torch.library.custom_op("autoconv::convolution_weight", mutates_args=())
+def convolution_weight(
+    x: torch.Tensor,
+    gradient: torch.Tensor,
+    taps: int,
+    stride: int,
+    padding: Sequence[int],
+    dilation: int,
+    groups: int,
+) -> torch.Tensor:
+    """Return the gradient, (Cout, Cin / groups, taps), of the weight of conv1d, from that of its output."""
+    zeros = padding[0] if padding[0] == padding[1] else (padding[0], padding[1])
+    return _computed(Call(x, gradient, None, stride, zeros, dilation, groups, "conv_weight", taps=taps))
+
+
+@convolution_weight.register_fake
+def _(
+    x: torch.Tensor,
+    gradient: torch.Tensor,
+    taps: int,
+    stride: int,  # noqa: ARG001
+    padding: Sequence[int],  # noqa: ARG001
+    dilation: int,  # noqa: ARG001
+    groups: int,
+) -> torch.Tensor:
+    return x.new_empty((gradient.shape[1], x.shape[1] // groups, taps))
+
+
+def _computed(call: Call) -> torch.Tensor:
+    dispatcher = serving(call.x)
+    if dispatcher is None:
+        return by_torch(call)
+    return dispatcher.plan(*call)(call.x, call.weight, call.bias)
+
+
+# --- derivatives --------------------------------------------------------------------------------------
+
+
+def _save_convolution(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG001
+    x, weight, bias, *ctx.numbers = inputs
+    ctx.save_for_backward(x, weight)
+    ctx.has_bias = bias is not None
+
+
+def _convolution_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    stride, padding, dilation, groups, transposed, output_padding = ctx.numbers
+    # output_padding takes back what padding crops on the right; outputs beyond that have only the bias.
+    right = padding[1] - output_padding
+    window = stride, [padding[0], max(0, right)], dilation, groups
+    to_x = to_weight = to_bias = None
+    if ctx.has_bias and ctx.needs_input_grad[2]:
+        to_bias = gradient.sum((0, 2))
+    if right < 0:
+        gradient = gradient[:, :, :right]
+    if ctx.needs_input_grad[0]:
+        to_x = _input_gradient(gradient, weight, x.shape[2], *window, transposed=transposed)
+    if ctx.needs_input_grad[1]:
+        pair = (gradient, x) if transposed else (x, gradient)
+        to_weight = torch.ops.autoconv.convolution_weight(*pair, weight.shape[2], *window)
+    return to_x, to_weight, to_bias, None, None, None, None, None, None
+
+
+def _save_weight(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG001
+    x, gradient, _taps, *ctx.window = inputs
+    ctx.save_for_backward(x, gradient)
+
+
+def _weight_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    x, of_output = ctx.saved_tensors
+    stride, padding, dilation, groups = ctx.window
+    to_x = to_output = None
+    if ctx.needs_input_grad[0]:
+        to_x = _input_gradient(of_output, gradient, x.shape[2], *ctx.window, transposed=False)
+    if ctx.needs_input_grad[1]:
+        to_output = torch.ops.autoconv.convolution(
+            x, gradient, None, stride, padding, dilation, groups, False, 0
+        )
+    return to_x, to_output, None, None, None, None, None
+
+
+def _input_gradient(
+    gradient: torch.Tensor,
+    weight: torch.Tensor,
+    length: int,
+    stride: int,
+    padding: Sequence[int],
+    dilation: int,
+    groups: int,
+    *,
+    transposed: bool,
+) -> torch.Tensor:
+    """Return the gradient of an input of `length`: the convolution of the other kind with the same weight."""
+    lacking = 0
+    if not transposed:
+        # A stride that does not divide leaves inputs at the end that no window reached.
+        lacking = length - _stretched(gradient.shape[2], weight.shape[2], stride, padding, dilation, groups)
+    y: torch.Tensor = torch.ops.autoconv.convolution(
+        gradient, weight, None, stride, padding, dilation, groups, not transposed, lacking
+    )
+    return y
+
+
+def _stretched(
+    length: int, taps: int, stride: int, padding: Sequence[int], dilation: int, _groups: int
+) -> int:
+    """Return the output length of a transposed convolution without output_padding."""
+    return (length - 1) * stride - padding[0] - padding[1] + dilation * (taps - 1) + 1
+
+
+convolution.register_autograd(_convolution_backward, setup_context=_save_convolution)
+convolution_weight.register_autograd(_weight_backward, setup_context=_save_weight)

@@ -1,0 +1,64 @@
+"""Write the text of the packaged database for the installed Triton: one file a device and Triton version.
+
+    python scripts/build_prebuilt.py [--device rtx4090 ...]
+
+Each problem is tuned as `autoconv tune` tunes it, into a database of its own, and the trials that passed
+their check are exported to tuning_db/prebuilt/DEVICE-tritonX.Y.jsonl. Run it under every supported Triton
+(`make prebuilt`) whenever a kernel's source changes: a stored result holds for the source it was made with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from autoconv import device as devices
+from autoconv import lookup, settings
+from autoconv.environment import Environment
+from autoconv.kernels.source import source_hash
+from autoconv.problem import Problem
+from autoconv.sweep.pool import Crew
+from autoconv.sweep.sweep import Job
+from autoconv.sweep.tuner import Tuner
+from tuning_db import export_lines
+
+FOLDER = Path(__file__).resolve().parents[1] / "tuning_db" / "prebuilt"
+PROBLEMS = (
+    Problem(64, 64, 128, 3, 224280, stride=3, dilation=4),  # KernelBench level 1, 76, its input shortened
+    Problem(64, 64, 128, 3, 524280, stride=3, dilation=4),  # KernelBench level 1, 76
+    Problem(32, 64, 128, 3, 131072),  # KernelBench level 1, 67
+)
+
+
+def main() -> None:
+    """Tune every problem for every device asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", action="append", help="may be given several times; rtx4090 by default")
+    for name in parser.parse_args().device or ["rtx4090"]:
+        build(name)
+
+
+def build(name: str) -> None:
+    """Tune for one device and write its text."""
+    device = devices.find(name)
+    environment = Environment.current(device, source_hash())
+    with tempfile.TemporaryDirectory() as folder:
+        files = replace(settings.load(), database=Path(folder) / "tuning.db")
+        tuner = Tuner(files)
+        with Crew() as crew:
+            for problem in PROBLEMS:
+                tuner.tune(problem, Job(device, environment, files.cache, on_gpu=False), crew=crew)
+        with lookup.open_user(files) as database:
+            lines = [line for line in export_lines(database) if json.loads(line)["trial"]["outcome"] == "ok"]
+    text = FOLDER / f"{device.name}-triton{environment.triton}.jsonl"
+    text.write_text("".join(lines))
+    print(f"{text.name}: {len(lines)} trials of {len(PROBLEMS)} problems")
+
+
+if __name__ == "__main__":
+    main()

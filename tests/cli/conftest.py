@@ -1,0 +1,67 @@
+"""What the command line's tests share: a way to call it, and one problem tuned once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from autoconv.cli import cli
+from autoconv.settings import child_environment
+
+PROBLEM = "N=1,Cin=16,Cout=16,K=1,L=16"  # one tile and three candidates: the shortest sweep there is
+DEVICE = "rtx4090"
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Call the command line in this process."""
+    monkeypatch.setenv("COLUMNS", "100")
+    return lambda *arguments: CliRunner().invoke(cli, list(arguments), prog_name="autoconv")
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What `autoconv tune --json` printed in a process of its own, and the files it left."""
+
+    database: Path
+    cache: Path
+    stdout: str
+    stderr: str
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        (line,) = self.stdout.splitlines()
+        return json.loads(line)
+
+
+@pytest.fixture(scope="session")
+def first_tuning(tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    folder = tmp_path_factory.mktemp("tuned")
+    database, cache = folder / "folder that is not there yet" / "tuning.db", folder / "cache"
+    done = subprocess.run(
+        [sys.executable, "-m", "autoconv", "tune", PROBLEM, "--device", DEVICE, "--json"],
+        env=child_environment(AUTOCONV_DB=str(database), AUTOCONV_CACHE=str(cache)),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return Tuned(database, cache, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def tuned(first_tuning: Tuned, monkeypatch: pytest.MonkeyPatch) -> Tuned:
+    """The tuned problem, its files in force."""
+    monkeypatch.setenv("AUTOCONV_DB", str(first_tuning.database))
+    monkeypatch.setenv("AUTOCONV_CACHE", str(first_tuning.cache))
+    return first_tuning

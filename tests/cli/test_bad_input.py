@@ -1,0 +1,188 @@
+"""What the user got wrong is one line: field, value, remedy; exit status 2; never a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoconv.settings import child_environment
+
+GOOD = "N=1,Cin=16,Cout=16,K=1,L=16"
+CONFIG = '{"BLOCK_CO":16,"BLOCK_L":16,"BLOCK_R":16,"num_warps":2,"num_stages":2}'
+GROUPS = "N=2,Cin=4,Cout=4,K=3,L=60,groups=2"
+
+
+def config(**changes) -> str:
+    numbers = {**json.loads(CONFIG), **changes}
+    return json.dumps({name: value for name, value in numbers.items() if value != "left out"})
+
+
+PROBLEMS = [
+    ("N=64,Cin=0", "problem: Cin=0: must be at least 1; give the number of input channels"),
+    ("N=64", "problem: Cin: is missing; add Cin= with the number of input channels"),
+    ("N=1,Cin=1,Cout=1,K=5,L=3,dilation=2",
+     "problem: L=3: is too short for K=5, dilation=2 and padding=0; the smallest L that works is 9"),
+    ("N=1,cin=1,Cout=1,K=1,L=1", "problem: cin=1: is not a field, did you mean Cin?; the fields are N, Cin,"),
+    (f"{GOOD},dtype=float8", "problem: dtype=float8: is not a known dtype"),
+    (f"{GOOD},groups=3", "problem: groups=3: does not divide Cin=16; give a common divisor"),
+    (f"{GOOD},N=2", "problem: N=2: given more than once; keep one N="),
+    ("nonsense", "problem: nonsense: is not name=value; write it as in N=64"),
+    ("", "problem: text: is not name=value; write it as in N=64"),
+    ("N=1\nCin=1", "problem: N=1 Cin=1:"),
+]  # fmt: skip
+
+CONFIGS = [
+    (("--kernel", "dense"), "config: --config: is missing; give --kernel and --config together, or neither"),
+    (("--config", CONFIG), "config: --kernel: is missing; give --kernel and --config together, or neither"),
+    (("--kernel", "dense", "--config", "{bad"), "config: config={bad: is not JSON (Expecting property name"),
+    (("--kernel", "dense", "--config", ""), "config: config=: is not JSON"),
+    (("--kernel", "dense", "--config", "[16]"), "config: config=[16]: must map names to numbers; give"),
+    (("--kernel", "dense", "--config", "7"), "config: config=7: must map names to numbers; give"),
+    (("--kernel", "dense", "--config", "NaN"), "config: config=nan: must map names to numbers; give"),
+    (("--kernel", "dens", "--config", CONFIG), "config: kernel=dens: is not known; use one of dense, im2col"),
+    (("--kernel", "no such", "--config", CONFIG), "config: kernel=no such: is not a kernel's name; give"),
+    (("--kernel", "dense", "--config", config(BLOCK_M=16)), "config: BLOCK_M=16: is no tile of dense; use"),
+    (("--kernel", "dense", "--config", config(BLOCK_L="left out")), "config: BLOCK_L: is missing from a"),
+    (("--kernel", "dense", "--config", config(BLOCK_L=24)), "config: BLOCK_L=24: must be a power of two;"),
+    (("--kernel", "dense", "--config", config(BLOCK_L=16.0)), "config: BLOCK_L=16.0: must be a whole"),
+    (("--kernel", "dense", "--config", config(num_warps="left out")), "config: num_warps: is missing; add"),
+    (("--kernel", "dense", "--config", config(num_warps=3)), "config: num_warps=3: must be a power of"),
+    (("--kernel", "dense", "--config", config(num_stages=0)), "config: num_stages=0: must be at least 1;"),
+]  # fmt: skip
+
+
+def refused(result) -> str:
+    """The one line of an error."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith("autoconv: ")]
+    assert line.startswith("Error: ")
+    return line.removeprefix("Error: ")
+
+
+@pytest.mark.parametrize(("problem", "message"), PROBLEMS, ids=[text for text, _ in PROBLEMS])
+@pytest.mark.parametrize("command", ["tune", "lookup", "explain", "verify"])
+def test_a_problem_that_is_none(command, problem, message, run):
+    for extra in ((), ("--json",)):
+        assert refused(run(command, problem, *extra)).startswith(message)
+
+
+@pytest.mark.parametrize(("arguments", "message"), CONFIGS, ids=[message[8:30] for _, message in CONFIGS])
+@pytest.mark.parametrize("command", ["explain", "verify"])
+def test_a_config_that_is_none(command, arguments, message, run):
+    assert refused(run(command, GOOD, *arguments, "--json")).startswith(message)
+
+
+@pytest.mark.parametrize("command", ["tune", "lookup", "explain", "verify"])
+def test_a_device_that_is_none(command, run):
+    line = refused(run(command, GOOD, "--device", "rtx409"))
+    assert line.startswith(
+        "device: name=rtx409: is not a known device, did you mean rtx4090?; give one of a10,"
+    )
+
+
+@pytest.mark.parametrize("command", ["explain", "verify"])
+def test_a_kernel_that_cannot_run_the_problem(command, run):
+    line = refused(run(command, GROUPS, "--kernel", "dense", "--config", CONFIG, "--device", "l4"))
+    assert line == (
+        f"config: kernel=dense: cannot run {GROUPS}: it runs groups=1, not groups=2; choose another kernel"
+    )
+
+
+@pytest.mark.parametrize("command", ["tune", "explain", "verify"])
+def test_a_problem_that_no_kernel_runs(command, run):
+    line = refused(run(command, GROUPS, "--device", "l4"))
+    assert line.startswith("problem: op=conv: no kernel runs this combination of fields; leave it to torch")
+
+
+def test_a_config_that_does_not_compile(run):
+    line = refused(run("explain", GOOD, "--kernel", "dense", "--config", config(BLOCK_R=8), "--device", "l4"))
+    assert line.startswith(
+        "config: config=dense[BLOCK_CO=16 BLOCK_L=16 BLOCK_R=8 num_warps=2 num_stages=2]: "
+    )
+    assert "does not compile for l4 (CompilationError: " in line
+    assert line.endswith("; choose other tiles, warps or stages")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("AUTOCONV_ON_MISS", "maybe", "is not a policy; give sweep, background, predict or strict"),
+        ("AUTOCONV_SWEEP_SECONDS", "soon", "is not a number of seconds above 0; give such as 60"),
+        ("AUTOCONV_DB", "~nobody-of-that-name/x.db", "has a home folder that cannot be found; "
+         "give an absolute path"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", [("tune", GOOD), ("lookup", GOOD), ("db", "info")], ids=" ".join)
+def test_a_setting_that_is_none(command, variable, value, message, run, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    assert refused(run(*command)) == f"setting: {variable}={value}: {message}"
+
+
+def unwritable(tmp_path: Path) -> tuple[str, str]:
+    return "/proc/nowhere/tuning.db", "its folder cannot be made"
+
+
+def corrupt(tmp_path: Path) -> tuple[str, str]:
+    path = tmp_path / "corrupt.db"
+    path.write_bytes(b"this is no database " * 300)
+    return str(path), "the file is damaged (file is not a database); move it away or restore a copy of it"
+
+
+def folder(tmp_path: Path) -> tuple[str, str]:
+    return str(
+        tmp_path
+    ), "unable to open database file; check permissions and free space, or choose another path"
+
+
+@pytest.mark.parametrize("trouble", [unwritable, corrupt, folder])
+@pytest.mark.parametrize("command", [("tune", GOOD, "--device", "l4"), ("db", "info")], ids=" ".join)
+def test_a_database_that_does_not_serve(command, trouble, tmp_path, run, monkeypatch):
+    path, message = trouble(tmp_path)
+    monkeypatch.setenv("AUTOCONV_DB", path)
+    assert refused(run(*command, "--json")).startswith(f"tuning database {path}: {message}")
+
+
+def test_a_corrupt_database_does_not_stop_a_lookup(tmp_path, run, monkeypatch):
+    path, _ = corrupt(tmp_path)
+    monkeypatch.setenv("AUTOCONV_DB", path)
+    shown = run("lookup", GOOD, "--device", "l4")
+    assert (shown.exit_code, shown.stdout.splitlines()[0]) == (1, "not found")
+    assert shown.stderr.startswith(f"autoconv: layer 'user' is skipped: tuning database {path}: ")
+    assert shown.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("nothing",), ("tune",), ("tune", GOOD, "--seconds", "0"), ("lookup", GOOD, "--kernel", "dense"),
+     ("lookup", GOOD, GOOD), ("db",), ("db", "sweep"), ()],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_call_of_the_wrong_form(arguments, run):
+    shown = run(*arguments)
+    assert shown.exit_code == 2
+    assert shown.stderr.startswith("Usage: autoconv") and shown.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tune", "N=64,Cin=0"),
+        ("verify", GOOD, "--kernel", "dense", "--config", config(BLOCK_L=24)),
+        ("lookup", GOOD, "--device", "rtx409"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_process_says_it_in_one_line_too(arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "autoconv", *arguments],
+        capture_output=True,
+        text=True,
+        env=child_environment(),
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1

@@ -1,0 +1,280 @@
+"""Each command, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from autoconv import lookup as lookups
+from autoconv.cli.common import print_json
+from autoconv.kernels.registry import kernels
+
+PROBLEM = "N=1,Cin=16,Cout=16,K=1,L=16"
+SEED = "N=64,Cin=64,Cout=128,K=3,L=224280,stride=3,dilation=4"
+YARDSTICK = ("--kernel", "im2col_rows", "--config",
+             '{"BLOCK_M":64,"BLOCK_N":64,"BLOCK_K":32,"num_warps":4,"num_stages":2}')  # fmt: skip
+REFERENCE = Path(__file__).parents[2] / "docs" / "cli.md"
+
+
+def documented(command: str) -> set[str]:
+    """The fields that docs/cli.md promises of a command's JSON."""
+    (row,) = re.findall(
+        rf"^\| `{command}`.*?\| (.*) \|$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return set(re.findall(r"\w+", re.sub(r"\(.*?\)|\bor\b", "", row)))
+
+
+def one_object(result) -> dict:
+    (line,) = result.stdout.splitlines()
+    return json.loads(line)
+
+
+# --- tune -----------------------------------------------------------------------------------------
+
+
+def test_tune_prints_one_object_and_nothing_else_on_stdout(tuned):
+    fields = tuned.fields
+    assert set(fields) == documented("tune")
+    assert (fields["problem"], fields["device"], fields["swept"]) == (PROBLEM, "rtx4090", True)
+    assert (fields["provenance"], fields["measured_ms"]) == ("predicted", None)
+    assert fields["kernel"] in kernels()
+    assert set(fields["config"]) == {*kernels()[fields["kernel"]].tiles, "num_warps", "num_stages"}
+    assert 0 < fields["floor_ms"] < fields["predicted_ms"]
+    assert 0 < fields["compiled"] <= fields["candidates"]
+    assert 1 <= len(fields["grid"]) <= 3
+    assert fields["seconds"] > 0
+    assert "{" not in tuned.stderr and "Traceback" not in tuned.stderr
+
+
+def test_tune_again_answers_from_the_database(tuned, run):
+    again = one_object(run("tune", PROBLEM, "--device", "rtx4090", "--json"))
+    assert (again["swept"], again["candidates"], again["compiled"], again["seconds"]) == (False, 0, 0, 0.0)
+    kept = ("kernel", "config", "grid", "provenance", "predicted_ms", "floor_ms")
+    assert {name: again[name] for name in kept} == {name: tuned.fields[name] for name in kept}
+
+
+def test_tune_for_a_person(tuned, run):
+    shown = run("tune", PROBLEM, "--device", "rtx4090")
+    assert shown.exit_code == 0
+    assert f"{PROBLEM} on rtx4090" in shown.stdout
+    for word in (tuned.fields["kernel"], "predicted", "measured", "the database, no sweep"):
+        assert word in shown.stdout
+
+
+def test_several_problems_are_several_lines(tuned, run):
+    shown = run("tune", PROBLEM, PROBLEM, "--device", "rtx4090", "--json")
+    assert [json.loads(line)["problem"] for line in shown.stdout.splitlines()] == [PROBLEM, PROBLEM]
+
+
+def test_a_sweep_cut_short_is_a_negative_answer(run, monkeypatch):
+    monkeypatch.setattr("autoconv.cli.common.Target.job", _no_time)
+    shown = run("tune", PROBLEM, "--device", "l4", "--json")
+    assert shown.exit_code == 1
+    fields = one_object(shown)
+    assert [fields[name] for name in ("provenance", "kernel", "config", "grid", "predicted_ms")] == [None] * 5
+    person = run("tune", PROBLEM, "--device", "l4")
+    assert (person.exit_code, "torch serves this problem" in person.stdout) == (1, True)
+
+
+def _no_time(self, seconds=0.0):
+    from autoconv.sweep.sweep import Job
+
+    return Job(self.device, self.environment, self.settings.cache, self.on_gpu, 1e-6)
+
+
+# --- lookup ---------------------------------------------------------------------------------------
+
+
+def test_lookup_finds_what_was_tuned(tuned, run):
+    shown = run("lookup", PROBLEM, "--device", "rtx4090", "--json")
+    fields = one_object(shown)
+    assert shown.exit_code == 0
+    assert set(fields) == documented("lookup") - {"why"}
+    assert (fields["found"], fields["grade"], fields["layer"]) == (True, "exact", "user")
+    for name in ("problem", "device", "kernel", "config", "provenance", "predicted_ms", "measured_ms"):
+        assert fields[name] == tuned.fields[name]
+    person = run("lookup", PROBLEM, "--device", "rtx4090")
+    assert person.stdout.startswith(f"{fields['kernel']}[")
+    assert "predicted, grade exact, layer user" in person.stdout
+
+
+def test_lookup_says_why_it_finds_nothing(tuned, run):
+    other = PROBLEM.replace("L=16", "L=17")
+    shown = run("lookup", other, "--device", "rtx4090", "--json")
+    fields = one_object(shown)
+    assert shown.exit_code == 1
+    assert set(fields) == documented("lookup") - {"predicted_ms", "measured_ms"}
+    assert fields["why"] == ["nearest: another problem", "L: 17 here, 16 there"]
+    assert [fields[name] for name in ("found", "grade", "layer", "kernel", "config")] == [False] + [None] * 4
+    person = run("lookup", PROBLEM, "--device", "l4")
+    assert person.exit_code == 1
+    assert person.stdout.splitlines()[:2] == [
+        "not found", "  nearest: this problem in another environment, layer user",
+    ]  # fmt: skip
+    assert "  device: l4 here, rtx4090 there" in person.stdout
+
+
+def test_the_packaged_database_has_the_seed_problem(run):
+    """Fails where a jit function changed: the packaged text has to be tuned anew."""
+    assert lookups.PREBUILT.is_file()
+    fields = one_object(run("lookup", SEED, "--device", "rtx4090", "--json"))
+    assert (fields["found"], fields["grade"], fields["layer"]) == (True, "exact", "prebuilt"), fields["why"]
+
+
+def test_auto_is_the_gpu_here_or_a_note_on_stderr(tuned, run):
+    import torch
+
+    shown = run("lookup", PROBLEM, "--json")
+    assert ("no GPU here: answering for rtx4090" in shown.stderr) != torch.cuda.is_available()
+    assert one_object(shown)["found"] or torch.cuda.is_available()
+
+
+# --- explain --------------------------------------------------------------------------------------
+
+
+def test_explain_gives_the_published_figures(run):
+    shown = run("explain", SEED, *YARDSTICK, "--device", "rtx4090", "--json")
+    fields = one_object(shown)
+    assert shown.exit_code == 0
+    assert set(fields) == documented("explain")
+    assert (fields["grid"], fields["blocks"]) == ([74758, 2], 149516)
+    assert fields["provenance"] == "predicted"
+    assert fields["ideal_bytes"] == 4 * (64 * 64 * 224280 + 128 * 64 * 3 + 64 * 128 * 74758)
+    person = run("explain", SEED, *YARDSTICK, "--device", "rtx4090")
+    assert "74758 x 2 = 149516 blocks" in person.stdout
+    assert "predicted, not measured" in " ".join(person.stdout.split())
+
+
+def test_explain_takes_the_config_on_record(tuned, run):
+    fields = one_object(run("explain", PROBLEM, "--device", "rtx4090", "--json"))
+    for name in ("kernel", "config", "grid"):
+        assert fields[name] == tuned.fields[name]
+    assert fields["predicted_ms"] == pytest.approx(tuned.fields["predicted_ms"])
+
+
+def test_explain_takes_the_best_estimate_where_nothing_is_on_record(run):
+    fields = one_object(run("explain", PROBLEM, "--device", "rtx4090", "--json"))
+    assert (fields["kernel"] in kernels(), fields["compiled"]) == (True, True)
+
+
+def test_explain_a_config_that_the_device_cannot_launch(run):
+    big = '{"BLOCK_CO":64,"BLOCK_L":64,"BLOCK_R":64,"num_warps":4,"num_stages":5}'
+    call = (
+        "explain",
+        "N=1,Cin=256,Cout=64,K=3,L=256",
+        "--kernel",
+        "dense",
+        "--config",
+        big,
+        "--device",
+        "l4",
+    )
+    shown = run(*call, "--json")
+    assert shown.exit_code == 1
+    assert (one_object(shown)["blocks_per_sm"], one_object(shown)["predicted_ms"]) == (0, None)
+    person = run(*call)
+    assert person.exit_code == 1
+    assert "l4 cannot launch a block, for want of shared memory" in " ".join(person.stdout.split())
+    assert "inf" not in person.stdout
+
+
+# --- verify ---------------------------------------------------------------------------------------
+
+
+SMALL = '{"BLOCK_CO":16,"BLOCK_L":16,"BLOCK_R":16,"num_warps":2,"num_stages":2}'
+
+
+@pytest.mark.parametrize(
+    ("dtype", "config", "checked"),
+    [("float32", (), set(kernels()))]
+    + [(half, ("--kernel", "dense", "--config", SMALL), {"dense"}) for half in ("float16", "bfloat16")],
+    ids=["float32, every kernel", "float16, one", "bfloat16, one"],
+)
+def test_verify(dtype, config, checked, run):
+    problem = f"N=2,Cin=5,Cout=7,K=4,L=61,stride=3,dilation=2,padding=3,bias=1,dtype={dtype}"
+    shown = run("verify", problem, *config, "--device", "rtx4090", "--json")
+    fields = one_object(shown)
+    assert shown.exit_code == 0
+    assert set(fields) == documented("verify")
+    assert (fields["ok"], fields["unwritten"], fields["where"]) == (True, 0, "interpreter")
+    assert 0 < fields["max_rel_err"] < 8e-3
+    assert {one["kernel"] for one in fields["checked"]} == checked
+
+
+def test_verify_one_config_for_a_person(run):
+    call = ("verify", "N=2,Cin=5,Cout=7,K=4,L=61", "--kernel", "dense", "--config", SMALL, "--device", "l4")
+    shown = run(*call)
+    assert shown.exit_code == 0
+    (line,) = shown.stdout.splitlines()
+    assert line.startswith("ok    dense[BLOCK_CO=16 BLOCK_L=16 BLOCK_R=16 num_warps=2 num_stages=2]: largest")
+    assert "0 elements unwritten" in line
+
+
+def test_numbers_that_json_has_not_become_null(capsys):
+    print_json({"worst": math.inf, "checked": [{"max_rel_err": math.nan}, {"max_rel_err": 0.5}], "n": (1,)})
+    assert json.loads(capsys.readouterr().out) == {
+        "worst": None, "checked": [{"max_rel_err": None}, {"max_rel_err": 0.5}], "n": [1],
+    }  # fmt: skip
+
+
+# --- db, doctor -----------------------------------------------------------------------------------
+
+
+def test_db_info_counts(tuned, run):
+    fields = one_object(run("db", "info", "--json"))
+    assert set(fields) == documented("db info")
+    assert (fields["runs"], fields["winners"], fields["problems"], fields["environments"]) == (1, 1, 1, 1)
+    assert fields["trials"] >= tuned.fields["compiled"]
+    assert fields["path"] == str(tuned.database)
+    person = run("db", "info").stdout
+    assert re.search(r"^winners +1$", person, re.MULTILINE)
+
+
+def test_db_info_of_a_new_file_is_all_zeros(run):
+    fields = one_object(run("db", "info", "--json"))
+    assert [fields[name] for name in ("runs", "trials", "winners", "problems", "environments")] == [0] * 5
+
+
+def test_doctor_looks_at_everything(tuned, run):
+    shown = run("doctor", "--json")
+    findings = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert shown.exit_code == 0
+    assert all(set(finding) == documented("doctor") for finding in findings)
+    by_subject = {finding["subject"]: finding for finding in findings}
+    assert list(by_subject) == ["triton", "numpy", "cuobjdump", "gpu", "database", "prebuilt", "cache"]
+    assert by_subject["triton"]["detail"].startswith(version("triton"))
+    assert "1 winners" in by_subject["database"]["detail"]
+    assert by_subject["cache"]["detail"] == str(tuned.cache)
+    person = run("doctor")
+    assert person.exit_code == 0
+    assert [line.split(":")[0].split()[-1] for line in person.stdout.splitlines()] == list(by_subject)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "finding"),
+    [
+        ("AUTOCONV_ON_MISS", "maybe", "settings: setting: AUTOCONV_ON_MISS=maybe: is not a policy"),
+        ("AUTOCONV_DB", "/proc/nowhere/tuning.db", "database: its folder cannot be made"),
+    ],
+)
+def test_doctor_fails_in_words(variable, value, finding, run, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    shown = run("doctor")
+    assert shown.exit_code == 1
+    (failure,) = [line for line in shown.stdout.splitlines() if line.startswith("FAIL")]
+    assert failure.startswith(f"FAIL  {finding}")
+    assert run("doctor", "--json").exit_code == 1
+
+
+def test_doctor_warns_of_a_cache_that_cannot_be_written(run, monkeypatch):
+    monkeypatch.setenv("AUTOCONV_CACHE", "/proc/nowhere")
+    shown = run("doctor")
+    assert shown.exit_code == 0
+    assert re.search(
+        r"^warn  cache: /proc/nowhere cannot be written .*; set AUTOCONV_CACHE", shown.stdout, re.M
+    )

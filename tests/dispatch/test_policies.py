@@ -1,0 +1,255 @@
+"""What a call does about a problem that nobody has tuned."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+import autoconv
+from autoconv import Config, MissError, Problem, lookup, serving, settings
+from autoconv.device import find as device_called
+from autoconv.kernels.registry import kernels
+from autoconv.sweep.candidates import best_guess
+from tuning_db import TuningDB, export_lines, single_flight
+from tuning_db.prebuilt import build
+
+DEVICE = "rtx4090"
+# So small that it has one tile and three candidates: its sweep is the shortest there is.
+PROBLEM = Problem(1, 16, 16, 1, 16)
+X, WEIGHT = torch.zeros(PROBLEM.x_shape), torch.zeros(PROBLEM.w_shape)
+SAME_ELSEWHERE = torch.zeros(17)[1:].view(16, 1, 1).expand(16, 16, 1)  # another plan, the same problem
+LARGER = Config("dense", {"BLOCK_CO": 32, "BLOCK_L": 32, "BLOCK_R": 16}, num_warps=2, num_stages=4)
+
+
+def policy(monkeypatch, name, seconds=60.0):
+    monkeypatch.setenv("AUTOCONV_ON_MISS", name)
+    monkeypatch.setenv("AUTOCONV_SWEEP_SECONDS", str(seconds))
+
+
+def config_of(launch) -> Config:
+    """The config that a recorded launch was made with."""
+    kernel = next(kernel for kernel in kernels().values() if kernel.jit.fn.__name__ == launch.kernel)
+    by_name = dict(zip(kernel.jit.arg_names, launch.arguments, strict=True))
+    tiles = {tile: by_name[tile] for tile in kernel.tiles}
+    return Config(kernel.name, tiles, num_warps=launch.num_warps, num_stages=launch.num_stages)
+
+
+def info() -> dict:
+    with lookup.open_user(settings.load()) as database:
+        return database.info()
+
+
+def winner() -> Config:
+    with lookup.open_user(settings.load()) as database:
+        (found,) = database.winners(PROBLEM.key())
+    assert found.provenance == "predicted"
+    return Config.from_document(found.config)
+
+
+def guess() -> Config:
+    return best_guess(PROBLEM, device_called(DEVICE))[0]
+
+
+def wait_until(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def no_workers(monkeypatch):
+    """No worker process starts."""
+
+    def refuse(*_):
+        raise AssertionError("a worker was given a task")
+
+    monkeypatch.setattr("autoconv.sweep.pool.Worker.perform", refuse)
+
+
+# --- sweep ----------------------------------------------------------------------------------------
+
+
+def test_sweep_tunes_records_and_launches_the_winner(monkeypatch):
+    policy(monkeypatch, "sweep")
+    with autoconv.recorded(DEVICE) as launches:
+        autoconv.conv1d(X, WEIGHT)
+        assert config_of(launches[0]) == winner()
+        assert info() | {"runs": 1, "winners": 1, "problems": 1, "environments": 1} == info()
+        assert info()["trials"] >= 2  # one of each kernel at least
+        autoconv.conv1d(X, SAME_ELSEWHERE)
+    with autoconv.recorded(DEVICE) as later:
+        autoconv.conv1d(X, WEIGHT)
+    assert config_of(later[0]) == config_of(launches[1]) == winner()
+    assert info()["runs"] == 1
+
+
+def test_a_sweep_that_finds_nothing_is_not_made_again(monkeypatch):
+    policy(monkeypatch, "sweep", seconds=1e-6)
+    with autoconv.recorded(DEVICE) as launches:
+        autoconv.conv1d(X, WEIGHT)
+        autoconv.conv1d(X, SAME_ELSEWHERE)
+    assert [config_of(launch) for launch in launches] == [guess(), guess()]
+    assert info()["runs"] == 1
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of a worker's file for errors
+def test_a_sweep_that_cannot_start_its_workers_costs_a_warning(monkeypatch):
+    policy(monkeypatch, "sweep")
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with autoconv.recorded(DEVICE) as launches:
+        with pytest.warns(RuntimeWarning, match="a prediction serves: FileNotFoundError") as warned:
+            autoconv.conv1d(X, WEIGHT)
+        autoconv.conv1d(X, SAME_ELSEWHERE)
+    assert [config_of(launch) for launch in launches] == [guess(), guess()]
+    assert [warning.category for warning in warned].count(RuntimeWarning) == 1
+
+
+def test_while_another_process_sweeps_a_prediction_serves(monkeypatch, environment, remember):
+    policy(monkeypatch, "sweep")
+    monkeypatch.setattr("autoconv.dispatch.dispatcher.FLIGHT_SECONDS", 0.1)
+    flight = single_flight(settings.load().database, f"{PROBLEM.key()} {environment.hash}", 0.0)
+    with autoconv.recorded(DEVICE) as launches:
+        with flight as mine:
+            assert mine
+            autoconv.conv1d(X, WEIGHT)
+            autoconv.conv1d(X, SAME_ELSEWHERE)
+            remember(PROBLEM, LARGER)  # the other process is done
+        plans = serving.current._plans
+        wait_until(lambda: not plans)  # both provisional plans are dropped
+        autoconv.conv1d(X, WEIGHT)
+        autoconv.conv1d(X, SAME_ELSEWHERE)
+    assert [config_of(launch) for launch in launches] == [guess(), guess(), LARGER, LARGER]
+
+
+# --- background -----------------------------------------------------------------------------------
+
+
+def test_background_serves_a_prediction_then_the_winner(monkeypatch):
+    policy(monkeypatch, "background")
+    with autoconv.recorded(DEVICE) as launches:
+        autoconv.conv1d(X, WEIGHT)
+        provisional = serving.current.plan(X, WEIGHT, None, 1, 0, 1, 1)
+        assert info()["winners"] == 0
+        assert config_of(launches[0]) == guess()
+        wait_until(lambda: info()["winners"] == 1)
+        wait_until(lambda: not serving.current._plans)
+        autoconv.conv1d(X, WEIGHT)
+        assert serving.current.plan(X, WEIGHT, None, 1, 0, 1, 1) is not provisional
+    assert config_of(launches[1]) == winner()
+    assert info()["runs"] == 1
+
+
+def test_background_does_not_sweep_in_vain_for_ever(monkeypatch):
+    policy(monkeypatch, "background", seconds=1e-6)
+    with autoconv.recorded(DEVICE) as launches:
+        for calls in (1, 2, 3):
+            autoconv.conv1d(X, WEIGHT)
+            assert len(launches) == calls
+            wait_until(lambda: not serving.current._provisional)
+    assert info()["runs"] == 1
+
+
+# --- predict, strict ------------------------------------------------------------------------------
+
+
+def test_predict_starts_no_worker_and_records_nothing(monkeypatch, no_workers):
+    policy(monkeypatch, "predict")
+    with autoconv.recorded(DEVICE) as launches:
+        autoconv.conv1d(X, WEIGHT)
+    assert config_of(launches[0]) == guess()
+    assert info()["runs"] == 0
+
+
+def test_strict_says_field_by_field_what_the_nearest_entry_differs_in(monkeypatch, remember, no_workers):
+    policy(monkeypatch, "strict")
+    remember(replace(PROBLEM, L=48, dtype="float16", precision=""), LARGER)
+    with autoconv.recorded(DEVICE) as launches, pytest.raises(MissError) as caught:
+        autoconv.conv1d(X, WEIGHT)
+    assert launches == []
+    assert caught.value.problem == str(PROBLEM)
+    assert caught.value.why[0] == "nearest: another problem"
+    assert set(caught.value.why[1:]) == {
+        "L: 16 here, 48 there", "dtype: float32 here, float16 there", "precision: tf32 here, ieee there",
+    }  # fmt: skip
+    assert f'autoconv tune "{PROBLEM}"' in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_strict_tells_an_entry_of_another_device(monkeypatch, remember, no_workers):
+    policy(monkeypatch, "strict")
+    remember(PROBLEM, LARGER)
+    with autoconv.recorded("l4"), pytest.raises(MissError) as caught:
+        autoconv.conv1d(X, WEIGHT)
+    assert "device: l4 here, rtx4090 there" in caught.value.why
+
+
+def test_strict_serves_what_is_known_and_what_no_kernel_runs(monkeypatch, remember, no_workers):
+    policy(monkeypatch, "strict")
+    remember(PROBLEM, LARGER)
+    with autoconv.recorded(DEVICE) as launches:
+        autoconv.conv1d(X, WEIGHT)
+        autoconv.conv1d(torch.zeros(1, 4, 9), torch.zeros(4, 1, 3), groups=4)
+    assert [config_of(launch) for launch in launches] == [LARGER]
+
+
+# --- layers, forks --------------------------------------------------------------------------------
+
+
+def test_the_packaged_layer_alone_serves_without_a_sweep(monkeypatch, tmp_path, remember, no_workers):
+    remember(PROBLEM, LARGER)
+    mine = settings.load().database
+    with TuningDB.open(mine, columns=lookup.COLUMNS, application=lookup.APPLICATION) as database:
+        text = tmp_path / "rtx4090.jsonl"
+        text.write_text("".join(f"{line}\n" for line in export_lines(database)))
+    packaged = tmp_path / "packaged.db"
+    build([text], packaged, lookup.COLUMNS, application=lookup.APPLICATION)
+    monkeypatch.setattr(lookup, "PREBUILT", packaged)
+    monkeypatch.setenv("AUTOCONV_DB", str(tmp_path / "empty.db"))
+    policy(monkeypatch, "sweep")
+    with autoconv.recorded(DEVICE) as launches:
+        autoconv.conv1d(X, WEIGHT)
+    assert config_of(launches[0]) == LARGER
+    assert info()["runs"] == 0
+
+
+FORK = """
+    import json, os, signal, threading, time
+    import torch, autoconv
+    from autoconv import serving
+
+    x, weight = torch.zeros(1, 16, 16), torch.zeros(16, 16, 1)
+    other = torch.zeros(1, 16, 32)
+    with autoconv.recorded("rtx4090") as launches:
+        sweeping = threading.Thread(target=autoconv.conv1d, args=(x, weight), daemon=True)
+        sweeping.start()  # holds the lock under which plans are made
+        while not serving.current._swept:
+            time.sleep(0.01)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)  # a child that waits for ever ends all the same
+            autoconv.conv1d(other, weight)
+            print(json.dumps({"launches": len(launches), "swept": len(serving.current._swept)}), flush=True)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print(json.dumps({"status": status, "sweeping": sweeping.is_alive()}), flush=True)
+    os._exit(0)
+"""
+
+
+def test_a_forked_child_neither_sweeps_nor_waits_for_the_sweep_of_its_parent(monkeypatch):
+    policy(monkeypatch, "sweep")
+    code = textwrap.dedent(FORK)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    child, parent = map(json.loads, done.stdout.splitlines())
+    assert child == {"launches": 1, "swept": 1}  # swept: its parent's
+    assert parent == {"status": 0, "sweeping": True}
+    assert info()["problems"] <= 1  # the parent's

@@ -1,0 +1,177 @@
+"""Trouble with configs, files and threads never stops a convolution."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch.nn import functional
+
+import autoconv
+from autoconv import Config, Problem, lookup, serving, settings
+from autoconv.compiler.recording import recording
+from autoconv.device import find as device_called
+from autoconv.dispatch.dispatcher import FALLBACKS, Dispatcher
+from autoconv.dispatch.machines import Recorded
+
+DEVICE = "rtx4090"
+PROBLEM = Problem(2, 16, 32, 3, 70)
+X, WEIGHT = torch.randn(PROBLEM.x_shape), torch.randn(PROBLEM.w_shape)
+
+TOO_MUCH_SHARED = Config("dense", {"BLOCK_CO": 64, "BLOCK_L": 64, "BLOCK_R": 128}, num_warps=4, num_stages=5)
+NO_DOT = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 8}, num_warps=2, num_stages=2)
+
+
+def trials(problem: Problem) -> list:
+    with lookup.open_user(settings.load()) as database:
+        return database.trials(problem.key())
+
+
+def convolve() -> torch.Tensor:
+    return autoconv.conv1d(X, WEIGHT)
+
+
+# --- configs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "error"),
+    [(TOO_MUCH_SHARED, "OutOfResources: out of resource: shared memory"), (NO_DOT, "CompilationError")],
+    ids=["does not load", "does not compile"],
+)
+def test_a_config_that_does_not_run_gives_way_to_another(config, error, remember, launches):
+    problem = Problem(2, 256, 32, 3, 70)
+    x, weight = torch.zeros(problem.x_shape), torch.zeros(problem.w_shape)
+    remember(problem, config)
+    with pytest.warns(RuntimeWarning) as warned:
+        y = autoconv.conv1d(x, weight)
+    autoconv.conv1d(x, weight)
+    assert y.shape == problem.y_shape
+    assert [launch.kernel for launch in launches] == ["dense_kernel"] * 2
+    (message,) = [str(warning.message) for warning in warned]
+    assert message.startswith(f"{config} does not run on rtx4090 ({error}")
+    assert "serves in its place" in message and "\n" not in message
+    (failed,) = [trial for trial in trials(problem) if trial.outcome == "launch"]
+    assert dict(failed.config) == config.document()
+    assert failed.error.startswith(error)
+
+
+def test_where_nothing_compiles_torch_serves(tmp_path, monkeypatch, launches):
+    ptxas = tmp_path / "ptxas"  # says what it is, but assembles nothing
+    version = "Cuda compilation tools, release 12.8, V12.8.93"
+    ptxas.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "{version}" && exit 0\nexit 1\n')
+    ptxas.chmod(0o755)
+    monkeypatch.setenv("TRITON_PTXAS_PATH", str(ptxas))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    problem = Problem(2, 16, 32, 3, 71, dilation=3)  # compiled by no other test of this process
+    x = torch.randn(problem.x_shape)
+    with pytest.warns(RuntimeWarning) as warned:
+        y = autoconv.conv1d(x, WEIGHT, dilation=3)
+    assert torch.equal(autoconv.conv1d(x, WEIGHT, dilation=3), y)
+    assert torch.equal(functional.conv1d(x, WEIGHT, dilation=3), y)
+    assert launches == []
+    (message,) = [str(warning.message) for warning in warned]
+    assert message.endswith(f"nor do {FALLBACKS} others; torch serves {problem}")
+    failed = trials(problem)
+    assert [trial.outcome for trial in failed] == ["launch"] * (1 + FALLBACKS)
+    assert len({trial.config_hash for trial in failed}) == 1 + FALLBACKS
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def damaged(path):
+    path.write_bytes(b"this is no database " * 300)
+
+
+def truncated(path):
+    with lookup.open_user(settings.load()):
+        pass
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def folder(path):
+    path.mkdir()
+
+
+def folder_is_a_file(path):
+    path.parent.rmdir()
+    path.parent.write_text("in the way")
+
+
+@pytest.mark.parametrize("trouble", [damaged, truncated, folder, folder_is_a_file])
+@pytest.mark.parametrize("policy", ["predict", "sweep", "background"])
+def test_a_database_that_does_not_serve_costs_one_warning(trouble, policy, monkeypatch):
+    monkeypatch.setenv("AUTOCONV_ON_MISS", policy)
+    monkeypatch.setenv("AUTOCONV_SWEEP_SECONDS", "1e-6")
+    path = settings.load().database
+    path.parent.mkdir(parents=True)
+    trouble(path)
+    with autoconv.recorded(DEVICE) as launches, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for x in (X, X, X[:1]):
+            autoconv.conv1d(x, WEIGHT)
+        while serving.current._provisional:
+            pass
+    assert [launch.kernel for launch in launches] == ["dense_kernel"] * 3
+    about_the_file = [warning for warning in warned if str(path) in str(warning.message)]
+    layers = [warning for warning in about_the_file if "layer 'user' is skipped" in str(warning.message)]
+    assert len(layers) == 1
+    assert len(about_the_file) - len(layers) <= (0 if policy == "predict" else 2)  # no lock, once a sweep
+
+
+def test_a_database_that_breaks_while_it_is_open_costs_one_warning(remember, launches):
+    remember(PROBLEM, TOO_MUCH_SHARED)
+    convolve_elsewhere = lambda length: autoconv.conv1d(torch.zeros(1, 16, length), WEIGHT)  # noqa: E731
+    convolve_elsewhere(50)
+    damaged(settings.load().database)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for length in (51, 52):
+            convolve_elsewhere(length)
+    assert len(launches) == 3
+    assert len([one for one in warned if "layer 'user' is skipped" in str(one.message)]) == 1
+
+
+# --- threads, captures ----------------------------------------------------------------------------
+
+
+def test_threads_that_race_on_a_first_call_share_one_plan(dispatcher):
+    threads = 8
+    start = threading.Barrier(threads)
+    x = torch.zeros(2, 16, 77)
+
+    def plan(_):
+        start.wait()
+        return dispatcher.plan(x, WEIGHT, None, 1, 0, 1, 1)
+
+    with ThreadPoolExecutor(threads) as pool:
+        plans = list(pool.map(plan, range(threads)))
+    assert len({id(plan) for plan in plans}) == 1
+
+
+class Capturing(Recorded):
+    """A device whose stream can be captured."""
+
+    captures = True
+
+    def capturing(self) -> bool:
+        return self.captures
+
+
+def test_a_capture_gets_torch_until_the_call_was_made_outside_one(predicting):
+    device = device_called(DEVICE)
+    machine = Capturing(device)
+    with recording(device) as recorder, serving.served_by(Dispatcher(machine, settings.load())):
+        with pytest.warns(RuntimeWarning, match=r"call it once before the capture$"):
+            y = convolve()
+        assert torch.equal(y, functional.conv1d(X, WEIGHT))
+        assert recorder.launches == []
+        machine.captures = False
+        convolve()
+        machine.captures = True
+        convolve()  # a hit
+        assert len(recorder.launches) == 2

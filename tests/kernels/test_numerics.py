@@ -1,0 +1,94 @@
+"""Every kernel of the registry computes what torch does, on problems drawn at random and on known traps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from autoconv.config import Config
+from autoconv.kernels.registry import supporting
+from autoconv.problem import Problem
+
+ConfigsOf = Callable[[str, Problem, int], list[Config]]
+Verified = Callable[[Problem, Config, int], dict[str, object]]
+
+TRAPS = {
+    "an even K": "N=2,Cin=5,Cout=7,K=4,L=61,stride=3,dilation=2,padding=3,bias=1",
+    "same padding of an even K": "N=1,Cin=3,Cout=5,K=4,L=50,padding=1:2",
+    "padding on the left alone": "N=2,Cin=4,Cout=4,K=3,L=40,dilation=2,padding=4:0",
+    "padding on the right alone": "N=2,Cin=4,Cout=4,K=3,L=40,dilation=2,padding=0:4",
+    "windows that lie in the padding alone": "N=1,Cin=2,Cout=3,K=2,L=9,padding=20:25,bias=1",
+    "L shorter than a tile": "N=3,Cin=6,Cout=20,K=3,L=6",
+    "one output": "N=2,Cin=3,Cout=4,K=7,L=7",
+    "one output channel": "N=2,Cin=7,Cout=1,K=5,L=90,padding=2,bias=1",
+    "one input channel": "N=2,Cin=1,Cout=33,K=10,L=120,stride=5",
+    "one of everything": "N=1,Cin=1,Cout=1,K=1,L=1,bias=1",
+    "K longer than L": "N=2,Cin=3,Cout=4,K=9,L=4,padding=4",
+    "a stride past the window": "N=2,Cin=4,Cout=8,K=2,L=83,stride=7",
+    "a window past the input's end by padding": "N=1,Cin=2,Cout=2,K=3,L=5,dilation=4,padding=6:3,stride=2",
+    "many short samples": "N=40,Cin=3,Cout=4,K=3,L=3",
+    "lengths that are multiples of 16": "N=2,Cin=16,Cout=32,K=1,L=96",
+    "lengths that are multiples of 8 alone": "N=2,Cin=16,Cout=16,K=3,L=72,padding=1",
+    "a reduction that fills its tiles": "N=1,Cin=32,Cout=16,K=2,L=49",
+    "a reduction one past its tiles": "N=1,Cin=11,Cout=16,K=3,L=49,bias=1",
+    "a last tile one short": "N=2,Cin=4,Cout=31,K=1,L=127",
+    "channels last": "N=2,Cin=16,Cout=20,K=3,L=70,padding=1,layout=nlc",
+    "channels last and strided": "N=2,Cin=5,Cout=6,K=3,L=70,stride=2,dilation=3,layout=nlc,bias=1",
+    "float16": "N=2,Cin=20,Cout=24,K=3,L=64,padding=1,bias=1,dtype=float16",
+    "bfloat16": "N=2,Cin=20,Cout=24,K=3,L=64,padding=1,bias=1,dtype=bfloat16",
+    "bfloat16, channels last": "N=1,Cin=8,Cout=24,K=5,L=64,stride=2,dtype=bfloat16,layout=nlc",
+    "three TF32 products": "N=1,Cin=9,Cout=9,K=3,L=40,precision=tf32x3",
+    "IEEE products": "N=1,Cin=9,Cout=9,K=3,L=40,precision=ieee",
+    "an activation of half precision": "N=1,Cin=9,Cout=9,K=3,L=40,bias=1,activation=gelu,dtype=float16",
+    "a pointwise stride": "N=2,Cin=20,Cout=36,K=1,L=90,stride=3,padding=1,bias=1",
+    "groups that no pack divides": "N=2,Cin=15,Cout=10,K=3,L=50,padding=1,groups=5,bias=1",
+    "groups of many channels": "N=1,Cin=40,Cout=36,K=5,L=50,groups=2,stride=2",
+    "depthwise": "N=2,Cin=7,Cout=7,K=3,L=90,padding=1,groups=7,bias=1",
+    "depthwise with a multiplier": "N=2,Cin=5,Cout=15,K=4,L=61,stride=2,dilation=3,groups=5",
+    "depthwise with a long filter": "N=1,Cin=3,Cout=3,K=40,L=150,stride=2,dilation=2,padding=39,groups=3",
+    "depthwise with a longer one": "N=1,Cin=2,Cout=2,K=63,L=300,padding=31,groups=2,bias=1",
+    "transposed": "N=2,Cin=5,Cout=7,K=4,L=20,stride=2,op=conv_transpose,padding=1,output_padding=1,bias=1",
+    "phases without taps": "N=1,Cin=4,Cout=6,K=3,L=20,stride=4,dilation=2,op=conv_transpose,bias=1",
+    "fewer taps than phases": "N=1,Cin=4,Cout=6,K=2,L=20,stride=5,op=conv_transpose,bias=1",
+    "odd stride and dilation": "N=1,Cin=4,Cout=6,K=5,L=20,stride=3,dilation=5,op=conv_transpose",
+    "transposed in groups": "N=2,Cin=6,Cout=9,K=8,L=15,stride=4,op=conv_transpose,padding=2,groups=3",
+    "cropped past its first taps": "N=1,Cin=3,Cout=3,K=3,L=30,stride=2,op=conv_transpose,padding=5:2",
+    "outputs past the last tap": "N=1,Cin=3,Cout=3,K=1,L=9,stride=3,op=conv_transpose,output_padding=2",
+    "a weight's gradient": "N=3,Cin=5,Cout=7,K=4,L=61,stride=3,dilation=2,op=conv_weight,padding=3",
+    "a weight's gradient in groups": "N=2,Cin=6,Cout=4,K=3,L=50,op=conv_weight,groups=2,layout=nlc",
+    "a weight's gradient of inputs left over": "N=1,Cin=2,Cout=3,K=2,L=40,stride=7,op=conv_weight",
+}
+
+
+@settings(
+    max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], print_blob=True
+)
+@given(data=st.data(), seed=st.integers(0, 2**31 - 1))
+def test_kernels_agree_with_float64(
+    data: st.DataObject,
+    seed: int,
+    small_problems: st.SearchStrategy[Problem],
+    configs_of: ConfigsOf,
+    verified: Verified,
+) -> None:
+    problem = data.draw(small_problems)
+    for kernel in supporting(problem):
+        configs = configs_of(kernel.name, problem, 16)
+        config = data.draw(st.sampled_from(configs[:8]) | st.sampled_from(configs))
+        reply = verified(problem, config, seed)
+        assert reply.get("ok"), f"{problem} with {config}: {reply}"
+
+
+@pytest.mark.parametrize(
+    ("trap", "name"),
+    [(trap, kernel.name) for trap, text in TRAPS.items() for kernel in supporting(Problem.parse(text))],
+)
+def test_known_traps(name: str, trap: str, configs_of: ConfigsOf, verified: Verified) -> None:
+    problem = Problem.parse(TRAPS[trap])
+    configs = configs_of(name, problem, 24)
+    for config in dict.fromkeys([configs[0], configs[-1]]):
+        reply = verified(problem, config, 1)
+        assert reply.get("ok"), f"{problem} with {config}: {reply}"

@@ -1,0 +1,351 @@
+"""Grades, the order of layers, and what is said of a miss: with real databases, filled by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autoconv import lookup
+from autoconv.config import Config
+from autoconv.device import find as find_device
+from autoconv.environment import Environment
+from autoconv.errors import MissError
+from autoconv.lookup import COLUMNS, Found, find, open_layers, records, why_missing
+from autoconv.problem import Problem
+from autoconv.settings import Settings
+from tuning_db import Layers, ProblemRecord, Trial, TuningDB
+
+PROBLEM = Problem(64, 64, 128, 3, 224280, stride=3, dilation=4)
+HERE = Environment(
+    arch="sm_89",
+    triton="3.7",
+    kernels="0123456789abcdef",
+    device="rtx4090",
+    sms=128,
+    triton_patch="3.7.1",
+    cuda_driver="570.86",
+    power_limit_w=450,
+)
+TILES = {"BLOCK_CO": 128, "BLOCK_L": 64, "BLOCK_R": 32}
+
+
+def config(warps: int) -> Config:
+    """Configs that tests can tell apart."""
+    return Config("dense", TILES, num_warps=warps, num_stages=2)
+
+
+class Database:
+    """A database file, filled one entry at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(
+        self,
+        chosen: Config | dict[str, object],
+        *,
+        problem: Problem = PROBLEM,
+        environment: Environment = HERE,
+        measured_us: float | None = None,
+        predicted_us: float | None = None,
+    ) -> Database:
+        document = chosen.document() if isinstance(chosen, Config) else chosen
+        trial = Trial(document, "ok", measured_us=measured_us, predicted_us=predicted_us, max_err=1e-7)
+        problem_record, environment_record = records(problem, environment)
+        with TuningDB.open(self.path, columns=COLUMNS, application="autoconv") as database:
+            database.record(environment_record, problem_record, [trial], origin="test")
+        return self
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Database:
+    return Database(tmp_path / "user.db")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Database:
+    return Database(tmp_path / "site.db")
+
+
+@pytest.fixture
+def second_site(tmp_path: Path) -> Database:
+    return Database(tmp_path / "second-site.db")
+
+
+@pytest.fixture
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    database = Database(tmp_path / "packaged.db")
+    monkeypatch.setattr(lookup, "PREBUILT", database.path)
+    return database
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def layers(
+    user: Database,
+    site: Database,
+    second_site: Database,
+    packaged: Database,
+    tmp_path: Path,
+    warnings: list[str],
+) -> Callable[[], Layers]:
+    """Opens those of the databases that were filled, as the settings of a process would."""
+
+    def opened() -> Layers:
+        sites = tuple(one.path for one in (site, second_site) if one.path.exists())
+        if not packaged.path.exists():
+            packaged.add(config(1), problem=replace(PROBLEM, N=1), predicted_us=1.0)
+        return open_layers(Settings(user.path, sites, "sweep", tmp_path, 60.0), warnings.append)
+
+    return opened
+
+
+# --- grades ---------------------------------------------------------------------------------------
+
+
+def test_an_entry_of_this_very_environment_is_exact(user: Database, layers: Callable[[], Layers]) -> None:
+    user.add(config(4), measured_us=6500.0, predicted_us=6400.0)
+    assert find(layers(), PROBLEM, HERE) == Found(config(4), "measured", "exact", "user", 6500.0, 6400.0)
+
+
+@pytest.mark.parametrize(
+    "soft",
+    [{"cuda_driver": "580.1"}, {"power_limit_w": 300}, {"triton_patch": "3.7.2"}, {"protocol": 2}],
+    ids=str,
+)
+def test_a_soft_difference_is_served_and_graded(
+    soft: dict[str, object], user: Database, layers: Callable[[], Layers]
+) -> None:
+    user.add(config(4), environment=replace(HERE, **soft), measured_us=6500.0)
+    found = find(layers(), PROBLEM, HERE)
+    assert found is not None
+    assert (found.grade, found.config) == ("soft", config(4))
+
+
+@pytest.mark.parametrize(
+    ("soft", "grade"),
+    [
+        ({"cuda_driver": None, "power_limit_w": None}, "exact"),  # predicted where there was no GPU
+        ({"protocol": 2}, "exact"),
+        ({"triton_patch": "3.7.2"}, "soft"),  # another compiler may give other registers
+    ],
+    ids=str,
+)
+def test_a_prediction_does_not_depend_on_the_driver(
+    soft: dict[str, object], grade: str, user: Database, layers: Callable[[], Layers]
+) -> None:
+    user.add(config(4), environment=replace(HERE, **soft), predicted_us=6400.0)
+    found = find(layers(), PROBLEM, HERE)
+    assert found is not None
+    assert (found.provenance, found.grade, found.measured_us) == ("predicted", grade, None)
+
+
+@pytest.mark.parametrize(
+    "hard",
+    [
+        {"arch": "sm_90"},
+        {"triton": "3.6"},
+        {"kernels": "f" * 16},
+        {"device": "l4", "sms": 58},  # the same architecture, another device
+    ],
+    ids=str,
+)
+def test_a_hard_difference_is_a_miss(
+    hard: dict[str, object], user: Database, layers: Callable[[], Layers]
+) -> None:
+    user.add(config(4), environment=replace(HERE, **hard), measured_us=6500.0)
+    assert find(layers(), PROBLEM, HERE) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [replace(PROBLEM, N=32), replace(PROBLEM, bias=True), replace(PROBLEM, precision="ieee")],
+    ids=str,
+)
+def test_another_problem_is_a_miss(other: Problem, user: Database, layers: Callable[[], Layers]) -> None:
+    user.add(config(4), measured_us=6500.0)
+    assert find(layers(), other, HERE) is None
+
+
+# --- which entry wins -----------------------------------------------------------------------------
+
+
+def test_the_user_s_comes_before_the_site_s_before_the_packaged(
+    user: Database,
+    site: Database,
+    second_site: Database,
+    packaged: Database,
+    layers: Callable[[], Layers],
+) -> None:
+    """However much faster the one below says it is."""
+    site.add(config(1), problem=replace(PROBLEM, N=1), measured_us=1.0)  # so that it exists
+    for database, name, warps, time in (
+        (packaged, "prebuilt", 8, 1.0),
+        (second_site, "site 2", 4, 2.0),
+        (site, "site 1", 2, 3.0),
+        (user, "user", 1, 4.0),
+    ):
+        database.add(config(warps), measured_us=time)
+        found = find(layers(), PROBLEM, HERE)
+        assert found is not None
+        assert (found.layer, found.config, found.measured_us) == (name, config(warps), time)
+
+
+def test_measured_comes_before_predicted_at_the_same_grade(
+    user: Database, site: Database, layers: Callable[[], Layers]
+) -> None:
+    user.add(config(1), predicted_us=1.0)
+    site.add(config(2), measured_us=9.0)
+    found = find(layers(), PROBLEM, HERE)
+    assert found is not None
+    assert (found.layer, found.provenance) == ("site 1", "measured")
+
+
+def test_the_better_grade_comes_first(user: Database, site: Database, layers: Callable[[], Layers]) -> None:
+    user.add(config(1), environment=replace(HERE, cuda_driver="1.0"), measured_us=1.0)
+    site.add(config(2), predicted_us=9.0)
+    found = find(layers(), PROBLEM, HERE)
+    assert found is not None
+    assert (found.layer, found.grade, found.provenance) == ("site 1", "exact", "predicted")
+
+
+@pytest.mark.parametrize(
+    "illegal",
+    [
+        {"kernel": "retired", "BLOCK_L": 64, "num_warps": 4, "num_stages": 2},
+        {"kernel": "dense", "BLOCK_L": 64, "num_warps": 4, "num_stages": 2},
+        {"kernel": "dense", **TILES, "BLOCK_X": 16, "num_warps": 4, "num_stages": 2},
+        {"kernel": "dense", **TILES, "num_warps": 3, "num_stages": 2},
+        {"kernel": "dense", **TILES, "num_warps": "4", "num_stages": 2},
+        {"kernel": "dense", **TILES, "num_stages": 2},
+        {"kernel": None, **TILES, "num_warps": 4, "num_stages": 2},
+        {**TILES, "num_warps": 4, "num_stages": 2},
+        {},
+    ],
+    ids=str,
+)
+def test_a_config_that_is_none_today_is_passed_over(
+    illegal: dict[str, object], user: Database, site: Database, layers: Callable[[], Layers]
+) -> None:
+    user.add(illegal, measured_us=1.0)
+    assert find(layers(), PROBLEM, HERE) is None
+    site.add(config(2), predicted_us=9.0)
+    found = find(layers(), PROBLEM, HERE)
+    assert found is not None and found.layer == "site 1"
+
+
+def test_a_kernel_that_does_not_run_the_problem_is_passed_over(
+    user: Database, layers: Callable[[], Layers]
+) -> None:
+    grouped = replace(PROBLEM, groups=2)
+    rows = Config("im2col_rows", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)
+    user.add(rows, problem=grouped, measured_us=1.0)
+    assert find(layers(), grouped, HERE) is None
+
+
+def test_a_layer_that_cannot_be_read_is_skipped_with_one_warning(
+    user: Database, site: Database, layers: Callable[[], Layers], warnings: list[str]
+) -> None:
+    user.path.write_bytes(b"this is no database, whatever its name says" * 100)
+    site.add(config(2), predicted_us=9.0)
+    opened = layers()
+    for _ in range(2):
+        found = find(opened, PROBLEM, HERE)
+        assert found is not None and found.layer == "site 1"
+    assert len(warnings) == 1 and str(user.path) in warnings[0] and "\n" not in warnings[0]
+
+
+# --- why a lookup missed --------------------------------------------------------------------------
+
+
+def test_an_environment_is_compared_field_by_field(user: Database, layers: Callable[[], Layers]) -> None:
+    farther = replace(HERE, arch="sm_90", device="h100-sxm", sms=132, triton="3.6", triton_patch="3.6.0")
+    user.add(config(4), environment=farther, measured_us=1.0)
+    nearer = replace(HERE, triton="3.6", triton_patch="3.6.0")
+    user.add(config(4), environment=nearer, measured_us=1.0)
+    assert why_missing(layers(), PROBLEM, HERE) == [
+        "nearest: this problem in another environment, layer user",
+        "triton: 3.7 here, 3.6 there",
+        "triton_patch: 3.7.1 here, 3.6.0 there",
+    ]
+
+
+def test_a_config_that_does_not_run_is_shown(user: Database, layers: Callable[[], Layers]) -> None:
+    user.add({"kernel": "retired", "num_warps": 4, "num_stages": 2}, measured_us=1.0)
+    first, second = why_missing(layers(), PROBLEM, HERE)
+    assert first.endswith("layer user")
+    assert second.startswith("its config does not run today: {") and "'retired'" in second
+
+
+def test_the_nearest_problem_differs_in_the_fewest_kinds_and_then_in_size(
+    user: Database, layers: Callable[[], Layers]
+) -> None:
+    asked = replace(PROBLEM, N=48, bias=True)
+    for other in (
+        replace(PROBLEM, N=48),  # another kind: no bias
+        replace(PROBLEM, N=1, bias=True),  # far in size
+        replace(PROBLEM, N=64, bias=True, stride=4),
+        replace(PROBLEM, N=64, bias=True),
+    ):
+        user.add(config(4), problem=other, measured_us=1.0)
+    assert why_missing(layers(), asked, HERE) == ["nearest: another problem", "N: 48 here, 64 there"]
+
+
+def test_an_empty_database_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+) -> None:
+    monkeypatch.setattr(lookup, "PREBUILT", tmp_path / "none.db")
+    opened = open_layers(Settings(tmp_path / "new.db", (), "sweep", tmp_path, 60.0), warnings.append)
+    assert why_missing(opened, PROBLEM, HERE) == [
+        "the database has no entries; run `autoconv tune` for this problem"
+    ]
+    assert "'prebuilt' is skipped" in " ".join(warnings)
+
+
+@pytest.mark.parametrize("key", ["not JSON", "[1, 2]", '"text"', '{"N": "many"}', '{"N": 0}'])
+def test_a_foreign_key_in_the_database_does_no_harm(
+    key: str, user: Database, layers: Callable[[], Layers]
+) -> None:
+    _, environment = records(PROBLEM, HERE)
+    with TuningDB.open(user.path, columns=COLUMNS, application="autoconv") as database:
+        problem = ProblemRecord(key, PROBLEM.columns())
+        database.record(environment, problem, [Trial({"a": 1}, "ok", measured_us=1.0)], origin="import")
+    user.add(config(4), problem=replace(PROBLEM, N=32), measured_us=1.0)
+    assert find(layers(), PROBLEM, HERE) is None
+    assert why_missing(layers(), PROBLEM, HERE) == ["nearest: another problem", "N: 64 here, 32 there"]
+
+
+def test_reasons_fit_into_one_error(user: Database, layers: Callable[[], Layers]) -> None:
+    user.add(config(4), environment=replace(HERE, triton="3.6"), measured_us=1.0)
+    error = MissError(str(PROBLEM), why_missing(layers(), PROBLEM, HERE))
+    assert "triton: 3.7 here, 3.6 there" in str(error) and "\n" not in str(error)
+
+
+# --- the files ------------------------------------------------------------------------------------
+
+
+def test_layers_are_opened_in_the_order_of_the_settings(
+    user: Database, site: Database, second_site: Database, layers: Callable[[], Layers], tmp_path: Path
+) -> None:
+    site.add(config(2), predicted_us=9.0)
+    second_site.add(config(2), predicted_us=9.0)
+    assert layers().names == ("user", "site 1", "site 2", "prebuilt")
+    before = {path: path.stat().st_mtime_ns for path in (site.path, second_site.path)}
+    find(layers(), PROBLEM, HERE)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_records_are_what_the_database_keys_by() -> None:
+    problem, environment = records(PROBLEM, HERE)
+    assert problem.key == PROBLEM.key()
+    assert set(problem.columns) == set(COLUMNS)
+    assert (dict(environment.hard), dict(environment.soft)) == (HERE.hard(), HERE.soft())
+    there = replace(HERE, device=find_device("l4").name, sms=58)
+    assert records(PROBLEM, there)[1].hard_hash == environment.hard_hash

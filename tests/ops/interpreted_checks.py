@@ -1,0 +1,220 @@
+"""Checks of conv1d's results and gradients, to be run by pytest in a process that interprets kernels.
+
+`test_interpreted.py` starts that process; where Triton compiles, these cannot run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+import autoconv
+from autoconv import serving
+from autoconv.dispatch.launchers import ByTorch
+from autoconv.kernels.interpreter import interpreting
+
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
+
+# (name, shape of x, shape of the weight, the rest)
+FORMS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ("plain", (2, 5, 37), (7, 5, 3), {}),
+    ("one of everything", (1, 1, 1), (1, 1, 1), {}),
+    ("bias", (2, 5, 37), (7, 5, 3), {"bias": True}),
+    ("stride", (2, 5, 38), (7, 5, 3), {"stride": 2}),
+    ("numbers in tuples", (2, 5, 38), (7, 5, 3), {"stride": (3,), "padding": (2,), "dilation": (2,)}),
+    ("numbers in lists", (2, 5, 38), (7, 5, 3), {"stride": [3], "padding": [2], "dilation": [2]}),
+    ("padding past the kernel", (1, 3, 9), (4, 3, 2), {"padding": 5, "stride": 4}),
+    ("same, odd K", (2, 5, 37), (7, 5, 5), {"padding": "same", "bias": True}),
+    ("same, even K", (2, 5, 37), (7, 5, 4), {"padding": "same"}),
+    ("same, even K, dilated", (2, 5, 37), (7, 5, 4), {"padding": "same", "dilation": 3}),
+    ("same, even K, dilated evenly", (2, 5, 37), (7, 5, 4), {"padding": "same", "dilation": 2}),
+    ("valid", (2, 5, 37), (7, 5, 4), {"padding": "valid", "stride": 2}),
+    ("no batch", (5, 37), (7, 5, 3), {"bias": True, "padding": 1}),
+    ("no batch, same, even K", (5, 37), (7, 5, 4), {"padding": "same"}),
+]
+BY_TORCH: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ("groups", (2, 6, 20), (4, 3, 3), {"groups": 2, "bias": True}),
+    ("depthwise", (2, 6, 20), (6, 1, 3), {"groups": 6}),
+    ("float64", (2, 5, 20), (4, 5, 3), {"dtype": torch.float64, "bias": True}),
+    ("no samples", (0, 5, 20), (4, 5, 3), {}),
+]
+DTYPES = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch):
+    assert interpreting()
+    monkeypatch.setenv("AUTOCONV_ON_MISS", "predict")
+    torch.manual_seed(0)
+    with autoconv.interpreted("rtx4090"):
+        yield
+
+
+def arguments(x_shape, w_shape, rest, dtype=torch.float32) -> dict[str, Any]:
+    rest = dict(rest)
+    dtype = rest.pop("dtype", dtype)
+    bias = torch.randn(w_shape[0], dtype=dtype) if rest.pop("bias", False) else None
+    x, weight = torch.randn(x_shape, dtype=dtype), torch.randn(w_shape, dtype=dtype)
+    return {"input": x, "weight": weight, "bias": bias, **rest}
+
+
+def is_torchs(call: dict[str, Any]) -> bool:
+    numbers = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **call}
+    return isinstance(serving.current.plan(x=numbers.pop("input"), **numbers), ByTorch)
+
+
+def assert_near(y: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
+    """As y to what float64 gives, relative to its size as a whole."""
+    assert (y.shape, y.dtype) == (expected.shape, expected.dtype)
+    assert y.is_contiguous()
+    error = (y.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30)
+    assert error <= tolerance
+
+
+@pytest.mark.parametrize(("x", "w", "rest"), [form[1:] for form in FORMS], ids=[form[0] for form in FORMS])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_forms_agree_with_torch(x, w, rest, dtype):
+    call = arguments(x, w, rest, dtype)
+    assert not is_torchs(call)
+    exact = {name: one.double() if torch.is_tensor(one) else one for name, one in call.items()}
+    assert_near(autoconv.conv1d(**call), functional.conv1d(**exact).to(dtype), DTYPES[dtype])
+
+
+@pytest.mark.parametrize(("x", "w", "rest"), [form[1:] for form in BY_TORCH], ids=[f[0] for f in BY_TORCH])
+def test_what_no_kernel_runs_is_torchs_to_the_bit(x, w, rest):
+    call = arguments(x, w, rest)
+    assert is_torchs(call)
+    assert torch.equal(autoconv.conv1d(**call), functional.conv1d(**call))
+
+
+def test_arguments_are_positional_as_torchs_are():
+    call = (torch.randn(2, 5, 40), torch.randn(7, 5, 3), torch.randn(7), 2, 3, 4, 1)
+    assert_near(autoconv.conv1d(*call), functional.conv1d(*call), 2e-6)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.arange(160.0).view(2, 16, 5).transpose(1, 2),
+        torch.arange(320.0).view(2, 5, 32)[:, :, 3:19],
+        torch.arange(320.0).view(2, 5, 32)[:, :, ::2],
+        torch.arange(160.0).view(2, 5, 16)[:, 1:2].expand(2, 5, 16),
+        torch.arange(80.0).view(1, 5, 16).expand(2, 5, 16),
+    ],
+    ids=["transposed", "sliced", "strided", "expanded channels", "expanded batch"],
+)
+def test_inputs_are_read_as_they_lie(x):
+    weight, bias = torch.randn(3, 5, 6).transpose(0, 2).contiguous().transpose(0, 2), torch.randn(6)[::2]
+    assert not weight.is_contiguous() and not bias.is_contiguous()
+    assert_near(autoconv.conv1d(x, weight, bias), functional.conv1d(x, weight, bias), 2e-6)
+
+
+def test_the_module_computes_what_its_nn_conv1d_does():
+    model = autoconv.ModelNew(5, 7, 3, stride=3, dilation=2, bias=True)
+    x = torch.randn(2, 5, 50)
+    with torch.no_grad():
+        assert_near(model(x), model.conv1d(x), 2e-6)
+
+
+# --- gradients ------------------------------------------------------------------------------------
+
+
+def gradients(conv1d, call: dict[str, Any], needed: set[str]) -> list[torch.Tensor | None]:
+    leaves = {
+        name: one.detach().requires_grad_(name in needed) if torch.is_tensor(one) else one
+        for name, one in call.items()
+    }
+    y = conv1d(**leaves)
+    weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape).to(y.dtype)
+    (y * weights).sum().backward()
+    return [leaves[name].grad if leaves[name] is not None else None for name in ("input", "weight", "bias")]
+
+
+def assert_same_gradients(call: dict[str, Any], needed: set[str], tolerance: float = 2e-6) -> None:
+    ours = gradients(autoconv.conv1d, call, needed)
+    for mine, torchs in zip(ours, gradients(functional.conv1d, call, needed), strict=True):
+        assert (mine is None) == (torchs is None)
+        if mine is not None and torchs is not None:
+            assert (mine.shape, mine.dtype) == (torchs.shape, torchs.dtype)
+            error = (mine - torchs).norm() / torchs.norm().clamp_min(1e-30)
+            assert error <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "rest"),
+    [form[1:] for form in (*FORMS, *BY_TORCH[:3])],
+    ids=[form[0] for form in (*FORMS, *BY_TORCH[:3])],
+)
+def test_gradients_of_all_forms_are_torchs(x, w, rest):
+    call = arguments(x, w, rest)
+    assert_same_gradients(
+        call, {"input", "weight", "bias"} if call["bias"] is not None else {"input", "weight"}
+    )
+
+
+@pytest.mark.parametrize("needed", [{"input"}, {"weight"}, {"bias"}, {"input", "bias"}], ids=str)
+def test_only_the_gradients_that_are_wanted(needed):
+    assert_same_gradients(arguments((2, 5, 37), (7, 5, 3), {"bias": True, "padding": 1}), needed)
+
+
+def test_gradients_of_half_precision_are_torchs():
+    call = arguments((2, 5, 37), (7, 5, 3), {"bias": True, "padding": 1}, torch.bfloat16)
+    assert_same_gradients(call, {"input", "weight", "bias"}, tolerance=8e-3)
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    """Against the function itself rather than torch: sums of small integers are exact in float32."""
+    x = torch.randint(-3, 4, (2, 3, 12)).float().requires_grad_()
+    weight = torch.randint(-3, 4, (4, 3, 4)).float().requires_grad_()
+    y = autoconv.conv1d(x, weight, None, 1, "same", 2)
+    weights = torch.randint(-3, 4, y.shape).float()
+    (y * weights).sum().backward()
+    for tensor in (x, weight):
+        differences = torch.zeros_like(tensor)
+        with torch.no_grad():
+            for place in range(tensor.numel()):
+                step = torch.zeros_like(tensor)
+                step.view(-1)[place] = 1
+                moved = (x + step, weight) if tensor is x else (x, weight + step)
+                differences.view(-1)[place] = (
+                    (autoconv.conv1d(*moved, None, 1, "same", 2) - y) * weights
+                ).sum()
+        assert torch.equal(tensor.grad, differences)
+
+
+def test_a_second_derivative_is_refused_in_words():
+    x = torch.randn(2, 5, 20, requires_grad=True)
+    y = autoconv.conv1d(x, torch.randn(7, 5, 3, requires_grad=True))
+    (to_x,) = torch.autograd.grad((y * y).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"differentiate twice.*once_differentiable"):
+        to_x.sum().backward()
+
+
+def test_torchs_own_have_a_second_derivative():
+    x = torch.randn(1, 2, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(autoconv.conv1d, (x, weight))
+
+
+def test_no_graph_is_built_where_none_is_wanted():
+    x, weight = torch.randn(2, 5, 20, requires_grad=True), torch.randn(7, 5, 3)
+    assert autoconv.conv1d(x, weight).requires_grad
+    assert not autoconv.conv1d(x.detach(), weight).requires_grad
+    with torch.no_grad():
+        assert not autoconv.conv1d(x, weight).requires_grad
+    with torch.inference_mode():
+        assert autoconv.conv1d(x, weight).is_inference()
+
+
+# --- autocast -------------------------------------------------------------------------------------
+
+
+def test_autocast_computes_and_differentiates_as_torchs():
+    call = arguments((2, 5, 37), (7, 5, 3), {"bias": True})
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = autoconv.conv1d(**call), functional.conv1d(**call)
+        assert_near(y, expected, 8e-3)
+        assert_same_gradients(call, {"input", "weight", "bias"}, tolerance=2e-2)

@@ -1,0 +1,319 @@
+"""A whole sweep without a GPU: what it finds, what it records, and what it does when things go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+import pytest
+
+from autoconv.config import Config
+from autoconv.kernels.registry import supporting
+from autoconv.lookup import COLUMNS, records
+from autoconv.problem import Problem
+from autoconv.settings import Settings
+from autoconv.sweep.pool import Crew
+from autoconv.sweep.sweep import CHECKED, Job, sweep
+from autoconv.sweep.tuner import Tuner, no_progress
+from tuning_db import Trial, TuningDB
+
+ROOT = Path(__file__).parents[2]
+
+SettingsFor = Callable[[Path], Settings]
+
+
+def recorded(database: Path, problem: Problem) -> list[Trial]:
+    with TuningDB.open_readonly(database, columns=COLUMNS, application="autoconv") as opened:
+        return opened.trials(problem.key())
+
+
+# --- candidates that misbehave --------------------------------------------------------------------
+
+FAULTY_PROBLEM = Problem(1, 16, 16, 3, 64, bias=True)
+FAULTS = {
+    "breaks the compiler": "compile",
+    "kills its compiler": "crash",
+    "hangs in its compiler": "timeout",
+    "takes too much shared memory": "resources",
+    "kills its interpreter": "crash",
+    "computes something else": "wrong",
+    "writes nothing": "wrong",
+    "breaks in the interpreter": "launch",
+    "is right": "ok",
+}
+
+MISS = """
+import json, sys
+from autoconv import settings
+from autoconv.device import find
+from autoconv.environment import Environment
+from autoconv.kernels.registry import kernels
+from autoconv.kernels.source import source_hash
+from autoconv.problem import Problem
+from autoconv.sweep.pool import Crew
+from autoconv.sweep.sweep import Job
+from autoconv.sweep.tuner import Tuner
+
+for name in set(kernels()) - {"faulty"}:
+    del kernels()[name]
+now, device = settings.load(), find("rtx4090")
+job = Job(device, Environment.current(device, source_hash()), now.cache, on_gpu=False, leaders=99)
+tuner, problem = Tuner(now), Problem.parse(sys.argv[1])
+assert tuner.find(problem, job.environment) is None
+print("missed", flush=True)
+sys.stdin.readline()
+with Crew(2, compile_seconds=10) as crew:
+    tuned = tuner.tune(problem, job, wait=240, crew=crew)
+print(json.dumps([tuned.swept is not None, tuned.found.grade, tuned.found.config.document()]))
+"""
+
+
+@dataclass(frozen=True)
+class Race:
+    """Four processes that missed on one key at the same time."""
+
+    database: Path
+    processes: tuple[subprocess.Popen[str], ...]
+
+    @cached_property
+    def answers(self) -> list[tuple[bool, str, dict[str, Any]]]:
+        """Of each: whether it swept, and the grade and the config that it found."""
+        outputs = [process.communicate(timeout=240)[0] for process in self.processes]
+        return [json.loads(output) for output in outputs]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def race(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Race]:
+    """Sweeps in a copy of the package that has one kernel more, whose configs each do harm in their own way.
+
+    One of them hangs for long, so all this goes on beside the module's other tests.
+    """
+    folder = tmp_path_factory.mktemp("faulty")
+    for package in ("autoconv", "tuning_db"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    kernel = Path(__file__).with_name("faulty_kernel.py")
+    shutil.copyfile(kernel, folder / "autoconv" / "kernels" / "faulty.py")
+    database = folder / "tuning.db"
+    files = {"AUTOCONV_DB": str(database), "AUTOCONV_CACHE": str(folder / "cache")}
+    command = [sys.executable, "-W", "error", "-c", MISS, str(FAULTY_PROBLEM)]
+    with ExitStack() as stack:
+        processes = tuple(
+            stack.enter_context(
+                subprocess.Popen(
+                    command, cwd=folder, env={**os.environ, **files}, text=True, stdin=PIPE, stdout=PIPE
+                )
+            )
+            for _ in range(4)
+        )
+        for process in processes:
+            stack.callback(process.kill)
+        for process in processes:
+            assert process.stdout is not None and process.stdin is not None
+            assert process.stdout.readline() == "missed\n"
+        for process in processes:
+            process.stdin.write("now\n")
+            process.stdin.flush()
+        yield Race(database, processes)
+
+
+# --- what a sweep finds and records ---------------------------------------------------------------
+
+
+def test_the_winner_is_verified_and_predicted(swept: Any, small: Problem) -> None:
+    found, result = swept.tuned.found, swept.tuned.swept
+    assert (found.provenance, found.grade, found.layer) == ("predicted", "exact", "user")
+    assert found.measured_us is None
+    assert found.predicted_us > 0
+    winner = result.winner
+    assert Config.from_document(winner.config) == found.config
+    assert winner.measured_us is None and winner.max_err < 1e-3
+    check = winner.detail["check"]
+    assert (check["ok"], check["unwritten"], check["overrun"]) == (True, 0, 0)
+    best = min(trial.predicted_us for trial in result.trials if trial.outcome == "ok")
+    assert found.predicted_us == best
+
+
+def test_every_candidate_tried_is_a_trial(swept: Any, small: Problem, job: Job) -> None:
+    result = swept.tuned.swept
+    outcomes = Counter(trial.outcome for trial in result.trials)
+    assert outcomes["ok"] == CHECKED
+    assert outcomes == {"ok": CHECKED, "compiled": result.compiled - CHECKED}
+    assert job.leaders <= result.compiled <= job.leaders + len(supporting(small))
+    assert result.candidates > result.compiled
+    assert {trial.config["kernel"] for trial in result.trials} == {k.name for k in supporting(small)}
+    assert all(trial.measured_us is None and trial.samples_us == () for trial in result.trials)
+    assert all(trial.predicted_us and trial.detail["registers"] > 0 for trial in result.trials)
+
+
+def test_the_database_holds_what_the_sweep_returns(swept: Any, small: Problem) -> None:
+    assert recorded(swept.database, small) == list(swept.tuned.swept.trials)
+
+
+def test_progress_counts_up(swept: Any) -> None:
+    steps: dict[str, list[tuple[int, int]]] = {}
+    for doing, done, of in swept.progress:
+        steps.setdefault(doing, []).append((done, of))
+    assert list(steps) == ["compile", "check"]
+    for counted in steps.values():
+        total = counted[0][1]
+        assert counted == [(done, total) for done in range(1, total + 1)]
+
+
+def test_what_is_known_is_not_swept(swept: Any, small: Problem, job: Job, settings_for: SettingsFor) -> None:
+    """By another tuner, as another process would have; without a crew, so a sweep would take long."""
+    tuned = Tuner(settings_for(swept.database)).tune(small, job)
+    assert tuned.swept is None
+    assert tuned.found == swept.tuned.found
+
+
+def test_again_sweeps_again_and_adds_its_trials(
+    swept: Any, small: Problem, job: Job, crew: Crew, settings_for: SettingsFor, tmp_path: Path
+) -> None:
+    database = tmp_path / "tuning.db"
+    shutil.copyfile(swept.database, database)
+    tuned = Tuner(settings_for(database)).tune(small, job, again=True, crew=crew)
+    assert tuned.swept is not None
+    assert tuned.found == swept.tuned.found
+    assert len(recorded(database, small)) == 2 * len(swept.tuned.swept.trials)
+
+
+# --- deadlines ------------------------------------------------------------------------------------
+
+
+def test_a_deadline_in_the_past_tries_nothing(small: Problem, job: Job, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    with Crew(1) as idle:
+        result = sweep(small, replace(job, seconds=1e-6), None, idle, no_progress)
+    assert (result.winner, result.trials, result.compiled) == (None, (), 0)
+    assert result.candidates > 0
+    assert time.monotonic() - begun < 10
+
+
+def test_what_the_deadline_left_unchecked_is_recorded_as_compiled(
+    swept: Any, small: Problem, job: Job, crew: Crew
+) -> None:
+    """The compilers are warm and all is in the cache; the interpreters would first have to start."""
+    with Crew(1) as cold:
+        cold.compilers, compilers = crew.compilers, cold.compilers
+        result = sweep(small, replace(job, seconds=1.0), None, cold, no_progress)
+        cold.compilers = compilers
+    assert result.winner is None
+    assert {trial.outcome for trial in result.trials} == {"compiled"}
+    assert len(result.trials) == result.compiled <= swept.tuned.swept.compiled
+    assert result.seconds < 5
+
+
+# --- trouble with the database --------------------------------------------------------------------
+
+
+def test_a_database_that_cannot_be_written_keeps_the_result_in_memory(
+    swept: Any, small: Problem, job: Job, crew: Crew, settings_for: SettingsFor, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    warnings: list[str] = []
+    tuner = Tuner(settings_for(tmp_path / "file" / "tuning.db"), warn=warnings.append)
+    tuned = tuner.tune(small, job, crew=crew)
+    assert tuned.swept is not None and tuned.found is not None
+    assert (tuned.found.layer, tuned.found.grade, tuned.found.provenance) == ("memory", "exact", "predicted")
+    assert tuned.found.config == swept.tuned.found.config
+    assert tuner.find(small, job.environment) == tuned.found
+    assert tuner.tune(small, job).swept is None
+    assert any("'user' is skipped" in warning for warning in warnings)
+
+
+def test_a_database_that_fails_on_the_way_does_not_stop_the_sweep(
+    swept: Any, small: Problem, job: Job, crew: Crew, settings_for: SettingsFor, tmp_path: Path
+) -> None:
+    database = tmp_path / "tuning.db"
+    warnings: list[str] = []
+    tuner = Tuner(settings_for(database), warn=warnings.append)
+
+    def break_it(doing: str, done: int, of: int) -> None:
+        if (doing, done) == ("check", 1):
+            with sqlite3.connect(database) as connection:
+                connection.execute("DROP TABLE trials")
+
+    tuned = tuner.tune(small, job, crew=crew, progress=break_it)
+    assert tuned.swept is not None and tuned.found is not None
+    assert len(tuned.swept.trials) == len(swept.tuned.swept.trials)
+    assert tuned.found.config == swept.tuned.found.config
+    assert tuned.found.layer == "memory"
+    assert tuner.tune(small, job).swept is None
+
+
+# --- one sweep at a time --------------------------------------------------------------------------
+
+
+def test_a_guess_serves_while_another_sweeps(
+    small: Problem, job: Job, crew: Crew, settings_for: SettingsFor, tmp_path: Path
+) -> None:
+    settings = settings_for(tmp_path / "tuning.db")
+    under_way, go_on = threading.Event(), threading.Event()
+
+    def hold(doing: str, done: int, of: int) -> None:
+        under_way.set()
+        go_on.wait(60)
+
+    tuned: list[Any] = []
+    sweeping = threading.Thread(
+        target=lambda: tuned.append(Tuner(settings).tune(small, job, crew=crew, progress=hold))
+    )
+    sweeping.start()
+    try:
+        assert under_way.wait(60)
+        other = Tuner(settings)
+        guessed = other.tune(small, job, wait=0.1)
+        assert guessed.swept is None
+        assert guessed.found == other.guess(small, job.device)
+        assert (guessed.found.provenance, guessed.found.grade, guessed.found.layer) == (
+            "predicted", "default", "none",
+        )  # fmt: skip
+        assert other.find(small, job.environment) is None, "a guess is not kept"
+    finally:
+        go_on.set()
+        sweeping.join()
+    assert tuned[0].swept is not None
+    assert other.find(small, job.environment) == tuned[0].found
+
+
+def test_records_are_those_of_the_lookup(swept: Any, small: Problem, job: Job) -> None:
+    problem, environment = records(small, job.environment)
+    winner = swept.tuned.swept.winner
+    assert (winner.problem, winner.environment) == (problem, environment)
+
+
+def test_of_four_processes_that_miss_one_sweeps(race: Race) -> None:
+    assert sorted(swept for swept, _, _ in race.answers) == [False, False, False, True]
+    assert {grade for _, grade, _ in race.answers} == {"exact"}
+    assert all(config == race.answers[0][2] for _, _, config in race.answers)
+    hashes = [trial.config_hash for trial in recorded(race.database, FAULTY_PROBLEM)]
+    assert len(set(hashes)) == len(hashes) == len(FAULTS)
+
+
+def test_each_bad_candidate_costs_one_trial(race: Race) -> None:
+    faults = list(FAULTS)
+    assert faults[race.answers[0][2]["FAULT"] - 1] == "is right"
+    trials = recorded(race.database, FAULTY_PROBLEM)
+    assert {faults[trial.config["FAULT"] - 1]: trial.outcome for trial in trials} == FAULTS
+    errors = {faults[trial.config["FAULT"] - 1]: trial.error for trial in trials}
+    assert errors["breaks the compiler"] == "ValueError: no such tile"
+    assert errors["kills its compiler"] == errors["kills its interpreter"] == "worker ended with status -9"
+    assert errors["hangs in its compiler"] == "no answer within 10 s"
+    assert "shared memory" in errors["takes too much shared memory"]
+    assert errors["breaks in the interpreter"] == "RuntimeError: no such instruction"
+    assert "unwritten" in errors["writes nothing"] and "error inf" in errors["writes nothing"]
+    assert errors["is right"] is None
