@@ -14,11 +14,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.problem import Problem
-from autoconv.sweep.tasks import Reply, Task
+
+if TYPE_CHECKING:
+    from autoconv.sweep.tasks import Reply, Task
 
 
 def _compile(problem: Problem, config: Config, task: Task) -> Reply:

@@ -96,8 +96,8 @@ def cases(draw: st.DrawFn) -> tuple[Problem, Config]:
         dtype=dtype,
         precision=draw(st.sampled_from(PRECISIONS[dtype])),
     )
-    kernel = draw(st.sampled_from(supporting(problem)))
-    return problem, draw(st.sampled_from(list(kernel.space(problem, RTX4090))))
+    spaces = [list(kernel.space(problem, RTX4090)) for kernel in supporting(problem)]
+    return problem, draw(st.sampled_from([space for space in spaces if space]).flatmap(st.sampled_from))
 
 
 @no_deadline

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from autoconv.config import Config
 from autoconv.device import find
+from autoconv.kernels.base import Kernel
 from autoconv.kernels.registry import kernel as kernel_called
-from autoconv.kernels.registry import supporting
 from autoconv.problem import ACTIVATIONS, PRECISIONS, Problem
 from autoconv.sweep.pool import Pool
 from autoconv.sweep.tasks import verify_task
@@ -22,54 +22,71 @@ from autoconv.sweep.tasks import verify_task
 settings.register_profile("kernels", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("kernels")
 
-Verified = Callable[[Problem, Config, int], dict[str, Any]]
+ProblemsOf = Callable[[Kernel, bool], "st.SearchStrategy[Problem]"]
 ConfigsOf = Callable[[str, Problem, int], list[Config]]
+Verified = Callable[[Problem, Config, int], dict[str, Any]]
+
+FAMILIES = {
+    # What decides whether a kernel runs a problem at all, with an example that it runs if it runs the family.
+    "plain": Problem(1, 16, 4, 3, 64),
+    "pointwise": Problem(1, 16, 16, 1, 64),
+    "channels last": Problem(1, 16, 16, 3, 64, layout="nlc"),
+    "grouped": Problem(1, 32, 32, 3, 64, groups=2),
+    "depthwise": Problem(1, 8, 8, 3, 64, groups=8),
+    "long depthwise": Problem(1, 8, 8, 31, 64, groups=8),
+    "transposed": Problem(1, 16, 16, 4, 64, op="conv_transpose", stride=2, groups=2),
+    "weight gradient": Problem(1, 16, 16, 3, 64, op="conv_weight"),
+}
 
 
 @st.composite
-def _problems(draw: st.DrawFn, channels: int, kernel: int, length: int) -> Problem:
-    """Any problem that some kernel runs, with up to `channels` channels, `kernel` taps, `length` outputs."""
-    op = draw(st.sampled_from(["conv", "conv", "conv_transpose", "conv_weight"]))
-    groups = draw(st.sampled_from([1, 1, 2, 3, 12]))
-    each = st.integers(1, max(1, channels // groups)) | st.just(1)  # one a group: depthwise
-    cin, cout = (groups * draw(each) for _ in range(2))
-    taps, stride, dilation = draw(st.integers(1, kernel)), draw(st.integers(1, 5)), draw(st.integers(1, 4))
-    span = (taps - 1) * dilation + 1
-    pads = st.integers(0, span + 1)
-    left, right = draw(st.tuples(pads, pads) | pads.map(lambda pad: (pad, pad)) | st.just((0, 0)))
-    shortest = max(
-        1, (span - left - right) if op != "conv_transpose" else -(-(left + right + 1 - span) // stride) + 1
+def _problems(draw: st.DrawFn, families: list[str], large: bool) -> Problem:
+    """Any problem of one of the families: small ones cost the interpreter a fraction of a second."""
+    family = draw(st.sampled_from(families))
+    op = FAMILIES[family].op
+    groups = draw(st.integers(1, 9)) if FAMILIES[family].groups > 1 or op != "conv" else 1
+    channels = st.integers(1, max(1, (2000 if large else 40) // groups))
+    cin = 1 if "depthwise" in family else draw(channels)
+    taps = {"pointwise": st.just(1), "long depthwise": st.integers(16, 40)}.get(
+        family, st.integers(1, 300 if large else 7)
     )
+    kernel, stride, dilation = draw(taps), draw(st.integers(1, 5)), draw(st.integers(1, 4))
+    span = (kernel - 1) * dilation + 1
+    pads = st.integers(0, span + 1)
+    left, right = draw(st.just((0, 0)) | pads.map(lambda pad: (pad, pad)) | st.tuples(pads, pads))
+    extra = draw(st.integers(0, max(stride, dilation) - 1)) if op == "conv_transpose" else 0
+    lacking = left + right + 1 - span - extra if op == "conv_transpose" else span - left - right
+    least = max(1, -(-lacking // stride) + 1 if op == "conv_transpose" else lacking)
     dtype = draw(st.sampled_from(sorted(PRECISIONS)))
     return Problem(
         N=draw(st.integers(1, 3)),
-        Cin=cin,
-        Cout=cout,
-        K=taps,
-        L=shortest + draw(st.integers(0, length)),
+        Cin=groups * cin,
+        Cout=groups * draw(channels),
+        K=kernel,
+        L=least + draw(st.integers(0, 10**6 if large else 70)),
         stride=stride,
         dilation=dilation,
         op=op,
         padding=(left, right),
         groups=groups,
-        bias=draw(st.booleans()) and op != "conv_weight",
-        activation=draw(st.sampled_from(ACTIVATIONS)) if op != "conv_weight" else "none",
+        output_padding=extra,
+        bias=op != "conv_weight" and draw(st.booleans()),
+        activation="none" if op == "conv_weight" else draw(st.just("none") | st.sampled_from(ACTIVATIONS)),
         dtype=dtype,
         precision=draw(st.sampled_from(PRECISIONS[dtype])),
-        layout=draw(st.sampled_from(["ncl", "ncl", "nlc"])),
+        layout="nlc" if family == "channels last" else draw(st.sampled_from(["ncl", "ncl", "nlc"])),
     )
 
 
 @pytest.fixture(scope="session")
-def small_problems() -> st.SearchStrategy[Problem]:
-    """Problems that the interpreter computes in a fraction of a second."""
-    return _problems(channels=36, kernel=7, length=70).filter(supporting)
+def problems_of() -> ProblemsOf:
+    """The problems that a kernel runs, small or of any size; those of any size are not to be computed."""
 
+    def problems(kernel: Kernel, large: bool) -> st.SearchStrategy[Problem]:
+        families = [name for name, example in FAMILIES.items() if kernel.unsupported(example) is None]
+        return _problems(families, large).filter(lambda problem: kernel.unsupported(problem) is None)
 
-@pytest.fixture(scope="session")
-def problems() -> st.SearchStrategy[Problem]:
-    """Problems of any size; not to be computed."""
-    return _problems(channels=2000, kernel=300, length=10**6).filter(supporting)
+    return problems
 
 
 def _small_tiles(name: str) -> list[Config]:
@@ -90,10 +107,12 @@ def configs_of() -> ConfigsOf:
     def configs(name: str, problem: Problem, steps: int) -> list[Config]:
         kernel = kernel_called(name)
         own = {c for device in ("rtx4090", "a100-80gb") for c in kernel.space(problem, find(device))}
-        works = {config: kernel.work(problem, config) for config in {*own, *_small_tiles(name)}}
+        # Warps and stages make no difference to the interpreter.
+        of_tiles = {tuple(config.tiles.items()): config for config in sorted(own, key=str)}
+        works = {c: kernel.work(problem, c) for c in {*of_tiles.values(), *_small_tiles(name)}}
         cost = {config: work.blocks * (work.steps + 2) for config, work in works.items()}
         ranked = sorted(works, key=lambda config: (-works[config].blocks, str(config)))
-        return [config for config in ranked if cost[config] <= steps] or [min(ranked, key=cost.__getitem__)]
+        return [config for config in ranked if cost[config] <= steps] or sorted(ranked, key=cost.get)[:1]
 
     return configs
 

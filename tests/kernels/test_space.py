@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from autoconv.config import Config
@@ -32,48 +33,51 @@ EXAMPLES = [
     )
 ]
 GRID_LIMITS = (2**31 - 1, 65535, 65535)  # blocks along x, y and z: CUDA C++ Programming Guide
-broad = settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+broad = settings(max_examples=6, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+ProblemsOf = Callable[[Kernel, bool], "st.SearchStrategy[Problem]"]
 
 
+@pytest.mark.parametrize("name", NAMES)
 @broad
 @given(data=st.data(), device=st.sampled_from(["rtx4090", "rtx3090", "a100-80gb", "h100-sxm"]))
 def test_spaces_hold_legal_configs_that_cover_the_output(
-    data: st.DataObject, device: str, problems: st.SearchStrategy[Problem]
+    name: str, data: st.DataObject, device: str, problems_of: ProblemsOf
 ) -> None:
-    problem = data.draw(problems)
-    for kernel in supporting(problem):
-        configs = list(kernel.space(problem, find(device)))
-        if kernel.name == "split_k" and not configs:
-            continue  # the device is full without a split
-        assert configs, f"{kernel.name} supports {problem} and offers no config for it"
-        assert len(set(configs)) == len(configs)
-        grid_of = kernel.grid(problem)
-        for config in configs:
-            kernel.check(config)
-            grid = grid_of(config.meta)
-            assert 1 <= len(grid) <= 3
-            assert all(type(axis) is int and axis >= 1 for axis in grid)
-            assert all(axis <= limit for axis, limit in zip(grid, GRID_LIMITS, strict=False))
-            assert math.prod(grid) == kernel.work(problem, config).blocks
+    kernel = kernel_called(name)
+    problem = data.draw(problems_of(kernel, True))
+    configs = list(kernel.space(problem, find(device)))
+    if name == "split_k" and not configs:
+        return  # the device is full without a split
+    assert configs, f"{name} supports {problem} and offers no config for it"
+    assert len(set(configs)) == len(configs)
+    grid_of = kernel.grid(problem)
+    for config in configs:
+        kernel.check(config)
+        grid = grid_of(config.meta)
+        assert 1 <= len(grid) <= 3
+        assert all(type(axis) is int and axis >= 1 for axis in grid)
+        assert all(axis <= limit for axis, limit in zip(grid, GRID_LIMITS, strict=False))
+        assert math.prod(grid) == kernel.work(problem, config).blocks
 
 
+@pytest.mark.parametrize("name", NAMES)
 @broad
 @given(data=st.data())
 def test_work_counts_at_least_what_the_problem_needs(
-    data: st.DataObject, problems: st.SearchStrategy[Problem]
+    name: str, data: st.DataObject, problems_of: ProblemsOf
 ) -> None:
-    problem = data.draw(problems)
-    for kernel in supporting(problem):
-        config = next(iter(kernel.space(problem, find("rtx4090"))), None)
-        if config is None:
-            continue
-        work = kernel.work(problem, config)
-        assert work.blocks * work.accumulators >= math.prod(problem.y_shape)
-        if problem.op == "conv":  # some products of a transposed one fall into its padding
-            assert work.blocks * work.flops >= problem.flops
-        assert {access.tensor for access in work.reads} == {"x", "w"}
-        assert work.write.tensor == "y"
-        assert work.write.tensor_bytes == math.prod(problem.y_shape) * problem.dtype_bytes
+    kernel = kernel_called(name)
+    problem = data.draw(problems_of(kernel, True))
+    config = next(iter(kernel.space(problem, find("rtx4090"))), None)
+    assume(config is not None)
+    work = kernel.work(problem, config)
+    assert work.blocks * work.accumulators >= math.prod(problem.y_shape)
+    if problem.op == "conv":  # some products of a transposed one fall into its padding
+        assert work.blocks * work.flops >= problem.flops
+    assert {access.tensor for access in work.reads} == {"x", "w"}
+    assert work.write.tensor == "y"
+    assert work.write.tensor_bytes == math.prod(problem.y_shape) * problem.dtype_bytes
 
 
 def example(kernel: Kernel) -> Problem:

@@ -111,8 +111,7 @@ def test_a_worker_killed_while_idle_costs_nothing() -> None:
         list(pool.perform([quick(1)]))
         (idle,) = workers() - before
         os.kill(idle, signal.SIGKILL)
-        while idle in workers():
-            time.sleep(0.01)
+        os.waitid(os.P_PID, idle, os.WEXITED | os.WNOWAIT)
         assert answers(pool, 1)
 
 
