@@ -9,7 +9,7 @@ PREBUILT_FROM := hatch_build.py autoconv/problem.py $(wildcard tuning_db/*.py tu
 OTHER_TRITONS := 3.3.1 3.9.0
 
 .DEFAULT_GOAL := check
-.PHONY: check setup demo test test-slow lint format types docs docs-update bench test-triton-versions dist clean help
+.PHONY: check setup demo test test-slow lint format types docs docs-update bench bench-model test-triton-versions dist clean help
 
 check: lint types docs test  ## Everything that must hold before a change goes in
 
@@ -43,6 +43,9 @@ docs-update: setup  ## Generate those parts anew
 
 bench: setup  ## The programs of scripts/bench, each of which prints JSON
 	for program in scripts/bench/*.py; do $(RUN) $$program || exit 1; done
+
+bench-model: setup  ## What the cost model predicts, and how fast, as JSON
+	$(RUN) scripts/bench/model.py
 
 test-triton-versions: $(OTHER_TRITONS:%=test-triton-%)  ## tests/compat under the oldest and the newest Triton
 

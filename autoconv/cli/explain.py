@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -20,74 +21,112 @@ from autoconv.cli.common import (
     target,
 )
 from autoconv.config import Config
+from autoconv.cost.explanation import difference, rows
 from autoconv.cost.prediction import Prediction
 from autoconv.device import Device
 from autoconv.errors import ConfigError
 from autoconv.problem import Problem
+
+RESOURCES = ("registers", "shared", "spills")
 
 
 @click.command(epilog=PROBLEM_HELP)
 @problem_argument
 @device_option
 @config_options
+@click.option("--against", metavar="JSON", help="Config to compare with, of --against-kernel.")
+@click.option("--against-kernel", metavar="NAME", help="Its kernel; --kernel by default.")
+@click.option(
+    "--resources",
+    "given",
+    metavar="NAME=NUMBER,...",
+    help="Take these in place of what compiling gives, such as registers=184,shared=16384 (also spills).",
+)
 @json_option
-def explain(problem: str, device: str, kernel: str | None, numbers: str | None, as_json: bool) -> None:
+def explain(
+    problem: str,
+    device: str,
+    kernel: str | None,
+    numbers: str | None,
+    against: str | None,
+    against_kernel: str | None,
+    given: str | None,
+    as_json: bool,
+) -> None:
     """Show why a config should take the time it is predicted to take.
 
     The config is the database's for PROBLEM, or the best estimate where it has none of ours, unless --kernel
-    and --config give one. It is compiled for the device; every figure is predicted, none measured. Exit
-    status 1: it compiles, but the device cannot launch it.
+    and --config give one. It is compiled for the device; every figure is predicted, none measured. With
+    --against, two configs stand side by side, with what makes the difference. Exit status 1: it compiles,
+    but the device cannot launch it.
     """
     parsed = Problem.parse(problem)
     config = parse_config(kernel, numbers)
-    if config is not None:
-        check_runs(config, parsed)
+    other = parse_config(against_kernel or kernel, against) if against else None
+    taken = parse_resources(given)
+    for one in (config, other):
+        if one is not None:
+            check_runs(one, parsed)
     at = target(device)
     if config is None:
         config = at.tuner.kernel_for(parsed, at.environment, at.device)
-    prediction = _predicted(parsed, config, at.device)
-    fields = {"problem": str(parsed), "device": at.device.name, **prediction.to_json(config)}
+    predictions = [(config, _predicted(parsed, config, at.device, taken))]
+    if other is not None:
+        predictions.append((other, _predicted(parsed, other, at.device, {})))
+    fields = [
+        {"problem": str(parsed), "device": at.device.name, **prediction.to_json(one)}
+        for one, prediction in predictions
+    ]
     if as_json:
-        print_json(fields)
+        for row in fields:
+            print_json(row)
     else:
-        _print(fields, config, prediction)
-    raise SystemExit(0 if prediction.blocks_per_sm else 1)
+        _print(fields[0], [rows(one, prediction) for one, prediction in predictions])
+        if other is not None:
+            click.echo(difference(predictions[0][1], predictions[1][1]))
+    raise SystemExit(0 if all(prediction.blocks_per_sm for _, prediction in predictions) else 1)
 
 
-def _predicted(problem: Problem, config: Config, device: Device) -> Prediction:
-    from autoconv.cost.predict import predict
+def _predicted(problem: Problem, config: Config, device: Device, taken: dict[str, Any]) -> Prediction:
+    from autoconv.cost.predict import (
+        compiled_resources,
+        predict,
+    )  # imports Triton, which --help can do without
 
     try:
-        return predict(problem, config, device)
+        resources = compiled_resources(problem, config, device)
     except Exception as error:  # Triton and ptxas raise of every type on a config they cannot compile
         said = (str(error).strip().splitlines() or [""])[-1]
         reason = f"does not compile for {device.name} ({type(error).__name__}: {said})"
         raise ConfigError("config", config, reason, "choose other tiles, warps or stages") from error
+    return predict(problem, config, device, replace(resources, **taken))
 
 
-def _print(fields: dict[str, Any], config: Config, prediction: Prediction) -> None:
+def parse_resources(given: str | None) -> dict[str, int]:
+    """Return what --resources overrides, by name.
+
+    Raises:
+        ConfigError: a name is unknown or a number is none.
+
+    >>> parse_resources("registers=184,shared=16384")
+    {'registers': 184, 'shared': 16384}
+    """
+    found = {}
+    for part in given.split(",") if given else ():
+        name, _, number = (piece.strip() for piece in part.partition("="))
+        if name not in RESOURCES or not number.isdigit():
+            remedy = "write such as registers=184,shared=16384"
+            raise ConfigError("resources", part, f"is none of {', '.join(RESOURCES)} with a number", remedy)
+        found[name] = int(number)
+    return found
+
+
+def _print(fields: dict[str, Any], columns: list[dict[str, str]]) -> None:
     table = Table(
         title=f"{fields['problem']} on {fields['device']}: predicted, not measured",
         show_header=False,
         title_justify="left",
     )
-    time = f"{prediction.seconds * 1e3:.4g} ms; floor {prediction.floor_seconds * 1e3:.4g} ms"
-    terms = sorted(prediction.terms.items(), key=lambda term: -term[1])
-    rows = {
-        "config": str(config),
-        "time": f"{time} ({prediction.seconds / prediction.floor_seconds:.2f} x)"
-        if prediction.blocks_per_sm
-        else f"none: {fields['device']} cannot launch a block, for want of {prediction.limiter}",
-        "bound": ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in terms),
-        "grid": f"{' x '.join(str(axis) for axis in prediction.grid)} = {prediction.blocks} blocks",
-        "occupancy": f"{prediction.blocks_per_sm} blocks an SM, {prediction.warps_active_pct:.1f} % of its "
-        f"warps; limited by {prediction.limiter}",
-        "resources": f"{prediction.registers} registers a thread, {prediction.spills} bytes spilled, "
-        f"{prediction.shared} bytes of shared memory a block",
-        "DRAM": f"{prediction.dram_bytes / 1e9:.4g} GB; ideal {prediction.ideal_bytes / 1e9:.4g} GB; "
-        f"{prediction.dram_throughput_pct:.1f} % of the peak",
-        "SM": f"{prediction.sm_throughput_pct:.1f} % of the peak of its busiest unit",
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
+    for name in columns[0]:
+        table.add_row(name, *(column[name] for column in columns))
     Console().print(table)

@@ -1,82 +1,62 @@
-"""The first model: occupancy, waves, and bounds by bytes, FLOPs, issue slots and latency.
+"""The cost model's two questions: `estimate`, from the config alone, and `predict_compiled`, from a cubin.
 
-Each bound is the time that one unit of the machine needs if nothing else held it up:
-
-- dram: the bytes that launch order moves, at the bandwidth a streaming kernel reaches;
-- tensor: the FLOPs of whole tiles at the peak rate, on the SM that gets the most blocks;
-- issue: warp instructions, four a cycle and SM;
-- l1: warp requests to memory, one 128-byte line a cycle and SM;
-- shared: the operands that warps read from shared memory and the stages written to it, 128 bytes a cycle;
-- l2: the bytes that blocks fetch and store past the L1;
-- latency: the blocks of one SM slot one after the other, each with its first load, its main-loop steps (a
-  step takes as long as its busiest unit, or as its loads when too few stages are in flight) and its stores;
-  only other blocks resident on the SM hide it.
-
-They overlap, but not wholly: the prediction is their 4-norm, which is the largest where one dominates and
-up to 1.6 times it where all are equal, plus the cost of a launch.
+How a time comes about is told in docs/cost_model.md: `kernels.work` says what a block asks for, `traffic`
+counts its sectors, `memory` follows them to DRAM, `timeline` adds up the time; `batch` turns many candidates
+into columns, so that all of this is arithmetic on arrays.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+
+import numpy as np
 
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
+from autoconv.cost.batch import Column, batch, guess
+from autoconv.cost.constants import CONSTANTS
+from autoconv.cost.memory import memory
 from autoconv.cost.occupancy import occupancy
 from autoconv.cost.prediction import Prediction, floor_seconds
+from autoconv.cost.timeline import timeline
 from autoconv.device import Device
 from autoconv.kernels.registry import kernel as kernel_called
-from autoconv.kernels.sizes import cdiv, powers_of_two
-from autoconv.kernels.work import Access, Work
+from autoconv.kernels.work import Work
 from autoconv.problem import Problem
 
-DRAM_EFFICIENCY = 0.93
-"""Share of the peak bandwidth that streaming reaches; Nsight Compute showed 94.85 % on an RTX 4090."""
-
-DRAM_LATENCY_CYCLES = {80: 466, 86: 546, 89: 542, 90: 479, 100: 479, 120: 542}
-"""SM cycles of a load served by DRAM: Luo et al., "Benchmarking and Dissecting the Nvidia Hopper GPU
-Architecture" (2024), for A100, RTX 4090 and H100. sm_86 and sm_120 are taken as sm_89,
-sm_100 as sm_90."""
-
-STEP_CYCLES = 60
-"""Cycles a main-loop step takes even with its data at hand: a barrier, a load from shared memory (about 30
-cycles in the same paper) and a tensor-core instruction (about 30) in a chain."""
-
-ISSUE_PER_CYCLE = 4  # warp instructions: one for each of an SM's four schedulers
-LINE_BYTES = 128  # of an L1 line, and what the L1 serves in a cycle
-SHARED_BYTES_PER_CYCLE = 128  # of an SM: 32 banks of 4 bytes
-L2_BYTES_PER_CYCLE = 47
-"""Of one SM: the A100 white paper gives 5120 bytes a cycle for 108 SMs; other GPUs are taken to be alike."""
-
-LAUNCH_SECONDS = 3e-6  # of one kernel in a stream, from enqueued to running
-TENSOR_FLOPS = {4: 2 * 16 * 8 * 8, 2: 2 * 16 * 8 * 16}
-"""FLOPs of one warp's mma.m16n8k8 (TF32) and mma.m16n8k16 (16-bit), by the bytes of an element."""
-
-
-_UNITS = ("tensor", "issue", "l1", "shared", "l2")
-
-
-@dataclass(frozen=True)
-class _Block:
-    """What one block costs an SM, in cycles of the unit named."""
-
-    tensor: float
-    issue: float
-    l1: float
-    shared: float
-    l2: float
-    latency: float
+SM_UNITS = ("tensor", "issue", "l1", "shared")  # whose use sm__throughput shows
 
 
 def estimate(problem: Problem, config: Config, device: Device) -> Prediction:
-    """Predict without compiling: registers and shared memory are guessed from the tile.
+    """Predict without compiling: registers and shared memory are judged from the tile.
 
     Raises:
         ConfigError: the kernel is unknown or the tiles are not its own.
     """
-    kernel = kernel_called(config.kernel)
-    kernel.check(config)
-    return _predict(problem, config, device, _guess(kernel.work(problem, config), config), compiled=False)
+    work = _work(problem, config)
+    return _prediction(problem, config, device, work, guess(config, work), compiled=False)
+
+
+def estimate_seconds(problem: Problem, configs: Sequence[Config], device: Device) -> Column:
+    """Return the seconds that `estimate` gives each config; thousands of them take a fraction of a second.
+
+    Raises:
+        ConfigError: a kernel is unknown or the tiles are not its own.
+    """
+    if not configs:
+        return np.empty(0)
+    of_tile: dict[tuple[str, tuple[int, ...]], Work] = {}  # warps and stages change nothing of the work
+    works = []
+    for config in configs:
+        tile = (config.kernel, tuple(config.tiles.values()))
+        if tile not in of_tile:
+            of_tile[tile] = _work(problem, config)
+        works.append(of_tile[tile])
+    taken = [guess(config, work) for config, work in zip(configs, works, strict=True)]
+    constants = CONSTANTS[device.arch.capability]
+    columns = batch(problem, configs, works, taken, device)
+    seconds = timeline(columns, memory(columns, device, constants), device, constants).seconds
+    return np.maximum(seconds, floor_seconds(problem, device))
 
 
 def predict_compiled(problem: Problem, config: Config, device: Device, resources: Resources) -> Prediction:
@@ -85,114 +65,71 @@ def predict_compiled(problem: Problem, config: Config, device: Device, resources
     Raises:
         ConfigError: the kernel is unknown or the tiles are not its own.
     """
-    kernel_called(config.kernel).check(config)
-    return _predict(problem, config, device, resources, compiled=True)
+    return _prediction(problem, config, device, _work(problem, config), resources, compiled=True)
 
 
-def _guess(work: Work, config: Config) -> Resources:
-    # Compiled for sm_89 by Triton 3.7, tiles of 64 accumulators a thread take 128 to 168 registers.
-    registers = min(255, int(work.accumulators / (32 * config.num_warps)) + 64)
-    return Resources(registers, spills=0, shared=max(1, config.num_stages - 1) * work.stage_bytes)
-
-
-def _predict(
-    problem: Problem, config: Config, device: Device, resources: Resources, *, compiled: bool
-) -> Prediction:
+def _work(problem: Problem, config: Config) -> Work:
     kernel = kernel_called(config.kernel)
-    work = kernel.work(problem, config)
-    room = occupancy(resources.registers, resources.shared, config.num_warps, device.arch)
-    clock = device.boost_mhz * 1e6
-    dram_bytes = _dram_bytes(work, device)
-    block = _block(problem, config, device, resources, work, compiled=compiled)
-    blocks_of_sm = cdiv(work.blocks, device.sms)  # the fullest SM's, which ends last
-    turns = cdiv(blocks_of_sm, max(1, room.blocks_per_sm))
-    terms = {
-        "dram": dram_bytes / (device.dram_gbps * 1e9 * DRAM_EFFICIENCY),
-        **{unit: blocks_of_sm * getattr(block, unit) / clock for unit in _UNITS},
-        "latency": turns * block.latency / clock,
-    }
-    seconds = sum(term**4 for term in terms.values()) ** 0.25 + LAUNCH_SECONDS
-    if not room.blocks_per_sm:
-        seconds = float("inf")
-    busy = max(terms[unit] for unit in _UNITS)
+    kernel.check(config)
+    return kernel.work(problem, config)
+
+
+def _prediction(
+    problem: Problem, config: Config, device: Device, work: Work, taken: Resources, *, compiled: bool
+) -> Prediction:
+    constants = CONSTANTS[device.arch.capability]
+    columns = batch(problem, [config], [work], [taken], device)
+    moved = memory(columns, device, constants)
+    time = timeline(columns, moved, device, constants)
+    floor = floor_seconds(problem, device)
+    seconds = max(float(time.seconds[0]), floor)
+    terms = {name: float(term[0]) for name, term in time.terms.items()}
+    room = occupancy(taken.registers, taken.shared, config.num_warps, device.arch)
+    ranked = sorted(terms, key=lambda name: -terms[name])
+    dram_bytes = int(moved.dram_bytes[0])
     return Prediction(
         seconds=seconds,
-        bound=max(terms, key=lambda name: terms[name]),
+        bound=ranked[0],
+        runner_up=ranked[1],
         terms=terms,
-        grid=kernel.grid(problem)(config.meta),
+        grid=kernel_called(config.kernel).grid(problem)(config.meta),
         blocks_per_sm=room.blocks_per_sm,
         limiter=room.limiter,
         warps_active_pct=room.warps_active_pct,
-        registers=resources.registers,
-        spills=resources.spills,
-        shared=resources.shared,
+        registers=taken.registers,
+        spills=taken.spills,
+        shared=taken.shared,
         compiled=compiled,
         dram_bytes=dram_bytes,
+        dram_read_bytes=int(moved.dram_read_bytes[0]),
+        dram_fill_bytes=int(moved.dram_fill_bytes[0]),
+        l2_bytes=int(moved.l2_bytes[0]),
+        l1_bytes=int(sum(read.sectors[0] for read in columns.reads) * work.steps * work.blocks)
+        * constants.sector_bytes,
         ideal_bytes=problem.ideal_bytes,
-        l2_hit_pct=None,
-        dram_throughput_pct=100 * dram_bytes / (device.dram_gbps * 1e9) / seconds,
-        sm_throughput_pct=100 * busy / seconds,
-        floor_seconds=floor_seconds(problem, device),
+        l2_hit_pct=100 * float(moved.l2_hit_share[0]),
+        dram_throughput_pct=min(100.0, 100 * dram_bytes / (device.dram_gbps * 1e9) / seconds),
+        sm_throughput_pct=min(100.0, 100 * max(terms[name] for name in SM_UNITS) / seconds),
+        floor_seconds=floor,
+        slots=_slots(taken, work),
     )
 
 
-def _block(
-    problem: Problem, config: Config, device: Device, resources: Resources, work: Work, *, compiled: bool
-) -> _Block:
-    clock = device.boost_mhz * 1e6
-    flops_per_cycle = device.tensor_rate(problem.dtype, problem.precision) / (device.sms * clock)
-    accesses = (*work.reads, work.write)
-    units = {
-        "tensor": work.flops / flops_per_cycle,
-        "issue": _warp_instructions(problem, config, resources, work, compiled=compiled) / ISSUE_PER_CYCLE,
-        "l1": sum(_requests(access) * _lines(access) for access in accesses),
-        "shared": work.steps * _shared_bytes_of_step(config, work) / SHARED_BYTES_PER_CYCLE,
-        "l2": sum(access.distinct_bytes for access in accesses) / L2_BYTES_PER_CYCLE,
-    }
-    dram_latency = DRAM_LATENCY_CYCLES[device.arch.capability]
-    step = max(max(units.values()) / work.steps + STEP_CYCLES, dram_latency / max(1, config.num_stages - 1))
-    return _Block(**units, latency=dram_latency + work.steps * step + dram_latency)
+KINDS = {
+    "products": ("HMMA", "IMMA", "FFMA", "HFMA2", "FMUL", "FADD"),
+    "loads and stores": ("LDG", "STG", "LDGSTS", "LDL", "STL", "LD", "ST"),
+    "shared memory": ("LDS", "LDSM", "STS"),
+    "waiting": ("BAR", "DEPBAR", "LDGDEPBAR", "WARPSYNC"),
+}
 
 
-def _shared_bytes_of_step(config: Config, work: Work) -> float:
-    """Return the bytes written to and read from shared memory in one main-loop step of a block.
-
-    Warps tile the output in a rectangle; each reads the rows and the columns of its own part, so the rows
-    are read once for each column of warps, and the columns once for each row of warps. Triton picks the
-    rectangle; the cheapest one is assumed.
-    """
-    rows, columns = work.stage_bytes_by_operand
-    shapes = [(m, config.num_warps // m) for m in powers_of_two(1, config.num_warps)]
-    return rows + columns + min(rows * across + columns * down for down, across in shapes)
-
-
-def _warp_instructions(
-    problem: Problem, config: Config, resources: Resources, work: Work, *, compiled: bool
-) -> float:
-    if compiled:
-        once = sum(resources.instructions.values()) - sum(resources.loop.values())
-        return config.num_warps * (once + work.steps * sum(resources.loop.values()))
-    multiplies = work.flops / TENSOR_FLOPS[problem.dtype_bytes]
-    if problem.precision == "ieee" and problem.dtype == "float32":
-        multiplies = work.flops / (2 * 32)  # a warp's FFMA
-    requests = sum(_requests(access) for access in (*work.reads, work.write))
-    return multiplies + requests + work.address_instructions * work.reads[0].elements / 32
-
-
-def _requests(access: Access) -> float:
-    """Return the warp-wide memory instructions of a block."""
-    per_request = 32 * access.vector_bytes
-    return access.elements * access.element_bytes / per_request
-
-
-def _lines(access: Access) -> float:
-    """Return the 128-byte lines that one request of 32 threads touches: the cycles it takes in the L1."""
-    return min(32.0, max(1.0, 32 * max(access.vector_bytes, access.lane_stride_bytes) / LINE_BYTES))
-
-
-def _dram_bytes(work: Work, device: Device) -> int:
-    total = 0
-    for access in (*work.reads, work.write):
-        passes = access.passes if access.tensor_bytes > device.l2_bytes else 1
-        total += access.tensor_bytes * passes
-    return total
+def _slots(taken: Resources, work: Work) -> dict[str, float]:
+    """Return the share of a warp's instructions by kind; what has no kind is arithmetic on addresses."""
+    issued: dict[str, float] = {}
+    for opcode, whole in taken.instructions.items():
+        in_loop = taken.loop.get(opcode, 0)
+        base = opcode.split(".")[0]
+        kind = next((kind for kind, names in KINDS.items() if base in names), "addresses and masks")
+        issued[kind] = issued.get(kind, 0) + whole - in_loop + work.steps * in_loop
+    total = sum(issued.values())
+    return {kind: count / total for kind, count in sorted(issued.items(), key=lambda one: -one[1])}

@@ -16,7 +16,7 @@ from autoconv.problem import Problem
 
 
 def estimate(problem: Problem, config: Config, device: Device | str) -> Prediction:
-    """Predict without compiling, in some 0.1 ms: for pruning a space of configs.
+    """Predict without compiling, in about a millisecond; `model.estimate_seconds` prunes whole spaces.
 
     Raises:
         ConfigError: the kernel is unknown, cannot run the problem, or the tiles are not its own.
@@ -45,8 +45,13 @@ def predict(
     """
     problem, config, target = _checked(problem, config, device)
     if resources is None:
-        resources = compile_candidate(problem, config, target, settings.load().cache)
+        resources = compiled_resources(problem, config, target)
     return model.predict_compiled(problem, config, target, resources)
+
+
+def compiled_resources(problem: Problem, config: Config, device: Device) -> Resources:
+    """Return what compiling `config` for `device` gives, from the cache where it is there."""
+    return compile_candidate(problem, config, device, settings.load().cache)
 
 
 def _checked(problem: Problem, config: Config, device: Device | str) -> tuple[Problem, Config, Device]:

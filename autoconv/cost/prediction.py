@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ class Prediction:
     """A predicted time and the figures it rests on. Nothing in it was measured."""
 
     seconds: float  # infinite where the device cannot launch a block: blocks_per_sm is 0
-    bound: str  # the largest of the terms, by name
+    bound: str  # the largest term: "dram", "l2", "l1", "shared", "tensor", "issue" or "latency"
+    runner_up: str  # the next
     terms: dict[str, float]  # seconds each term alone would take
     grid: tuple[int, ...]
     blocks_per_sm: int
@@ -25,12 +27,17 @@ class Prediction:
     spills: int  # bytes of a thread
     shared: int  # bytes of a block
     compiled: bool  # whether registers, spills and shared come from a cubin or from a guess
-    dram_bytes: int
+    dram_bytes: int  # read, filled and written
+    dram_read_bytes: int
+    dram_fill_bytes: int  # read because stores covered sectors in part only
+    l2_bytes: int  # between the SMs and the L2, both ways
+    l1_bytes: int  # sectors of all read requests, each by itself
     ideal_bytes: int  # every tensor moved once
-    l2_hit_pct: float | None  # None: this model does not follow lines through the L2
+    l2_hit_pct: float  # Nsight Compute: lts__t_sector_hit_rate.pct
     dram_throughput_pct: float
     sm_throughput_pct: float
     floor_seconds: float
+    slots: dict[str, float]  # share of a warp's issue slots by kind of instruction; empty where not compiled
 
     @property
     def blocks(self) -> int:
@@ -58,14 +65,23 @@ class Prediction:
             "shared": self.shared,
             "compiled": self.compiled,
             "dram_bytes": self.dram_bytes,
+            "dram_read_bytes": self.dram_read_bytes,
+            "dram_fill_bytes": self.dram_fill_bytes,
+            "l2_bytes": self.l2_bytes,
+            "l1_bytes": self.l1_bytes,
             "ideal_bytes": self.ideal_bytes,
-            "l2_hit_pct": self.l2_hit_pct,
+            "l2_hit_pct": round(self.l2_hit_pct, 2),
             "dram_throughput_pct": round(self.dram_throughput_pct, 2),
             "sm_throughput_pct": round(self.sm_throughput_pct, 2),
-            "predicted_ms": self.seconds * 1e3 if self.blocks_per_sm else None,
+            "predicted_ms": self.seconds * 1e3 if math.isfinite(self.seconds) else None,
             "floor_ms": self.floor_seconds * 1e3,
             "bound": self.bound,
-            "terms_ms": {name: seconds * 1e3 for name, seconds in self.terms.items()},
+            "runner_up": self.runner_up,
+            "terms_ms": {
+                name: seconds * 1e3 if math.isfinite(seconds) else None
+                for name, seconds in self.terms.items()
+            },
+            "issue_slots": {name: round(share, 4) for name, share in self.slots.items()},
             "provenance": "predicted",
         }
 

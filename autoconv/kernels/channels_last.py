@@ -150,7 +150,11 @@ class ChannelsLast(Kernel):
         steps = problem.K * cdiv(problem.Cin, depth)
         vector = min(16, alignment(problem.Cin) * size)
         return Work(
-            blocks=self.grid(problem)(config.meta)[0],
+            order=(
+                ("co", cdiv(problem.Cout, rows)),
+                ("l", cdiv(problem.L_out, columns)),
+                ("n", problem.N),
+            ),
             steps=steps,
             flops=2.0 * rows * columns * depth * steps,
             reads=(
@@ -159,20 +163,34 @@ class ChannelsLast(Kernel):
                     elements=columns * depth * steps,
                     positions=window(problem, columns),
                     channels=problem.Cin,
+                    columns=columns,
+                    depth=depth,
+                    varies=("l", "n"),
+                    advance=columns * problem.stride,
+                    moves=(("l", columns * problem.stride * problem.Cin), ("n", problem.Cin * problem.L)),
+                    lanes_along="reduction",
+                    taps=(1, 0),
                     vector_bytes=vector,
-                    lane_stride=vector // size,
                 ),
                 read_w(
                     problem,
                     elements=rows * depth * steps,
                     distinct=min(rows, problem.Cout) * problem.reduction,
+                    rows=rows,
+                    depth=depth,
+                    varies=("co",),
                     lane_stride=problem.K,
                 ),
             ),
             write=write_y(
-                problem, elements=rows * columns, vector_bytes=min(16, alignment(problem.L_out) * size)
+                problem,
+                rows=rows,
+                columns=columns,
+                varies=("co", "l", "n"),
+                vector_bytes=min(16, alignment(problem.L_out) * size),
+                moves=(("co", rows * problem.L_out), ("l", columns), ("n", problem.Cout * problem.L_out)),
             ),
-            accumulators=rows * columns,
+            tile=(rows, columns),
             stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
             address_instructions=4.0,
         )

@@ -159,7 +159,11 @@ class Dense(Kernel):
         w_vector = min(16, alignment(problem.reduction) * size)
         y_vector = min(16, alignment(problem.L_out) * size)
         return Work(
-            blocks=self.grid(problem)(config.meta)[0],
+            order=(
+                ("co", cdiv(problem.Cout, rows)),
+                ("l", cdiv(problem.L_out, columns)),
+                ("n", problem.N),
+            ),
             steps=steps,
             flops=2.0 * rows * columns * depth * steps,
             reads=(
@@ -168,18 +172,32 @@ class Dense(Kernel):
                     elements=columns * depth * steps,
                     positions=window(problem, columns),
                     channels=problem.Cin,
+                    columns=columns,
+                    depth=depth,
+                    varies=("l", "n"),
+                    advance=columns * problem.stride,
+                    moves=(("l", columns * problem.stride), ("n", problem.Cin * problem.L)),
                     vector_bytes=x_vector_bytes(problem),
-                    lane_stride=problem.stride,
                 ),
                 read_w(
                     problem,
                     elements=rows * depth * steps,
                     distinct=min(rows, problem.Cout) * problem.reduction,
+                    rows=rows,
+                    depth=depth,
+                    varies=("co",),
                     vector_bytes=w_vector,
                 ),
             ),
-            write=write_y(problem, elements=rows * columns, vector_bytes=y_vector),
-            accumulators=rows * columns,
+            write=write_y(
+                problem,
+                rows=rows,
+                columns=columns,
+                varies=("co", "l", "n"),
+                vector_bytes=y_vector,
+                moves=(("co", rows * problem.L_out), ("l", columns), ("n", problem.Cout * problem.L_out)),
+            ),
+            tile=(rows, columns),
             stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
             # In the SASS of the 128x128x16 tile for sm_89: about 70 integer instructions a thread and step
             # for 8 elements of x, the weight's share included.

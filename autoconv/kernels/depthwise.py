@@ -153,9 +153,14 @@ class Depthwise(Kernel):
     def work(self, problem: Problem, config: Config) -> Work:
         rows, columns = (config.meta[tile] for tile in self.tiles)
         size = problem.dtype_bytes
+        steps = 1 if problem.K <= UNROLLED else problem.K
         return Work(
-            blocks=self.grid(problem)(config.meta)[0],
-            steps=1 if problem.K <= UNROLLED else problem.K,
+            order=(
+                ("l", cdiv(problem.L_out, columns)),
+                ("co", cdiv(problem.Cout, rows)),
+                ("n", problem.N),
+            ),
+            steps=steps,
             flops=2.0 * rows * columns * problem.K,
             reads=(
                 read_x(
@@ -163,15 +168,31 @@ class Depthwise(Kernel):
                     elements=rows * columns * problem.K,
                     positions=window(problem, columns),
                     channels=rows,
+                    columns=columns,
+                    depth=rows * problem.K // steps,
+                    varies=("l", "co", "n"),
+                    advance=columns * problem.stride,
+                    moves=(("l", columns * problem.stride), ("n", problem.Cin * problem.L)),
                     vector_bytes=x_vector_bytes(problem),
-                    lane_stride=problem.stride,
                 ),
-                read_w(problem, elements=rows * problem.K, distinct=rows * problem.K),
+                read_w(
+                    problem,
+                    elements=rows * problem.K,
+                    distinct=rows * problem.K,
+                    rows=rows,
+                    depth=problem.K // steps,
+                    varies=("co",),
+                ),
             ),
             write=write_y(
-                problem, elements=rows * columns, vector_bytes=min(16, alignment(problem.L_out) * size)
+                problem,
+                rows=rows,
+                columns=columns,
+                varies=("co", "l", "n"),
+                vector_bytes=min(16, alignment(problem.L_out) * size),
+                moves=(("co", rows * problem.L_out), ("l", columns), ("n", problem.Cout * problem.L_out)),
             ),
-            accumulators=rows * columns,
+            tile=(rows, columns),
             stage_bytes_by_operand=(0, 0),
             address_instructions=1.0,  # a compare each; the taps' offsets are constants
             tensor_cores=False,

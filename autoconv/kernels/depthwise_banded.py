@@ -143,7 +143,11 @@ class DepthwiseBanded(Kernel):
         size = problem.dtype_bytes
         steps = cdiv(_band(problem, columns), depth)
         return Work(
-            blocks=self.grid(problem)(config.meta)[0],
+            order=(
+                ("l", cdiv(problem.L_out, rows * columns)),
+                ("co", problem.Cout),
+                ("n", problem.N),
+            ),
             steps=steps,
             flops=2.0 * rows * columns * depth * steps,
             reads=(
@@ -152,11 +156,34 @@ class DepthwiseBanded(Kernel):
                     elements=rows * depth * steps,
                     positions=window(problem, rows * columns),
                     channels=1,
+                    columns=rows,
+                    depth=depth,
+                    varies=("l", "co", "n"),
+                    advance=rows * columns * problem.stride,
+                    lanes_along="reduction",
+                    taps=(depth, 1),
+                    stride=columns * problem.stride,
+                    moves=(("l", rows * columns * problem.stride), ("co", problem.L)),
                 ),
-                read_w(problem, elements=columns * depth * steps, distinct=problem.K),
+                read_w(
+                    problem,
+                    elements=columns * depth * steps,
+                    distinct=problem.K,
+                    rows=columns,
+                    depth=depth,
+                    varies=("co",),
+                    row_stride=1,
+                ),
             ),
-            write=write_y(problem, elements=rows * columns),
-            accumulators=rows * columns,
+            write=write_y(
+                problem,
+                rows=rows,
+                columns=columns,
+                varies=("l", "co", "n"),
+                row_stride=columns,
+                moves=(("l", rows * columns), ("co", problem.L_out)),
+            ),
+            tile=(rows, columns),
             stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
             address_instructions=8.0,  # as `dense`
         )

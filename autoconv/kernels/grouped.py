@@ -168,9 +168,14 @@ class Grouped(Kernel):
         rows, columns, depth, pack = (config.meta[tile] for tile in self.tiles)
         size = problem.dtype_bytes
         steps = cdiv(pack * problem.reduction, depth)
-        blocks, packs = self.grid(problem)(config.meta)
+        tiles_co = cdiv(pack * problem.Cout_per_group, rows)
         return Work(
-            blocks=blocks * packs,
+            order=(
+                ("co", tiles_co),
+                ("l", cdiv(problem.L_out, columns)),
+                ("n", problem.N),
+                ("group", cdiv(problem.groups, pack)),
+            ),
             steps=steps,
             flops=2.0 * rows * columns * depth * steps,
             reads=(
@@ -179,19 +184,31 @@ class Grouped(Kernel):
                     elements=columns * depth * steps,
                     positions=window(problem, columns),
                     channels=pack * problem.Cin_per_group,
+                    columns=columns,
+                    depth=depth,
+                    varies=("l", "n", "group"),
+                    advance=columns * problem.stride,
+                    moves=(("l", columns * problem.stride), ("n", problem.Cin * problem.L)),
                     vector_bytes=x_vector_bytes(problem),
-                    lane_stride=problem.stride,
                 ),
                 read_w(
                     problem,
                     elements=rows * depth * steps,
                     distinct=min(rows, pack * problem.Cout_per_group) * problem.reduction,
+                    rows=rows,
+                    depth=depth,
+                    varies=("co", "group"),
                 ),
             ),
             write=write_y(
-                problem, elements=rows * columns, vector_bytes=min(16, alignment(problem.L_out) * size)
+                problem,
+                rows=rows,
+                columns=columns,
+                varies=("co", "l", "n", "group"),
+                vector_bytes=min(16, alignment(problem.L_out) * size),
+                moves=(("co", rows * problem.L_out), ("l", columns), ("n", problem.Cout * problem.L_out)),
             ),
-            accumulators=rows * columns,
+            tile=(rows, columns),
             stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
             address_instructions=10.0,  # as `dense`, with the group's masks
         )

@@ -18,7 +18,7 @@ from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.kernels.base import Grid, Kernel, Scalar, dense_only
 from autoconv.kernels.epilogue import activated
-from autoconv.kernels.sizes import MAX_INT32, Strides, cdiv, largest_sample
+from autoconv.kernels.sizes import MAX_INT32, Strides, alignment, cdiv, largest_sample
 from autoconv.kernels.space import depths, tile_sizes
 from autoconv.kernels.work import Work, fits, read_w, read_x, window, write_y
 from autoconv.problem import Problem
@@ -139,7 +139,7 @@ class Im2colRows(Kernel):
         steps = cdiv(problem.reduction, depth)
         tiles_m, tiles_n = self.grid(problem)(config.meta)
         return Work(
-            blocks=tiles_m * tiles_n,
+            order=(("m", tiles_m), ("co", tiles_n)),
             steps=steps,
             flops=2.0 * rows * columns * depth * steps,
             reads=(
@@ -148,19 +148,32 @@ class Im2colRows(Kernel):
                     elements=rows * depth * steps,
                     positions=window(problem, rows),
                     channels=problem.Cin,
-                    lane_stride=problem.stride,
-                    # Tiles of Cout lie on the slow axis: all of x goes by for each of them.
-                    passes=tiles_n,
+                    columns=rows,
+                    depth=depth,
+                    varies=("m",),
+                    advance=rows * problem.stride,
+                    moves=(("m", rows * problem.stride),),
                 ),
                 read_w(
                     problem,
                     elements=columns * depth * steps,
                     distinct=min(columns, problem.Cout) * problem.reduction,
-                    lane_stride=problem.reduction,
+                    rows=columns,
+                    depth=depth,
+                    varies=("co",),
+                    vector_bytes=min(16, alignment(problem.reduction) * size),
                 ),
             ),
-            write=write_y(problem, elements=rows * columns),
-            accumulators=rows * columns,
+            # Lanes lie along the rows, which is where Triton 3.3 puts them for x and y; from 3.7 on it puts
+            # them along the reduction and along Cout, as neither axis is known to be contiguous.
+            write=write_y(
+                problem,
+                rows=columns,
+                columns=rows,
+                varies=("m", "co"),
+                moves=(("m", rows), ("co", columns * problem.L_out)),
+            ),
+            tile=(rows, columns),
             stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
             # In the SASS of the 64x64x32 tile for sm_89: about 650 integer instructions a thread and step
             # for 16 elements of x.

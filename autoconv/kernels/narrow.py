@@ -147,7 +147,11 @@ class Narrow(Kernel):
         size = problem.dtype_bytes
         reduction = problem.reduction
         return Work(
-            blocks=self.grid(problem)(config.meta)[0],
+            order=(
+                ("co", cdiv(problem.Cout, rows)),
+                ("l", cdiv(problem.L_out, columns)),
+                ("n", problem.N),
+            ),
             steps=reduction,
             flops=2.0 * rows * columns * reduction,
             reads=(
@@ -156,15 +160,31 @@ class Narrow(Kernel):
                     elements=columns * reduction,
                     positions=window(problem, columns),
                     channels=problem.Cin,
+                    columns=columns,
+                    depth=1,
+                    varies=("l", "n"),
+                    advance=columns * problem.stride,
+                    moves=(("l", columns * problem.stride), ("n", problem.Cin * problem.L)),
                     vector_bytes=x_vector_bytes(problem),
-                    lane_stride=problem.stride,
                 ),
-                read_w(problem, elements=rows * reduction, distinct=rows * reduction),
+                read_w(
+                    problem,
+                    elements=rows * reduction,
+                    distinct=rows * reduction,
+                    rows=rows,
+                    depth=1,
+                    varies=("co",),
+                ),
             ),
             write=write_y(
-                problem, elements=rows * columns, vector_bytes=min(16, alignment(problem.L_out) * size)
+                problem,
+                rows=rows,
+                columns=columns,
+                varies=("co", "l", "n"),
+                vector_bytes=min(16, alignment(problem.L_out) * size),
+                moves=(("co", rows * problem.L_out), ("l", columns), ("n", problem.Cout * problem.L_out)),
             ),
-            accumulators=rows * columns,
+            tile=(rows, columns),
             stage_bytes_by_operand=(0, 0),
             address_instructions=3.0,  # an add, a compare and the conversion
             tensor_cores=False,

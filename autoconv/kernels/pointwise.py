@@ -150,11 +150,17 @@ class Pointwise(Kernel):
         }
 
     def work(self, problem: Problem, config: Config) -> Work:
-        rows, columns, depth, _ = (config.meta[tile] for tile in self.tiles)
+        rows, columns, depth, group = (config.meta[tile] for tile in self.tiles)
         size = problem.dtype_bytes
         steps = cdiv(problem.Cin, depth)
+        tiles_l = cdiv(problem.L_out, columns)
         return Work(
-            blocks=self.grid(problem)(config.meta)[0],
+            order=(
+                ("l in group", min(group, tiles_l)),
+                ("co", cdiv(problem.Cout, rows)),
+                ("group", tiles_l / min(group, tiles_l)),
+                ("n", problem.N),
+            ),
             steps=steps,
             flops=2.0 * rows * columns * depth * steps,
             reads=(
@@ -163,20 +169,36 @@ class Pointwise(Kernel):
                     elements=columns * depth * steps,
                     positions=window(problem, columns),
                     channels=problem.Cin,
+                    columns=columns,
+                    depth=depth,
+                    varies=("l in group", "group", "n"),
+                    advance=columns * problem.stride,
+                    moves=(("l in group", columns * problem.stride), ("n", problem.Cin * problem.L)),
                     vector_bytes=x_vector_bytes(problem),
-                    lane_stride=problem.stride,
                 ),
                 read_w(
                     problem,
                     elements=rows * depth * steps,
                     distinct=min(rows, problem.Cout) * problem.Cin,
+                    rows=rows,
+                    depth=depth,
+                    varies=("co",),
                     vector_bytes=min(16, alignment(problem.Cin) * size),
                 ),
             ),
             write=write_y(
-                problem, elements=rows * columns, vector_bytes=min(16, alignment(problem.L_out) * size)
+                problem,
+                rows=rows,
+                columns=columns,
+                varies=("l in group", "co", "group", "n"),
+                vector_bytes=min(16, alignment(problem.L_out) * size),
+                moves=(
+                    ("co", rows * problem.L_out),
+                    ("l in group", columns),
+                    ("n", problem.Cout * problem.L_out),
+                ),
             ),
-            accumulators=rows * columns,
+            tile=(rows, columns),
             stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
             address_instructions=2.0,  # one add each; nothing depends on a tap
         )

@@ -157,9 +157,14 @@ class SplitK(Kernel):
         rows, columns, depth, split = (config.meta[tile] for tile in self.tiles)
         size = problem.dtype_bytes
         steps = cdiv(problem.reduction, depth * split)
-        blocks, groups, _ = self.grid(problem)(config.meta)
         return Work(
-            blocks=blocks * groups * split,
+            order=(
+                ("co", cdiv(problem.Cout_per_group, rows)),
+                ("l", cdiv(problem.L_out, columns)),
+                ("n", problem.N),
+                ("group", problem.groups),
+                ("part", split),
+            ),
             steps=steps,
             flops=2.0 * rows * columns * depth * steps,
             reads=(
@@ -168,18 +173,31 @@ class SplitK(Kernel):
                     elements=columns * depth * steps,
                     positions=window(problem, columns),
                     channels=cdiv(problem.Cin_per_group, split),
+                    columns=columns,
+                    depth=depth,
+                    varies=("l", "n", "group", "part"),
+                    advance=columns * problem.stride,
+                    moves=(("l", columns * problem.stride), ("n", problem.Cin * problem.L)),
                     vector_bytes=x_vector_bytes(problem),
-                    lane_stride=problem.stride,
                 ),
                 read_w(
                     problem,
                     elements=rows * depth * steps,
                     distinct=rows * depth * steps,
+                    rows=rows,
+                    depth=depth,
+                    varies=("co", "group", "part"),
                     vector_bytes=min(16, alignment(problem.reduction) * size),
                 ),
             ),
-            write=write_y(problem, elements=rows * columns),
-            accumulators=rows * columns,
+            write=write_y(
+                problem,
+                rows=rows,
+                columns=columns,
+                varies=("co", "l", "n", "group", "part"),
+                moves=(("co", rows * problem.L_out), ("l", columns), ("n", problem.Cout * problem.L_out)),
+            ),
+            tile=(rows, columns),
             stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
             address_instructions=8.0,  # as `dense`
             workspace_bytes=4 * self.workspace(problem, config),

@@ -168,10 +168,15 @@ class TransposedPhases(Kernel):
         rows, columns, depth = (config.meta[tile] for tile in self.tiles)
         size = problem.dtype_bytes
         steps = cdiv(_reduction(problem), depth)
-        blocks, phases, groups = self.grid(problem)(config.meta)
         reach = columns + (problem.K - 1) * problem.dilation // problem.stride
         return Work(
-            blocks=blocks * phases * groups,
+            order=(
+                ("co", cdiv(problem.Cout_per_group, rows)),
+                ("l", cdiv(cdiv(problem.L_out, problem.stride), columns)),
+                ("n", problem.N),
+                ("phase", problem.stride),
+                ("group", problem.groups),
+            ),
             steps=steps,
             flops=2.0 * rows * columns * depth * steps,
             reads=(
@@ -180,17 +185,33 @@ class TransposedPhases(Kernel):
                     elements=columns * depth * steps,
                     positions=reach,
                     channels=problem.Cin_per_group,
-                    passes=problem.stride,  # the phases lie on a slower axis
+                    columns=columns,
+                    depth=depth,
+                    varies=("l", "n", "group"),  # not "phase": each of them reads all of x
+                    advance=columns,
+                    stride=1,
+                    moves=(("l", columns), ("n", problem.Cin * problem.L)),
                 ),
                 read_w(
                     problem,
                     elements=rows * depth * steps,
                     distinct=min(rows, problem.Cout_per_group) * _reduction(problem),
-                    lane_stride=problem.stride,
+                    rows=rows,
+                    depth=depth,
+                    varies=("co", "phase", "group"),
+                    lane_stride=problem.Cout_per_group * problem.K,
+                    row_stride=problem.K,
                 ),
             ),
-            write=write_y(problem, elements=rows * columns, lane_stride=problem.stride),
-            accumulators=rows * columns,
+            write=write_y(
+                problem,
+                rows=rows,
+                columns=columns,
+                varies=("co", "l", "n", "phase", "group"),
+                lane_stride=problem.stride,
+                moves=(("co", rows * problem.L_out), ("l", columns * problem.stride), ("phase", 1)),
+            ),
+            tile=(rows, columns),
             stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
             address_instructions=10.0,
         )

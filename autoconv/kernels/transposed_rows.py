@@ -173,27 +173,49 @@ class TransposedRows(Kernel):
         rows = channels * next_power_of_two(problem.stride)
         size = problem.dtype_bytes
         steps = cdiv(self._reduction(problem), depth)
-        blocks, groups = self.grid(problem)(config.meta)
+        turns = cdiv(problem.K, problem.stride)
         return Work(
-            blocks=blocks * groups,
+            order=(
+                ("co", cdiv(problem.Cout_per_group, channels)),
+                ("l", cdiv(self._columns(problem), columns)),
+                ("n", problem.N),
+                ("group", problem.groups),
+            ),
             steps=steps,
             flops=2.0 * rows * columns * depth * steps,
             reads=(
                 read_x(
                     problem,
                     elements=columns * depth * steps,
-                    positions=columns + cdiv(problem.K, problem.stride),
+                    positions=columns + turns,
                     channels=problem.Cin_per_group,
+                    columns=columns,
+                    depth=depth,
+                    varies=("l", "n", "group"),
+                    advance=columns,
+                    taps=(turns, 1),
+                    stride=1,
+                    moves=(("l", columns), ("n", problem.Cin * problem.L)),
                 ),
                 read_w(
                     problem,
                     elements=rows * depth * steps,
                     distinct=min(channels, problem.Cout_per_group) * problem.Cin_per_group * problem.K,
-                    lane_stride=problem.stride,
+                    rows=rows,
+                    depth=depth,
+                    varies=("co", "group"),
+                    lane_stride=problem.Cout_per_group * problem.K,
+                    row_stride=1,
                 ),
             ),
-            write=write_y(problem, elements=channels * problem.stride * columns),
-            accumulators=rows * columns,
+            write=write_y(
+                problem,
+                rows=channels,
+                columns=problem.stride * columns,
+                varies=("co", "l", "n", "group"),
+                moves=(("co", channels * problem.L_out), ("l", columns * problem.stride)),
+            ),
+            tile=(rows, columns),
             stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
             address_instructions=10.0,
         )

@@ -155,9 +155,13 @@ class WeightGradient(Kernel):
         size = problem.dtype_bytes
         chunks = problem.N * cdiv(problem.L_out, depth)
         steps = cdiv(chunks, split)
-        tiles, groups, _ = self.grid(problem)(config.meta)
         return Work(
-            blocks=tiles * groups * split,
+            order=(
+                ("co", cdiv(problem.Cout_per_group, rows)),
+                ("r", cdiv(problem.reduction, columns)),
+                ("group", problem.groups),
+                ("part", split),
+            ),
             steps=steps,
             flops=2.0 * rows * columns * depth * steps,
             reads=(
@@ -166,16 +170,28 @@ class WeightGradient(Kernel):
                     elements=columns * depth * steps,
                     positions=window(problem, min(problem.L_out, depth * steps)),
                     channels=cdiv(columns, problem.K) * cdiv(depth * steps, problem.L_out),
-                    lane_stride=problem.L if problem.layout == "ncl" else 1,
+                    columns=depth,
+                    depth=columns,
+                    varies=("r", "group", "part"),
                 ),
                 read_w(
                     problem,
                     elements=rows * depth * steps,
                     distinct=min(rows, problem.Cout_per_group) * depth * steps,
+                    rows=rows,
+                    depth=depth,
+                    varies=("co", "group", "part"),
+                    row_stride=problem.L_out,
                 ),
             ),
-            write=write_y(problem, elements=rows * columns),
-            accumulators=rows * columns,
+            write=write_y(
+                problem,
+                rows=rows,
+                columns=columns,
+                varies=("co", "r", "group", "part"),
+                row_stride=problem.reduction,
+            ),
+            tile=(rows, columns),
             stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
             address_instructions=8.0,  # as `dense`
             workspace_bytes=4 * self.workspace(problem, config),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from autoconv.config import Config
-from autoconv.cost.model import estimate
+from autoconv.cost.model import estimate, estimate_seconds
 from autoconv.device import Device
 from autoconv.errors import ProblemError
 from autoconv.kernels.registry import supporting
@@ -32,7 +32,7 @@ def leaders(problem: Problem, configs: list[Config], device: Device, count: int)
 
     The best config of each kernel is among them, so that no kernel loses to an estimate alone.
     """
-    seconds = {config: estimate(problem, config, device).seconds for config in configs}
+    seconds = dict(zip(configs, estimate_seconds(problem, configs, device).tolist(), strict=True))
     ranked = sorted(configs, key=lambda config: (seconds[config], str(config)))
     of_tile: Counter[Config] = Counter()
     chosen: list[Config] = []

@@ -25,7 +25,7 @@ from autoconv import device as devices
 from autoconv import settings
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
-from autoconv.cost.model import estimate
+from autoconv.cost.model import estimate, estimate_seconds
 from autoconv.device import Device
 from autoconv.kernels.registry import supporting
 from autoconv.kernels.source import source_hash
@@ -164,7 +164,7 @@ def _in_turn(problem: Problem, device: Device) -> Iterator[Config]:
         if kernel.name == YARDSTICK:
             continue
         configs = list(kernel.space(problem, device))
-        seconds = {config: estimate(problem, config, device).seconds for config in configs}
+        seconds = dict(zip(configs, estimate_seconds(problem, configs, device).tolist(), strict=True))
         ranked.append(sorted(configs, key=lambda config: (seconds[config], str(config)))[:TRIED])
     ranked.sort(key=lambda configs: estimate(problem, configs[0], device).seconds if configs else 0.0)
     for turn in range(TRIED):

@@ -55,20 +55,20 @@ def test_the_yardstick_with_the_registers_of_triton_3_3() -> None:
     assert (found.blocks_per_sm, found.limiter) == (2, "registers")
     assert found.warps_active_pct == pytest.approx(16.67, abs=0.005)
     # Two tiles of Cout walk through all of x, 3.67 GB that no L2 holds.
-    assert found.dram_bytes - found.ideal_bytes == 64 * 64 * 224280 * 4
+    assert found.dram_read_bytes == pytest.approx(2 * 64 * 64 * 224280 * 4, rel=0.02)
 
 
 def test_a_tile_of_all_channels_moves_the_ideal_bytes() -> None:
     found = estimate(SEED, DENSE, "rtx4090")
-    assert found.dram_bytes == found.ideal_bytes == SEED.ideal_bytes
-    assert found.l2_hit_pct is None
+    assert found.dram_bytes - found.dram_fill_bytes == pytest.approx(SEED.ideal_bytes, rel=0.02)
+    assert 0 < found.l2_hit_pct < 100
 
 
 def test_terms_and_bound_agree() -> None:
     found = predict(SEED, DENSE, "rtx4090", Resources(128, 0, 49152))
     assert set(found.terms) == {"dram", "tensor", "issue", "l1", "shared", "l2", "latency"}
     assert found.terms[found.bound] == max(found.terms.values())
-    assert found.terms["dram"] == pytest.approx(SEED.ideal_bytes / 1008e9 / 0.93)
+    assert found.terms["dram"] > SEED.ideal_bytes / 1008e9
     # 128 SMs share the tiles unevenly, so the fullest one has a little more than its part.
     assert 1 <= found.terms["tensor"] / (SEED.flops / 82.6e12) < 1.01
 
@@ -96,8 +96,8 @@ def cases(draw: st.DrawFn) -> tuple[Problem, Config]:
         dtype=dtype,
         precision=draw(st.sampled_from(PRECISIONS[dtype])),
     )
-    spaces = [list(kernel.space(problem, RTX4090)) for kernel in supporting(problem)]
-    return problem, draw(st.sampled_from([space for space in spaces if space]).flatmap(st.sampled_from))
+    spaces = (list(kernel.space(problem, RTX4090)) for kernel in supporting(problem))
+    return problem, draw(st.sampled_from(draw(st.sampled_from([space for space in spaces if space]))))
 
 
 @no_deadline

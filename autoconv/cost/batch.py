@@ -1,0 +1,188 @@
+"""Many candidates as columns of numbers, so that the model is arithmetic on arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from autoconv.compiler.resources import Resources
+from autoconv.config import Config
+from autoconv.cost.occupancy import occupancy
+from autoconv.cost.traffic import count
+from autoconv.device import Device
+from autoconv.kernels.work import Access, Work
+from autoconv.problem import Problem
+
+Column: TypeAlias = npt.NDArray[np.float64]
+
+MOST_AXES = 5  # of any kernel's launch order
+TENSOR_FLOPS = {4: 2 * 16 * 8 * 8, 2: 2 * 16 * 8 * 16}
+"""FLOPs of one warp's mma.m16n8k8 (TF32) and mma.m16n8k16 (16-bit), by the bytes of an element."""
+FMA_FLOPS = 2 * 32  # of one warp's multiply-add on the CUDA cores
+
+
+class Touch(NamedTuple):
+    """One access of all candidates: a step's figures for a read, the whole block's for a write."""
+
+    requests: Column
+    sectors: Column
+    lines: Column
+    unique_sectors: Column
+    partial_share: Column
+    vector_bytes: Column
+    distinct_bytes: Column
+    fresh: Column
+    tensor_bytes: Column
+    varies: tuple[Column, ...]  # by launch axis: 1.0 where blocks along it touch other bytes
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Candidates for one problem or several, one per entry of each column."""
+
+    extents: tuple[Column, ...]  # of the launch axes, the fastest first
+    reads: tuple[Touch, Touch]
+    write: Touch
+    blocks: Column
+    steps: Column
+    warps: Column
+    stages: Column
+    flops: Column  # of a block and step
+    flops_per_second: Column  # the device's peak for them
+    products: Column  # warp instructions that multiply, of a block and step
+    staged_bytes: Column  # written to shared memory in a step
+    operand_bytes: Column  # read from shared memory in a step, by all warps together
+    slices: Column  # 32-byte slices of the reduction in a step: links of the dependent chain
+    tensor_cores: Column  # 1.0 or 0.0
+    address_instructions: Column  # warp instructions of a block and step
+    loop_instructions: Column  # warp instructions of a block and step, as compiled; 0 where unknown
+    once_instructions: Column  # warp instructions of a block outside the loop, as compiled; 0 where unknown
+    spilled_bytes: Column  # of a block, written and read in every step
+    workspace_bytes: Column
+    blocks_per_sm: Column
+
+
+def batch(
+    problem: Problem,
+    configs: Sequence[Config],
+    works: Sequence[Work],
+    resources: Sequence[Resources],
+    device: Device,
+) -> Batch:
+    """Return the columns of `configs`, each with its work and its resources."""
+    rate = device.tensor_rate(problem.dtype, problem.precision)
+    of_work = {id(work): _touches(work) for work in works}  # configs of one tile share their work
+    rows = [
+        of_work[id(work)] + _row(problem, config, work, taken, device, rate)
+        for config, work, taken in zip(configs, works, resources, strict=True)
+    ]
+    columns = list(np.array(rows, dtype=np.float64).T)
+    accesses = []
+    for _ in range(3):
+        figures, columns = columns[: 9 + MOST_AXES], columns[9 + MOST_AXES :]
+        accesses.append(Touch._make([*figures[:9], tuple(figures[9:])]))
+    extents, columns = tuple(columns[:MOST_AXES]), columns[MOST_AXES:]
+    return Batch(extents, (accesses[0], accesses[1]), accesses[2], *columns)
+
+
+def _row(
+    problem: Problem, config: Config, work: Work, taken: Resources, device: Device, rate: float
+) -> list[float]:
+    warps = config.num_warps
+    down, across = warp_grid(work.tile, warps)
+    on_tensor = work.tensor_cores and not (problem.dtype == "float32" and problem.precision == "ieee")
+    flops = work.flops / work.steps
+    rows_bytes, columns_bytes = work.stage_bytes_by_operand
+    loop = sum(taken.loop.values())
+    once = sum(taken.instructions.values()) - loop
+    depth_bytes = rows_bytes / max(1, work.tile[0])
+    room = occupancy(taken.registers, taken.shared, warps, device.arch)
+    repeats = 3 if problem.precision == "tf32x3" else 1
+    if on_tensor:  # warps whose part is less than one instruction's 16 rows or 8 columns compute padding
+        flops *= max(1.0, 16 * down / work.tile[0]) * max(1.0, 8 * across / work.tile[1])
+    return [
+        work.blocks,
+        work.steps,
+        warps,
+        config.num_stages,
+        flops,
+        rate if on_tensor else device.fp32_tflops * 1e12,
+        flops * repeats / TENSOR_FLOPS[problem.dtype_bytes] if on_tensor else flops / FMA_FLOPS,
+        rows_bytes + columns_bytes,
+        rows_bytes * across + columns_bytes * down,
+        depth_bytes / 32,
+        1.0 if work.tensor_cores else 0.0,
+        work.address_instructions * work.reads[0].elements / (32 * work.steps),
+        warps * loop,
+        warps * once,
+        2 * 32 * warps * taken.spills,
+        work.workspace_bytes,
+        room.blocks_per_sm,
+    ]
+
+
+def _touches(work: Work) -> list[float]:
+    x, w = work.reads
+    extents = [extent for _, extent in work.order]
+    return [
+        *_touch(x, work, per_step=True),
+        *_touch(w, work, per_step=True),
+        *_touch(work.write, work, per_step=False),
+        *extents,
+        *[1] * (MOST_AXES - len(extents)),
+    ]
+
+
+def _touch(access: Access, work: Work, *, per_step: bool) -> list[float]:
+    varies = [1.0 if axis in access.varies else 0.0 for axis, _ in work.order]
+    return [
+        *count(access, work, per_step=per_step),
+        access.vector_bytes,
+        access.distinct_bytes,
+        access.fresh,
+        access.tensor_bytes,
+        *varies,
+        *[0.0] * (MOST_AXES - len(varies)),
+    ]
+
+
+def warp_grid(tile: tuple[int, int], num_warps: int) -> tuple[int, int]:
+    """Return how many warps lie along the rows and along the columns of the accumulators.
+
+    Triton doubles the side along which a warp still has more instructions of 16 rows by 8 columns.
+
+    >>> warp_grid((128, 128), 8)
+    (2, 4)
+    """
+    down = across = 1
+    while down * across < num_warps:
+        if (tile[0] / 16 / down >= tile[1] / 8 / across and tile[0] > 16 * down) or tile[1] <= 8 * across:
+            down *= 2
+        else:
+            across *= 2
+    return down, across
+
+
+def guess(config: Config, work: Work) -> Resources:
+    """Return the resources that a config will take, judged by its tile alone.
+
+    Registers are the accumulators, two slices of the operands' fragments, a pointer for each load of a
+    step, and some twenty for all else; against cross-compiled GEMM and conv tiles this is within about
+    12 % of ptxas.
+    """
+    threads = 32 * config.num_warps
+    down, across = warp_grid(work.tile, config.num_warps)
+    fragments = max(work.tile[0] / down, 16) / 4 + max(work.tile[1] / across, 8) / 4
+    pointers = sum(
+        access.elements * access.element_bytes / work.steps / access.vector_bytes / threads
+        for access in work.reads
+        if access.vector_bytes == 16 or work.tensor_cores
+    )
+    wanted = 20 + work.accumulators / threads + 2 * fragments * work.tensor_cores + 2 * pointers
+    registers = min(255, int(wanted))
+    spills = max(0, int(wanted) - 255) * 4
+    return Resources(registers, spills, shared=max(1, config.num_stages - 1) * work.stage_bytes)

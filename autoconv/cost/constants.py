@@ -1,0 +1,80 @@
+"""Physical constants of the architectures, and the few of the model itself: see docs/cost_model.md.
+
+What a device's data sheet gives (SMs, clocks, rates, bandwidth) is in `autoconv.device`; here is what data
+sheets leave out. The same values serve every kernel, shape and config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What the cost model takes as given of one architecture.
+
+    Attributes:
+        l1_shared_bytes: storage of one SM that L1 and shared memory divide, bytes.
+        l2_latency: SM cycles of a load served by the L2, unloaded.
+        dram_latency: SM cycles of a load served by DRAM, unloaded.
+        shared_latency: SM cycles of a load from shared memory.
+        tensor_latency: SM cycles from a tensor-core instruction to one that needs its result.
+        l2_bytes_per_cycle: what the L2 delivers to one SM in a cycle while all SMs ask, bytes.
+        dram_efficiency: share of the peak bandwidth that streaming reaches.
+        throttle: slow-down of the SM clock, as a share, under full tensor-core load: power limits.
+        port_bytes_per_cycle: what one SM alone can take from the L2 in a cycle, bytes.
+        shared_bytes_per_cycle: 32 banks of 4 bytes, of one SM.
+        sector_bytes: the unit of traffic to the L2 and to DRAM.
+        line_bytes: of L1 and L2, and what the L1 looks up in a cycle.
+        loaded: latency under load as a multiple of the unloaded latency of a pointer chase.
+        barrier: SM cycles of a main-loop step for its barrier and loop control.
+        slice_cycles: SM cycles between dependent 32-byte slices of the reduction within a step.
+        warp_instructions: of a warp and step besides loads, copies and products, where not compiled.
+        load_instructions: issue slots of an asynchronous copy with its addresses and predicate, likewise.
+        prologue: SM cycles from the start of a block to its first load.
+        epilogue: SM cycles of a block's end besides its stores.
+        launch_seconds: of one kernel in a stream.
+        units: exponent of the norm that joins the units of one SM: how far they overlap.
+        levels: exponent of the norm that joins SMs, L2 and DRAM.
+        unhidden: share of a load's latency that stays exposed where no asynchronous copy can hide it.
+    """
+
+    l1_shared_bytes: int
+    l2_latency: float
+    dram_latency: float
+    shared_latency: float
+    tensor_latency: float
+    l2_bytes_per_cycle: float
+    dram_efficiency: float
+    throttle: float = 0.06
+    port_bytes_per_cycle: float = 64.0
+    shared_bytes_per_cycle: float = 128.0
+    sector_bytes: int = 32
+    line_bytes: int = 128
+    loaded: float = 1.8
+    barrier: float = 58.0
+    slice_cycles: float = 14.0
+    warp_instructions: float = 58.0
+    load_instructions: float = 6.0
+    prologue: float = 600.0
+    epilogue: float = 850.0
+    launch_seconds: float = 5.3e-6
+    units: float = 3.8
+    levels: float = 3.3
+    unhidden: float = 0.06
+
+
+_KIB = 1024
+
+CONSTANTS: Mapping[int, Constants] = {
+    #              L1 + shared  L2   DRAM  shared tensor  L2 bytes  DRAM
+    #              bytes        lat.  lat.  lat.   lat.    a cycle   eff.
+    80: Constants(192 * _KIB, 262.0, 466.0, 29.0, 33.0, 37.0, 0.86),
+    86: Constants(128 * _KIB, 260.0, 546.0, 30.0, 33.0, 20.0, 0.92),
+    89: Constants(128 * _KIB, 273.0, 542.0, 30.0, 33.0, 18.0, 0.94),
+    90: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90),
+    100: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90),
+    120: Constants(128 * _KIB, 273.0, 542.0, 30.0, 33.0, 18.0, 0.92),
+}
+"""The constants by compute capability; their sources are in docs/cost_model.md."""

@@ -1,0 +1,108 @@
+"""The memory system: what of the requests reaches the L2, and what of that reaches DRAM."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from autoconv.cost.batch import Batch, Column, Touch
+from autoconv.cost.constants import Constants
+from autoconv.device import Device
+
+FITS, SPILLS = 0.7, 1.3  # of the L2: below, a working set stays; above, nothing of it is found again
+
+
+class Memory(NamedTuple):
+    """Bytes at each level of the memory system."""
+
+    l2_read_sectors: Column  # of a block and step, past the L1
+    l2_write_sectors: Column  # of a block
+    l2_bytes: Column  # of the launch, both ways
+    dram_read_bytes: Column
+    dram_fill_bytes: Column  # fetched because a store covered a part of a sector only; not in the above
+    dram_write_bytes: Column
+    l2_hit_share: Column
+
+    @property
+    def dram_bytes(self) -> Column:
+        """All that passes between L2 and DRAM."""
+        return self.dram_read_bytes + self.dram_fill_bytes + self.dram_write_bytes
+
+
+def memory(b: Batch, device: Device, constants: Constants) -> Memory:
+    """Follow the bytes of a launch from the SMs down to DRAM."""
+    sector = constants.sector_bytes
+    l1_bytes = constants.l1_shared_bytes - device.arch.shared_per_sm
+    from_l1 = [_past_l1(read, l1_bytes, sector) for read in b.reads]
+    read_sectors = from_l1[0] + from_l1[1]
+    together = np.minimum(b.blocks, device.sms * np.maximum(1, b.blocks_per_sm))
+    reads = [
+        np.minimum(
+            read.tensor_bytes * visits(read, b, together, device.l2_bytes), past * sector * b.steps * b.blocks
+        )
+        for read, past in zip(b.reads, from_l1, strict=True)
+    ]
+    writes = b.write.tensor_bytes + _beyond_l2(2 * b.workspace_bytes, device)
+    fills = b.write.tensor_bytes * b.write.partial_share
+    write_sectors = b.write.sectors
+    lookups: Column = b.blocks * (b.steps * read_sectors + write_sectors)
+    # A store is taken in by the L2 at once, so it counts as a hit even where a fetch must follow.
+    missed = (reads[0] + reads[1]) / sector
+    return Memory(
+        l2_read_sectors=read_sectors,
+        l2_write_sectors=write_sectors,
+        l2_bytes=lookups * sector,
+        dram_read_bytes=reads[0] + reads[1],
+        dram_fill_bytes=fills,
+        dram_write_bytes=writes,
+        l2_hit_share=np.clip(1 - missed / lookups, 0, 1),
+    )
+
+
+def _past_l1(read: Touch, l1_bytes: int, sector: int) -> Column:
+    """Return the sectors of a step that a block asks of the L2.
+
+    Copies of 16 bytes bypass the L1 (cp.async.cg). All others go through it, and it serves what a step
+    touches again, as far as the step fits in the part of the L1 that shared memory can never take. Blocks
+    issue the loads of a step in a burst, so those of one block count, not of all residents.
+    """
+    wanted = read.unique_sectors * sector
+    kept = np.where(read.vector_bytes < 16, np.minimum(1, l1_bytes / wanted), 0.0)
+    unique = np.minimum(read.unique_sectors, read.sectors)
+    past: Column = read.sectors - kept * (read.sectors - unique)
+    return past
+
+
+def footprint(access: Touch, b: Batch, blocks: Column) -> Column:
+    """Return the bytes of a tensor that so many blocks, one after the other in launch order, touch."""
+    tiles = np.ones_like(blocks)
+    before = np.ones_like(blocks)
+    for extent, varies in zip(b.extents, access.varies, strict=True):
+        covered = np.clip(blocks / before, 1, extent)
+        tiles = tiles * np.where(varies > 0, covered, 1.0)
+        before = before * extent
+    return np.minimum(access.tensor_bytes, access.distinct_bytes * (1 + access.fresh * (tiles - 1)))
+
+
+def visits(access: Touch, b: Batch, together: Column, l2_bytes: float) -> Column:
+    """Return how often each byte of a tensor comes from DRAM.
+
+    Along a launch axis that a tensor does not vary with, the same bytes are asked for again. Blocks that run
+    together share one fetch. Those that run later find the bytes in the L2 if all that is touched in between
+    fits in it, which is the reuse distance of a least-recently-used cache.
+    """
+    times: Column = np.ones_like(together)
+    before = np.ones_like(together)
+    for extent, varies in zip(b.extents, access.varies, strict=True):
+        shared = np.clip(together / before, 1, extent)
+        between = np.maximum(together, before)
+        distance = sum(footprint(one, b, between) for one in (*b.reads, b.write))
+        lost = np.clip((distance / l2_bytes - FITS) / (SPILLS - FITS), 0, 1)
+        times = times * np.where(varies > 0, 1.0, 1 + (extent / shared - 1) * lost)
+        before = before * extent
+    return times
+
+
+def _beyond_l2(size: Column, device: Device) -> Column:
+    return size * np.clip((size / device.l2_bytes - FITS) / (SPILLS - FITS), 0, 1)

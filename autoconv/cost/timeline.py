@@ -1,0 +1,134 @@
+"""Time: what each unit takes of it, what a block waits for, and how blocks that share an SM overlap."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from autoconv.cost.batch import Batch, Column
+from autoconv.cost.constants import Constants
+from autoconv.cost.memory import Memory
+from autoconv.device import Device
+
+SCHEDULERS = 4  # of an SM; each issues one warp instruction a cycle
+COPY_BYTES = 4  # the least that an asynchronous copy moves; narrower loads go through registers
+THROUGH_REGISTERS = 1.5  # of an asynchronous copy's issue slots: a load, a store, the unpacking between
+
+
+class Timeline(NamedTuple):
+    """Seconds of a launch, and of each unit as if it were alone."""
+
+    seconds: Column
+    terms: dict[str, Column]
+
+
+class _Step(NamedTuple):
+    """SM cycles of one main-loop step of one block, on each unit."""
+
+    tensor: Column
+    issue: Column
+    l1: Column
+    shared: Column
+    port: Column  # from the L2 into the SM
+
+
+def timeline(b: Batch, m: Memory, device: Device, k: Constants) -> Timeline:
+    """Return the time of a launch.
+
+    The blocks of the fullest SM pass through it `blocks_per_sm` at a time. Each keeps the SM's units busy for
+    `work` cycles and waits for `wait` more; mean value analysis of that closed queue says how long a block
+    takes when so many are resident. L2 and DRAM serve all SMs, in time of their own.
+    """
+    clock = device.boost_mhz * 1e6
+    step = _step(b, m, device, k, clock)
+    stored = m.l2_write_sectors * k.sector_bytes
+    ending = stored / k.port_bytes_per_cycle + b.write.lines + b.once_instructions / SCHEDULERS
+    busy = _norm(step, k.units)
+    work = b.steps * busy + ending
+    alone = k.prologue + k.dram_latency * k.loaded + b.steps * _period(b, m, step, busy, k) + k.epilogue
+    wait = np.maximum(0.0, alone + ending - work)
+    of_sm = np.ceil(b.blocks / device.sms)
+    resident = np.minimum(of_sm, np.maximum(1, b.blocks_per_sm))
+    sm = of_sm * _per_block(work, wait, resident)
+    l2 = (m.l2_bytes + 2 * b.workspace_bytes) / (k.l2_bytes_per_cycle * device.sms)
+    dram = m.dram_bytes / (device.dram_gbps * 1e9 * k.dram_efficiency) * clock
+    on_clock = _norm((sm, l2), k.levels)
+    # Under full load the tensor cores draw so much power that the clock of SMs and L2 falls.
+    load = b.tensor_cores * b.steps * step.tensor * of_sm / _norm((on_clock, dram), k.levels)
+    cycles = _norm((on_clock * (1 + k.throttle * load), dram), k.levels)
+    launches = np.where(b.workspace_bytes > 0, 2, 1)
+    seconds = np.where(b.blocks_per_sm > 0, cycles / clock + launches * k.launch_seconds, np.inf)
+    of_units = {
+        "tensor": step.tensor * b.steps,
+        "issue": step.issue * b.steps + b.once_instructions / SCHEDULERS,
+        "l1": step.l1 * b.steps + b.write.lines,
+        "shared": step.shared * b.steps,
+    }
+    terms = {name: cycles * of_sm / clock for name, cycles in of_units.items()}
+    terms |= {"l2": l2 / clock, "dram": dram / clock, "latency": (work + wait) * of_sm / resident / clock}
+    return Timeline(seconds, terms)
+
+
+def _norm(parts: tuple[Column, ...], exponent: float) -> Column:
+    """Join times that overlap: the largest where one dominates, more where several are alike."""
+    most = np.maximum.reduce(parts)
+    total = sum((part / most) ** exponent for part in parts)
+    return np.asarray(most * total ** (1 / exponent))
+
+
+def _step(b: Batch, m: Memory, device: Device, k: Constants, clock: float) -> _Step:
+    requests = [read.requests for read in b.reads]
+    copies = sum(
+        np.where(read.vector_bytes < COPY_BYTES, THROUGH_REGISTERS, 1.0) * k.load_instructions * of_step
+        for read, of_step in zip(b.reads, requests, strict=True)
+    )
+    matrix_loads = b.operand_bytes / 512  # ldmatrix.x4
+    judged = b.products + matrix_loads + copies + b.warps * k.warp_instructions + b.address_instructions
+    instructions = np.where(b.loop_instructions > 0, b.loop_instructions, judged)
+    spills = b.spilled_bytes / k.shared_bytes_per_cycle
+    return _Step(
+        tensor=b.flops * device.sms * clock / b.flops_per_second,
+        issue=instructions / np.minimum(SCHEDULERS, b.warps),
+        l1=b.reads[0].lines + b.reads[1].lines + spills,
+        shared=(b.staged_bytes + b.operand_bytes) / k.shared_bytes_per_cycle,
+        port=m.l2_read_sectors * k.sector_bytes / k.port_bytes_per_cycle,
+    )
+
+
+def _period(b: Batch, m: Memory, step: _Step, busy: Column, k: Constants) -> Column:
+    """Return the cycles from one step of a lone block to its next.
+
+    The chain within a step is a barrier, a load from shared memory, then dependent products. The copy that
+    feeds a step is issued num_stages - 1 steps ahead, once the step before it has left the buffer.
+    """
+    of_partitions = np.minimum(SCHEDULERS, b.warps) / SCHEDULERS
+    products = _norm((step.tensor, step.issue * of_partitions, step.shared * of_partitions), k.units)
+    chain = k.barrier + k.shared_latency + k.tensor_latency + b.slices * k.slice_cycles
+    chain = b.tensor_cores * chain + products / of_partitions
+    # Blocks that run together march in step, and all wait for those whose part comes from DRAM.
+    fetch = k.dram_latency * k.loaded + step.port
+    ahead = np.maximum(1, b.stages - 1)
+    copied = np.maximum(chain, (fetch + chain) / ahead)
+    narrow = np.minimum(b.reads[0].vector_bytes, b.reads[1].vector_bytes) < COPY_BYTES
+    copied = np.where(narrow, np.maximum(copied, chain + k.unhidden * fetch), copied)
+    past_l1 = m.l2_read_sectors / (b.reads[0].sectors + b.reads[1].sectors)
+    near = k.shared_latency + past_l1 * (k.l2_latency * k.loaded + step.port)
+    loaded = chain + near  # to registers, in the order of the program
+    return np.asarray(np.maximum(busy, np.where(b.tensor_cores > 0, copied, loaded)))
+
+
+def _per_block(work: Column, wait: Column, resident: Column) -> Column:
+    """Return the cycles from one finished block of an SM to its next, with so many resident.
+
+    Exact mean value analysis (Reiser and Lavenberg, 1980) of one server and a delay: an arriving block queues
+    behind those it finds there. Alone it takes work + wait, in a crowd it takes work.
+    """
+    queue = np.zeros_like(work)
+    result = work + wait
+    for blocks in range(1, int(resident.max()) + 1):
+        at_server = np.maximum(work * (1 + queue), blocks * work - wait)
+        rate = blocks / (at_server + wait)
+        queue = rate * at_server
+        result = np.where(resident == blocks, 1 / rate, result)
+    return result
