@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from autoconv.dispatch.launchers import by_torch
-from autoconv.dispatch.signature import Call
+from autoconv.dispatch.signature import Call, Sides
 from autoconv.serving import serving
 
 
@@ -32,8 +32,7 @@ def convolution(
 ) -> torch.Tensor:
     """Return conv1d, or conv_transpose1d where `transposed`, of x (N, Cin, L); padding is (left, right)."""
     op = "conv_transpose" if transposed else "conv"
-    zeros = padding[0] if padding[0] == padding[1] else (padding[0], padding[1])
-    return _computed(Call(x, weight, bias, stride, zeros, dilation, groups, op, output_padding))
+    return _computed(Call(x, weight, bias, stride, _zeros(padding), dilation, groups, op, output_padding))
 
 
 @convolution.register_fake
@@ -67,8 +66,8 @@ def convolution_weight(
     groups: int,
 ) -> torch.Tensor:
     """Return the gradient, (Cout, Cin / groups, taps), of the weight of conv1d, from that of its output."""
-    zeros = padding[0] if padding[0] == padding[1] else (padding[0], padding[1])
-    return _computed(Call(x, gradient, None, stride, zeros, dilation, groups, "conv_weight", taps=taps))
+    window = stride, _zeros(padding), dilation, groups
+    return _computed(Call(x, gradient, None, *window, "conv_weight", taps=taps))
 
 
 @convolution_weight.register_fake
@@ -82,6 +81,11 @@ def _(
     groups: int,
 ) -> torch.Tensor:
     return x.new_empty((gradient.shape[1], x.shape[1] // groups, taps))
+
+
+def _zeros(padding: Sequence[int]) -> int | Sides:
+    left, right = padding
+    return left if left == right else Sides(left, right)
 
 
 def _computed(call: Call) -> torch.Tensor:

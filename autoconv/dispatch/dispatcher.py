@@ -14,7 +14,7 @@ from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.dispatch.launchers import ByTorch, Launcher, as_kernels_read, fitted
 from autoconv.dispatch.machines import Machine
-from autoconv.dispatch.signature import Call, Numbers, precision_of, precision_setting, problem_of
+from autoconv.dispatch.signature import Call, Numbers, Padding, precision_of, precision_setting, problem_of
 from autoconv.environment import Environment
 from autoconv.errors import MissError
 from autoconv.kernels.aten import ATEN
@@ -55,7 +55,7 @@ class Dispatcher:
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         stride: Numbers,
-        padding: Numbers | str,
+        padding: Padding,
         dilation: Numbers,
         groups: int,
         *kind: Any,

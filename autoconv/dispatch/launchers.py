@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from torch.nn.grad import conv1d_weight
 
-from autoconv.dispatch.signature import Call, Numbers
+from autoconv.dispatch.signature import Call, Numbers, Padding, Sides
 from autoconv.kernels.sizes import MAX_INT32
 
 Tensors: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
@@ -38,7 +38,7 @@ class ByTorch:
     """Leaves the call to torch, as the caller made it: what no kernel runs, and what torch must refuse."""
 
     stride: Numbers
-    padding: Numbers | str
+    padding: Padding
     dilation: Numbers
     groups: int
     op: str = "conv"
@@ -66,18 +66,18 @@ class ByTorch:
     def _transposed(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         padding: Any = self.padding
         crop = 0
-        if isinstance(padding, tuple) and len(padding) == 2:  # ATen crops both sides alike
-            padding, crop = min(padding), padding[0] - padding[1]
+        if isinstance(padding, Sides):  # ATen crops both sides alike
+            padding, crop = min(padding.left, padding.right), padding.left - padding.right
         y = functional.conv_transpose1d(
             x, weight, bias, self.stride, padding, self.output_padding, self.groups, self.dilation
         )
-        return y[..., crop:].contiguous() if crop > 0 else y[..., : y.shape[-1] + crop].contiguous()
+        return y[..., max(0, crop) : y.shape[-1] + min(0, crop)].contiguous()
 
 
-def _padded(x: torch.Tensor, padding: Numbers | str) -> tuple[torch.Tensor, Any]:
+def _padded(x: torch.Tensor, padding: Padding) -> tuple[torch.Tensor, Any]:
     """Pad x itself where the sides differ, since ATen pads both alike; return it and what is left to pad."""
-    if isinstance(padding, tuple) and len(padding) == 2:
-        return functional.pad(x, padding), 0
+    if isinstance(padding, Sides):
+        return functional.pad(x, (padding.left, padding.right)), 0
     return x, padding
 
 

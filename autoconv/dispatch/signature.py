@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
@@ -12,6 +13,17 @@ from autoconv.errors import ProblemError
 from autoconv.problem import DTYPE_BYTES, Problem
 
 Numbers: TypeAlias = int | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Padding whose sides differ, which no argument of torch's can say: (1, 2) is refused for one dimension."""
+
+    left: int
+    right: int
+
+
+Padding: TypeAlias = Numbers | str | Sides
 Window: TypeAlias = tuple[int, int | tuple[int, int], int]  # stride, zeros on each side, dilation
 
 DTYPES = {getattr(torch, name): name for name in DTYPE_BYTES}
@@ -39,7 +51,7 @@ class Call(NamedTuple):
     weight: torch.Tensor  # (Cout, Cin / groups, K); what `op` reads in its place, as Problem.w_shape says
     bias: torch.Tensor | None  # (Cout,)
     stride: Numbers
-    padding: Numbers | str
+    padding: Padding
     dilation: Numbers
     groups: int
     op: str = "conv"  # as Problem has it
@@ -57,6 +69,8 @@ def problem_of(call: Call, precision: str) -> Problem | None:
     """
     x, bias = call.x, call.bias
     if not _consistent(call):
+        return None
+    if call.op != "conv" and isinstance(call.padding, str):
         return None
     taps = call.taps if call.op == "conv_weight" else call.weight.shape[2]
     around = window(call.stride, call.padding, call.dilation, taps)
@@ -109,7 +123,7 @@ def _outputs(call: Call) -> int:
     return {"conv": weight[0], "conv_transpose": weight[1] * call.groups, "conv_weight": weight[1]}[call.op]
 
 
-def window(stride: Numbers, padding: Numbers | str, dilation: Numbers, taps: int) -> Window | None:
+def window(stride: Numbers, padding: Padding, dilation: Numbers, taps: int) -> Window | None:
     """Return stride, padding and dilation as numbers, or None for what torch alone can serve or refuse.
 
     >>> window(1, "same", (2,), taps=4)
@@ -118,6 +132,8 @@ def window(stride: Numbers, padding: Numbers | str, dilation: Numbers, taps: int
     step, spread = _one(stride), _one(dilation)
     if step is None or spread is None:
         return None
+    if isinstance(padding, Sides):
+        return step, (padding.left, padding.right), spread
     if padding == "valid":
         return step, 0, spread
     if padding == "same":

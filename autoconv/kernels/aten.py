@@ -6,12 +6,13 @@ on a GPU times it last, and where it wins the dispatcher leaves the problem to t
 
 from __future__ import annotations
 
-import torch
-from torch.nn import functional
-from torch.nn.grad import conv1d_weight
+from typing import TYPE_CHECKING
 
 from autoconv.config import Config
 from autoconv.problem import Problem
+
+if TYPE_CHECKING:
+    import torch
 
 ATEN = Config("aten", {}, num_warps=1, num_stages=1)
 
@@ -27,6 +28,9 @@ def convolution(
         w: Of shape `problem.w_shape`.
         bias: (Cout,) or None.
     """
+    from torch.nn import functional  # not above: looking ATEN up can do without
+    from torch.nn.grad import conv1d_weight
+
     window = problem.stride, 0, problem.dilation, problem.groups
     if problem.op == "conv_transpose":
         whole = functional.conv_transpose1d(

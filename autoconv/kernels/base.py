@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
-import torch
-
 from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.errors import ConfigError
@@ -125,6 +123,8 @@ class Kernel(ABC):
 
 def scratch(x: Any, elements: int) -> Any:
     """Return uninitialised float32 memory on x's device, or None for no elements."""
+    import torch  # not above: the command line's help can do without
+
     return x.new_empty(elements, dtype=torch.float32) if elements else None
 
 

@@ -12,9 +12,11 @@ import pytest
 
 from autoconv import lookup as lookups
 from autoconv.cli.common import print_json
-from autoconv.kernels.registry import kernels
+from autoconv.kernels.registry import kernels, supporting
+from autoconv.problem import Problem
 
 PROBLEM = "N=1,Cin=16,Cout=16,K=1,L=16"
+ODD = "N=2,Cin=5,Cout=7,K=4,L=61,stride=3,dilation=2,padding=3,bias=1"
 SEED = "N=64,Cin=64,Cout=128,K=3,L=224280,stride=3,dilation=4"
 YARDSTICK = ("--kernel", "im2col_rows", "--config",
              '{"BLOCK_M":64,"BLOCK_N":64,"BLOCK_K":32,"num_warps":4,"num_stages":2}')  # fmt: skip
@@ -191,12 +193,12 @@ SMALL = '{"BLOCK_CO":16,"BLOCK_L":16,"BLOCK_R":16,"num_warps":2,"num_stages":2}'
 
 @pytest.mark.parametrize(
     ("dtype", "config", "checked"),
-    [("float32", (), set(kernels()))]
+    [("float32", (), {kernel.name for kernel in supporting(Problem.parse(ODD))})]
     + [(half, ("--kernel", "dense", "--config", SMALL), {"dense"}) for half in ("float16", "bfloat16")],
     ids=["float32, every kernel", "float16, one", "bfloat16, one"],
 )
 def test_verify(dtype, config, checked, run):
-    problem = f"N=2,Cin=5,Cout=7,K=4,L=61,stride=3,dilation=2,padding=3,bias=1,dtype={dtype}"
+    problem = f"{ODD},dtype={dtype}"
     shown = run("verify", problem, *config, "--device", "rtx4090", "--json")
     fields = one_object(shown)
     assert shown.exit_code == 0

@@ -170,14 +170,14 @@ def test_predict_starts_no_worker_and_records_nothing(monkeypatch, no_workers):
 
 def test_strict_says_field_by_field_what_the_nearest_entry_differs_in(monkeypatch, remember, no_workers):
     policy(monkeypatch, "strict")
-    remember(replace(PROBLEM, L=48, dtype="float16", precision=""), LARGER)
+    remember(replace(PROBLEM, L=48, stride=2), LARGER)  # nearer than the packaged problems
     with autoconv.recorded(DEVICE) as launches, pytest.raises(MissError) as caught:
         autoconv.conv1d(X, WEIGHT)
     assert launches == []
     assert caught.value.problem == str(PROBLEM)
     assert caught.value.why[0] == "nearest: another problem"
     assert set(caught.value.why[1:]) == {
-        "L: 16 here, 48 there", "dtype: float32 here, float16 there", "precision: tf32 here, ieee there",
+        "L: 16 here, 48 there", "stride: 1 here, 2 there",
     }  # fmt: skip
     assert f'autoconv tune "{PROBLEM}"' in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -196,7 +196,7 @@ def test_strict_serves_what_is_known_and_what_no_kernel_runs(monkeypatch, rememb
     remember(PROBLEM, LARGER)
     with autoconv.recorded(DEVICE) as launches:
         autoconv.conv1d(X, WEIGHT)
-        autoconv.conv1d(torch.zeros(1, 4, 9), torch.zeros(4, 1, 3), groups=4)
+        autoconv.conv1d(torch.zeros(0, 4, 9), torch.zeros(4, 4, 3))
     assert [config_of(launch) for launch in launches] == [LARGER]
 
 

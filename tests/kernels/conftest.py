@@ -44,11 +44,12 @@ def _problems(draw: st.DrawFn, families: list[str], large: bool) -> Problem:
     """Any problem of one of the families: small ones cost the interpreter a fraction of a second."""
     family = draw(st.sampled_from(families))
     op = FAMILIES[family].op
-    groups = draw(st.integers(1, 9)) if FAMILIES[family].groups > 1 or op != "conv" else 1
-    channels = st.integers(1, max(1, (2000 if large else 40) // groups))
+    grouped = FAMILIES[family].groups > 1 or op != "conv"
+    groups = draw(st.integers(1, 300 if large else 4)) if grouped else 1
+    channels = st.integers(1, max(1, (2000 if large else 24) // groups))
     cin = 1 if "depthwise" in family else draw(channels)
-    taps = {"pointwise": st.just(1), "long depthwise": st.integers(16, 40)}.get(
-        family, st.integers(1, 300 if large else 7)
+    taps = {"pointwise": st.just(1), "long depthwise": st.integers(16, 33)}.get(
+        family, st.integers(1, 300 if large else 5)
     )
     kernel, stride, dilation = draw(taps), draw(st.integers(1, 5)), draw(st.integers(1, 4))
     span = (kernel - 1) * dilation + 1
@@ -59,11 +60,11 @@ def _problems(draw: st.DrawFn, families: list[str], large: bool) -> Problem:
     least = max(1, -(-lacking // stride) + 1 if op == "conv_transpose" else lacking)
     dtype = draw(st.sampled_from(sorted(PRECISIONS)))
     return Problem(
-        N=draw(st.integers(1, 3)),
+        N=draw(st.integers(1, 300 if large else 2)),
         Cin=groups * cin,
         Cout=groups * draw(channels),
         K=kernel,
-        L=least + draw(st.integers(0, 10**6 if large else 70)),
+        L=least + draw(st.integers(0, 10**6 if large else 50)),
         stride=stride,
         dilation=dilation,
         op=op,
@@ -106,11 +107,11 @@ def configs_of() -> ConfigsOf:
 
     def configs(name: str, problem: Problem, steps: int) -> list[Config]:
         kernel = kernel_called(name)
-        own = {c for device in ("rtx4090", "a100-80gb") for c in kernel.space(problem, find(device))}
         # Warps and stages make no difference to the interpreter.
-        of_tiles = {tuple(config.tiles.items()): config for config in sorted(own, key=str)}
+        of_tiles = {tuple(config.tiles.items()): config for config in kernel.space(problem, find("rtx4090"))}
         works = {c: kernel.work(problem, c) for c in {*of_tiles.values(), *_small_tiles(name)}}
-        cost = {config: work.blocks * (work.steps + 2) for config, work in works.items()}
+        unrolled = {c: 1 if work.tensor_cores else problem.K for c, work in works.items()}
+        cost = {c: work.blocks * (max(work.steps, unrolled[c]) + 2) for c, work in works.items()}
         ranked = sorted(works, key=lambda config: (-works[config].blocks, str(config)))
         return [config for config in ranked if cost[config] <= steps] or sorted(ranked, key=cost.get)[:1]
 

@@ -110,7 +110,7 @@ def test_most_of_them_are_errors():
 
 def test_the_signature_is_torchs():
     names = list(inspect.signature(autoconv.conv1d).parameters)
-    assert names == ["input", "weight", "bias", "stride", "padding", "dilation", "groups"]
+    assert names == ["input", "weight", "bias", "stride", "padding", "dilation", "groups", "activation"]
     assert outcome(autoconv.conv1d)[0] is TypeError
     assert outcome(autoconv.conv1d, X, WEIGHT, out=X)[0] is TypeError
 
