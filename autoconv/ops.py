@@ -167,16 +167,17 @@ def _by_operator(
         activation: Applied by torch.
         served: A dispatcher serves `input`; else CUDA tensors are taken to be.
     """
+    stride, padding, dilation, groups = window_of
     numbers = None
     if (served or _on_cuda(input)) and not _is_transformed():
-        numbers = _numbers(input, weight, *window_of[:3], output_padding)
+        numbers = _numbers(input, weight, stride, padding, dilation, output_padding)
     if numbers is None:
         return ACTIVATIONS[activation](_by_torch(input, weight, bias, window_of, output_padding))
     if torch.is_autocast_enabled(input.device.type):
         input, weight, bias = _autocast(input.device.type, input, weight, bias)
     step, zeros, spread, extra = numbers
     batch = input if input.dim() == 3 else input.unsqueeze(0)
-    groups, transposed = window_of[3], output_padding is not None
+    transposed = output_padding is not None
     y = torch.ops.autoconv.convolution(batch, weight, bias, step, zeros, spread, groups, transposed, extra)
     return ACTIVATIONS[activation](y if input.dim() == 3 else y.squeeze(0))
 
@@ -186,7 +187,7 @@ def _on_cuda(input: object) -> bool:
 
 
 def _is_transformed() -> bool:
-    """Return whether torch differentiates, maps or records what is called, in a way no operator here knows."""
+    """Return whether torch maps, differentiates or records calls in a way that no operator here knows."""
     if _is_compiling():
         return False  # the operator is what a compiler is to see
     functorch: bool = torch._C._are_functorch_transforms_active()

@@ -96,8 +96,9 @@ def test_a_config_on_record_is_preferred_to_a_prediction(remember, launches):
     remember(PROBLEM, CONFIGS[1])
     with autoconv.recorded(DEVICE) as later:  # as another process would
         convolve(PROBLEM, x, w, bias)
-    assert launches[0].kernel == "dense_kernel"
-    assert later[0].kernel == "im2col_rows_kernel"
+    tiles = tuple(CONFIGS[1].tiles[tile] for tile in kernel_called("im2col_rows").tiles)
+    assert (later[0].kernel, later[0].arguments[-len(tiles) :]) == ("im2col_rows_kernel", tiles)
+    assert launches[0].arguments[4:] != later[0].arguments[4:]
 
 
 # --- what a hit does without ----------------------------------------------------------------------
@@ -177,11 +178,12 @@ def test_a_hit_needs_neither_the_database_nor_the_lock(remember, launches, dispa
 # --- tensors as they come -------------------------------------------------------------------------
 
 
-def test_a_transposed_input_is_read_in_place_as_channels_last(launches):
+def test_a_transposed_input_is_read_in_place_as_channels_last(remember, launches):
+    problem = Problem(2, 16, 32, 3, 70, layout="nlc")
+    remember(problem, CONFIGS[0])
     x = torch.zeros(2, 70, 16).transpose(1, 2)
     autoconv.conv1d(x, torch.zeros(32, 16, 3))
     (launch,) = launches
-    problem = Problem(2, 16, 32, 3, 70, layout="nlc")
     by_name = dict(zip(kernel_called("dense").jit.arg_names, launch.arguments, strict=True))
     assert launch.arguments[0] is x
     assert by_name["x_channel_units"] * by_name["X_ALIGN"] == 1
@@ -200,7 +202,8 @@ def test_a_transposed_input_is_read_in_place_as_channels_last(launches):
     ],
     ids=["sliced", "every other position", "every other channel", "expanded batch", "expanded channels"],
 )
-def test_strided_inputs_are_read_in_place(x, strides, launches):
+def test_strided_inputs_are_read_in_place(x, strides, remember, launches):
+    remember(Problem(2, 16, 32, 3, 100), CONFIGS[0])
     y = autoconv.conv1d(x, torch.zeros(32, 16, 3))
     (launch,) = launches
     by_name = dict(zip(kernel_called("dense").jit.arg_names, launch.arguments, strict=True))
@@ -248,12 +251,15 @@ def test_an_input_without_a_batch_is_a_batch_of_one(launches):
     assert launches[0].arguments[4:] == launches[1].arguments[4:]
 
 
-def test_what_no_kernel_runs_is_torchs(launches):
-    x = torch.randn(2, 4, 30)
-    for arguments in (
-        {"weight": torch.randn(0, 4, 3)},
-        {"weight": torch.randn(4, 4, 3).double(), "input": x.double()},
-    ):
-        call = {"input": x, **arguments}
-        assert torch.equal(autoconv.conv1d(**call), torch.nn.functional.conv1d(**call))
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        (torch.randn(2, 4, 30).double(), torch.randn(4, 4, 3).double()),
+        (torch.randn(0, 4, 30), torch.randn(4, 4, 3)),
+        (torch.ones(2, 4, 30, dtype=torch.int32), torch.ones(4, 4, 3, dtype=torch.int32)),
+    ],
+    ids=["float64", "no samples", "integers"],
+)
+def test_what_no_kernel_runs_is_torchs(tensors, launches):
+    assert torch.equal(autoconv.conv1d(*tensors), torch.nn.functional.conv1d(*tensors))
     assert launches == []

@@ -50,7 +50,7 @@ def test_a_config_that_does_not_run_gives_way_to_another(config, error, remember
         y = autoconv.conv1d(x, weight)
     autoconv.conv1d(x, weight)
     assert y.shape == problem.y_shape
-    assert [launch.kernel for launch in launches] == ["dense_kernel"] * 2
+    assert len(launches) == 2
     (message,) = [str(warning.message) for warning in warned]
     assert message.startswith(f"{config} does not run on rtx4090 ({error}")
     assert "serves in its place" in message and "\n" not in message
@@ -116,7 +116,7 @@ def test_a_database_that_does_not_serve_costs_one_warning(trouble, policy, monke
             autoconv.conv1d(x, WEIGHT)
         while serving.current._provisional:
             pass
-    assert [launch.kernel for launch in launches] == ["dense_kernel"] * 3
+    assert len(launches) == 3
     about_the_file = [warning for warning in warned if str(path) in str(warning.message)]
     layers = [warning for warning in about_the_file if "layer 'user' is skipped" in str(warning.message)]
     assert len(layers) == 1
