@@ -17,7 +17,7 @@ Numbers: TypeAlias = int | tuple[int, ...]
 
 @dataclass(frozen=True)
 class Sides:
-    """Padding whose sides differ, which no argument of torch's can say: it refuses (1, 2) for one dimension."""
+    """Padding whose sides differ; no argument of torch can say it, which refuses (1, 2) for one dimension."""
 
     left: int
     right: int
