@@ -178,7 +178,10 @@ IMPOSSIBLE = [
         {"output_padding": -1, "op": "conv_transpose"},
         "output_padding=-1: must be at least 0; give the extra length on the output's right",
     ),
-    ({"op": "conv1d"}, "op=conv1d: is not a known op, did you mean conv?; give conv or conv_transpose"),
+    (
+        {"op": "conv1d"},
+        "op=conv1d: is not a known op, did you mean conv?; give conv, conv_transpose or conv_weight",
+    ),
     ({"layout": "nwc"}, "layout=nwc: is not a known layout, did you mean nlc?; give ncl or nlc"),
     (
         {"dtype": "float61"},

