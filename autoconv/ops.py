@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from autoconv import library, serving
 from autoconv.dispatch.launchers import ACTIVATIONS
-from autoconv.dispatch.signature import window
+from autoconv.dispatch.signature import DTYPES, window
 from autoconv.errors import ProblemError
 from autoconv.problem import ACTIVATIONS as ACTIVATION_NAMES
 
@@ -67,7 +67,7 @@ def conv1d(
         MissError: AUTOCONV_ON_MISS is strict, and the database has no entry for this problem.
         SettingError: an AUTOCONV_ variable has a value that is none.
     """
-    if activation != "none" and activation not in ACTIVATION_NAMES:
+    if activation not in ACTIVATION_NAMES:
         raise _unknown(activation)
     window_of = stride, padding, dilation, groups
     if (
@@ -76,18 +76,18 @@ def conv1d(
         or type(weight) not in _PLAIN
         or type(bias) not in _PLAIN_OR_NONE
         or _is_tracing()
-        or _dispatch_modes()
         or forward_ad._current_level >= 0
         or (dispatcher := serving.current or serving.made_for(input)) is None
         or not dispatcher.serves(input)
     ):
-        return _by_operator(input, weight, bias, window_of, None, activation)
-    if _any_autocast() and torch.is_autocast_enabled(dispatcher.machine.device_type):
+        return _unserved(input, weight, bias, window_of, None, activation)
+    if _any_autocast():
         input, weight, bias = _autocast(dispatcher.machine.device_type, input, weight, bias)
-    if _grad_enabled() and (
-        input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    if _dispatch_modes() or (
+        _grad_enabled()
+        and (input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
     ):
-        return _by_operator(input, weight, bias, window_of, None, activation, served=True)
+        return _by_operator(input, weight, bias, window_of, None, activation)
     if activation == "none":
         plan = dispatcher.plan(input, weight, bias, stride, padding, dilation, groups)
     else:
@@ -132,18 +132,48 @@ def conv_transpose1d(
     if activation not in ACTIVATION_NAMES:
         raise _unknown(activation)
     window_of = stride, padding, dilation, groups
-    plain = all(type(tensor) in _PLAIN_OR_NONE for tensor in (input, weight, bias))
-    if _is_compiling() or not plain or _is_tracing() or _dispatch_modes() or forward_ad._current_level >= 0:
-        return _by_operator(input, weight, bias, window_of, output_padding, activation)
-    dispatcher = serving.serving(input)
-    if dispatcher is None:
-        return _by_operator(input, weight, bias, window_of, output_padding, activation)
-    if _any_autocast() and torch.is_autocast_enabled(dispatcher.machine.device_type):
+    if (
+        _is_compiling()
+        or type(input) not in _PLAIN
+        or type(weight) not in _PLAIN
+        or type(bias) not in _PLAIN_OR_NONE
+        or _is_tracing()
+        or forward_ad._current_level >= 0
+        or (dispatcher := serving.serving(input)) is None
+    ):
+        return _unserved(input, weight, bias, window_of, output_padding, activation)
+    if _any_autocast():
         input, weight, bias = _autocast(dispatcher.machine.device_type, input, weight, bias)
-    if _grad_enabled() and any(t is not None and t.requires_grad for t in (input, weight, bias)):
-        return _by_operator(input, weight, bias, window_of, output_padding, activation, served=True)
+    if _dispatch_modes() or (
+        _grad_enabled() and any(t is not None and t.requires_grad for t in (input, weight, bias))
+    ):
+        return _by_operator(input, weight, bias, window_of, output_padding, activation)
     kind = "conv_transpose", output_padding, activation
     return dispatcher.plan(input, weight, bias, *window_of, *kind)(input, weight, bias)
+
+
+def _unserved(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    window_of: tuple[Any, ...],
+    output_padding: Numbers | None,
+    activation: str,
+) -> torch.Tensor:
+    """Leave a call to torch; but what compiles a call with CUDA tensors is shown the registered operator.
+
+    Args:
+        input: As the caller gave it, whatever it is, and so `weight` and `bias`.
+        weight: See above.
+        bias: See above.
+        window_of: stride, padding, dilation and groups.
+        output_padding: None for conv1d.
+        activation: Applied by torch.
+    """
+    if _is_compiling() and input.is_cuda:
+        input, weight, bias = _autocast("cuda", input, weight, bias)
+        return _by_operator(input, weight, bias, window_of, output_padding, activation)
+    return ACTIVATIONS[activation](_by_torch(input, weight, bias, window_of, output_padding))
 
 
 def _by_operator(
@@ -153,45 +183,23 @@ def _by_operator(
     window_of: tuple[Any, ...],
     output_padding: Numbers | None,
     activation: str,
-    *,
-    served: bool = False,
 ) -> torch.Tensor:
-    """Call the registered operator where kernels may serve it, torch's own otherwise; then activate.
+    """Call the registered operator, which is what differentiates and traces, then activate; as `_unserved`.
 
-    Args:
-        input: As the caller gave it, and so `weight` and `bias`.
-        weight: See above.
-        bias: See above.
-        window_of: stride, padding, dilation and groups.
-        output_padding: None for conv1d.
-        activation: Applied by torch.
-        served: A dispatcher serves `input`; else CUDA tensors are taken to be.
+    Inside a transform of torch.func, of which no operator here knows, and for what torch alone serves or
+    refuses, torch's own is called.
     """
     stride, padding, dilation, groups = window_of
     numbers = None
-    if (served or _on_cuda(input)) and not _is_transformed():
+    if _is_compiling() or not torch._C._are_functorch_transforms_active():
         numbers = _numbers(input, weight, stride, padding, dilation, output_padding)
     if numbers is None:
         return ACTIVATIONS[activation](_by_torch(input, weight, bias, window_of, output_padding))
-    if torch.is_autocast_enabled(input.device.type):
-        input, weight, bias = _autocast(input.device.type, input, weight, bias)
     step, zeros, spread, extra = numbers
     batch = input if input.dim() == 3 else input.unsqueeze(0)
     transposed = output_padding is not None
     y = torch.ops.autoconv.convolution(batch, weight, bias, step, zeros, spread, groups, transposed, extra)
     return ACTIVATIONS[activation](y if input.dim() == 3 else y.squeeze(0))
-
-
-def _on_cuda(input: object) -> bool:
-    return isinstance(input, torch.Tensor) and input.is_cuda
-
-
-def _is_transformed() -> bool:
-    """Return whether torch maps, differentiates or records calls in a way that no operator here knows."""
-    if _is_compiling():
-        return False  # the operator is what a compiler is to see
-    functorch: bool = torch._C._are_functorch_transforms_active()
-    return functorch or forward_ad._current_level >= 0 or _is_tracing()
 
 
 def _by_torch(
@@ -216,7 +224,9 @@ def _numbers(
     output_padding: Numbers | None,
 ) -> tuple[int, list[int], int, int] | None:
     """Return stride, (left, right) padding, dilation, output_padding; None for what torch alone refuses."""
-    if input.dim() not in (2, 3) or weight.dim() != 3:
+    if input.dim() not in (2, 3) or weight.dim() != 3 or input.dtype not in DTYPES:
+        return None
+    if output_padding is not None and isinstance(padding, str):
         return None
     around = window(stride, padding, dilation, weight.shape[2])
     extra = window(0 if output_padding is None else output_padding, 0, 1, 1)
@@ -228,7 +238,9 @@ def _numbers(
 
 
 def _autocast(device_type: str, *tensors: torch.Tensor | None) -> tuple[Any, ...]:
-    """Cast what torch.autocast would cast: floating point, but for float64."""
+    """Cast what torch.autocast casts, where it is in force for the device: floating point, but for float64."""
+    if not torch.is_autocast_enabled(device_type):
+        return tensors
     dtype = torch.get_autocast_dtype(device_type)
     return tuple(
         t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t

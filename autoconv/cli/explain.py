@@ -39,7 +39,7 @@ RESOURCES = ("registers", "shared", "spills")
 @click.option(
     "--resources",
     "given",
-    metavar="NAME=NUMBER,...",
+    metavar="NAME=NUMBER",
     help="Take these in place of what compiling gives, such as registers=184,shared=16384 (also spills).",
 )
 @json_option
@@ -62,7 +62,9 @@ def explain(
     """
     parsed = Problem.parse(problem)
     config = parse_config(kernel, numbers)
-    other = parse_config(against_kernel or kernel, against) if against else None
+    if against_kernel is not None and against is None:
+        raise ConfigError("--against", None, "is missing", "give it with --against-kernel")
+    other = None if against is None else parse_config(against_kernel or kernel, against)
     taken = parse_resources(given)
     for one in (config, other):
         if one is not None:
@@ -88,10 +90,7 @@ def explain(
 
 
 def _predicted(problem: Problem, config: Config, device: Device, taken: dict[str, Any]) -> Prediction:
-    from autoconv.cost.predict import (
-        compiled_resources,
-        predict,
-    )  # imports Triton, which --help can do without
+    from autoconv.cost.predict import compiled_resources, predict
 
     try:
         resources = compiled_resources(problem, config, device)
@@ -114,7 +113,7 @@ def parse_resources(given: str | None) -> dict[str, int]:
     found = {}
     for part in given.split(",") if given else ():
         name, _, number = (piece.strip() for piece in part.partition("="))
-        if name not in RESOURCES or not number.isdigit():
+        if name not in RESOURCES or not number.isdecimal():
             remedy = "write such as registers=184,shared=16384"
             raise ConfigError("resources", part, f"is none of {', '.join(RESOURCES)} with a number", remedy)
         found[name] = int(number)

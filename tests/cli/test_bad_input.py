@@ -58,6 +58,24 @@ CONFIGS = [
 NOBODYS = "N=1,Cin=1,Cout=1,K=2,L=2,stride=65536,dilation=2,op=conv_transpose"
 
 
+MORE = [
+    (
+        ("--resources", "register=3"),
+        "config: resources=register=3: is none of registers, shared, spills with a",
+    ),
+    (
+        ("--resources", "registers=many"),
+        "config: resources=registers=many: is none of registers, shared, spills",
+    ),
+    (("--resources", "registers=-1"), "config: resources=registers=-1: is none of registers, shared, spills"),
+    (("--resources", "registers=\u00b2"), "config: resources=registers=\u00b2: is none of registers"),
+    (("--against-kernel", "dense"), "config: --against: is missing; give it with --against-kernel"),
+    (("--against", ""), "config: config=: is not JSON"),
+    (("--against", "{bad"), "config: config={bad: is not JSON"),
+    (("--against", config(BLOCK_L=24)), "config: BLOCK_L=24: must be a power of two;"),
+]
+
+
 def refused(result) -> str:
     """The one line of an error."""
     assert result.exit_code == 2, result.output
@@ -78,6 +96,12 @@ def test_a_problem_that_is_none(command, problem, message, run):
 @pytest.mark.parametrize("command", ["explain", "verify"])
 def test_a_config_that_is_none(command, arguments, message, run):
     assert refused(run(command, GOOD, *arguments, "--json")).startswith(message)
+
+
+@pytest.mark.parametrize(("arguments", "message"), MORE, ids=[message[8:40] for _, message in MORE])
+def test_what_explain_alone_takes(arguments, message, run):
+    line = refused(run("explain", GOOD, "--kernel", "dense", "--config", CONFIG, *arguments))
+    assert line.startswith(message)
 
 
 @pytest.mark.parametrize("command", ["tune", "lookup", "explain", "verify"])

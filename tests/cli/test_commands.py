@@ -152,6 +152,33 @@ def test_explain_gives_the_published_figures(run):
     assert "predicted, not measured" in " ".join(person.stdout.split())
 
 
+def test_explain_sets_two_configs_side_by_side(run):
+    other = '{"BLOCK_CO":128,"BLOCK_L":128,"BLOCK_R":16,"num_warps":8,"num_stages":3}'
+    call = (
+        "explain",
+        SEED,
+        *YARDSTICK,
+        "--against",
+        other,
+        "--against-kernel",
+        "dense",
+        "--device",
+        "rtx4090",
+    )
+    lines = [json.loads(line) for line in run(*call, "--json").stdout.splitlines()]
+    assert [line["kernel"] for line in lines] == ["im2col_rows", "dense"]
+    assert set(lines[0]) == set(lines[1]) == documented("explain")
+    person = " ".join(run(*call).stdout.split())
+    assert "The second is faster by" in person
+
+
+def test_explain_takes_given_resources_in_place_of_the_compiled_ones(run):
+    call = ("explain", SEED, *YARDSTICK, "--device", "rtx4090", "--json", "--resources")
+    fields = one_object(run(*call, "registers=184,shared=16384,spills=8"))
+    assert [fields[name] for name in ("registers", "shared", "spills")] == [184, 16384, 8]
+    assert fields["blocks_per_sm"] == 65536 // (184 * 4 * 32)
+
+
 def test_explain_takes_the_config_on_record(tuned, run):
     fields = one_object(run("explain", PROBLEM, "--device", "rtx4090", "--json"))
     for name in ("kernel", "config", "grid"):
@@ -181,7 +208,7 @@ def test_explain_a_config_that_the_device_cannot_launch(run):
     assert (one_object(shown)["blocks_per_sm"], one_object(shown)["predicted_ms"]) == (0, None)
     person = run(*call)
     assert person.exit_code == 1
-    assert "l4 cannot launch a block, for want of shared memory" in " ".join(person.stdout.split())
+    assert "none: no block fits an SM, for want of shared memory" in " ".join(person.stdout.split())
     assert "inf" not in person.stdout
 
 

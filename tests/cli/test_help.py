@@ -39,7 +39,8 @@ def test_every_command_has_help_that_fits_a_terminal(path, option, run):
     assert lines[0].startswith(" ".join(["Usage: autoconv", *path]))
     assert re.match(r"  [A-Z].*[.,]$|  [A-Z].* [a-z]+$", lines[2])
     assert all(len(line) <= 80 and "\b" not in line and "\\b" not in line for line in lines)
-    assert "..." not in shown.stdout.split("Commands:")[-1].replace("PROBLEM...", "").replace("[ARGS]...", "")
+    # Where the first sentence of a command is too long for its line, click cuts it.
+    assert "..." not in shown.stdout.partition("Commands:")[2]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: " ".join(path) or "autoconv")
