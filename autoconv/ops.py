@@ -238,7 +238,7 @@ def _numbers(
 
 
 def _autocast(device_type: str, *tensors: torch.Tensor | None) -> tuple[Any, ...]:
-    """Cast what torch.autocast casts, where it is in force for the device: floating point, but for float64."""
+    """Cast what torch.autocast casts where it is in force: floating point, but for float64."""
     if not torch.is_autocast_enabled(device_type):
         return tensors
     dtype = torch.get_autocast_dtype(device_type)

@@ -212,6 +212,90 @@ def test_no_graph_is_built_where_none_is_wanted():
         assert autoconv.conv1d(x, weight).is_inference()
 
 
+# --- transposed, activated ------------------------------------------------------------------------
+
+TRANSPOSED: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ("plain", (2, 5, 17), (5, 7, 3), {}),
+    ("bias", (2, 5, 17), (5, 7, 3), {"bias": True}),
+    ("stride", (2, 5, 17), (5, 7, 4), {"stride": 2, "padding": 1}),
+    ("output padding", (2, 5, 17), (5, 7, 3), {"stride": (3,), "padding": [1], "output_padding": 2}),
+    ("dilation", (2, 5, 17), (5, 7, 3), {"stride": 2, "dilation": 3, "padding": 2, "bias": True}),
+    ("groups", (2, 6, 17), (6, 2, 3), {"groups": 3, "stride": 2}),
+    ("no batch", (5, 17), (5, 7, 3), {"stride": 2, "output_padding": 1}),
+    ("float64", (2, 5, 17), (5, 7, 3), {"dtype": torch.float64, "stride": 2}),
+]
+
+
+def transposed_arguments(x, w, rest) -> dict[str, Any]:
+    call = arguments(x, w, {name: value for name, value in rest.items() if name != "bias"})
+    outputs = w[1] * rest.get("groups", 1)
+    return {**call, "bias": torch.randn(outputs, dtype=call["input"].dtype) if rest.get("bias") else None}
+
+
+@pytest.mark.parametrize(("x", "w", "rest"), [f[1:] for f in TRANSPOSED], ids=[f[0] for f in TRANSPOSED])
+def test_transposed_forms_and_their_gradients_agree_with_torch(x, w, rest):
+    call = transposed_arguments(x, w, rest)
+    expected = functional.conv_transpose1d(**call)
+    assert_near(autoconv.conv_transpose1d(**call), expected, 2e-6)
+    needed = {name for name in ("input", "weight", "bias") if call[name] is not None}
+    ours = gradients(autoconv.conv_transpose1d, call, needed)
+    for mine, torchs in zip(ours, gradients(functional.conv_transpose1d, call, needed), strict=True):
+        assert (mine is None) == (torchs is None)
+        if mine is not None:
+            assert_near(mine, torchs, 1e-5)
+
+
+ACTIVATIONS = {
+    "relu": functional.relu, "leaky_relu": functional.leaky_relu, "gelu": functional.gelu,
+    "silu": functional.silu, "tanh": torch.tanh, "none": lambda y: y,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("differentiated", [False, True])
+def test_activations_are_torchs_fused_or_not(name, differentiated):
+    x = torch.randn(2, 5, 20, requires_grad=differentiated)
+    for convolve, torchs, weight in (
+        (autoconv.conv1d, functional.conv1d, torch.randn(7, 5, 3)),
+        (autoconv.conv_transpose1d, functional.conv_transpose1d, torch.randn(5, 7, 3)),
+    ):
+        y, expected = convolve(x, weight, activation=name), ACTIVATIONS[name](torchs(x, weight))
+        assert_near(y.detach(), expected.detach(), 1e-5)
+        if differentiated:
+            pair = [torch.autograd.grad(one.square().sum(), x)[0] for one in (y, expected)]
+            assert_near(*pair, 1e-5)
+
+
+# --- the registered operators ---------------------------------------------------------------------
+
+UTILITIES = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+
+
+@pytest.mark.parametrize(
+    ("padding", "transposed", "extra"), [([1, 1], False, 0), ([1, 2], False, 0), ([1, 1], True, 1)], ids=str
+)
+def test_the_convolution_is_a_sound_operator(padding, transposed, extra):
+    x = torch.randn(2, 4, 12, requires_grad=True)
+    weight = (
+        torch.randn(6, 2, 3, requires_grad=True)
+        if not transposed
+        else torch.randn(4, 3, 3, requires_grad=True)
+    )
+    bias = torch.randn(6, requires_grad=True)
+    call = (x, weight, bias, 2, padding, 2, 2, transposed, extra)
+    tolerances = {"rtol": 1e-4, "atol": 1e-4}
+    torch.library.opcheck(torch.ops.autoconv.convolution.default, call, test_utils=UTILITIES, **tolerances)
+
+
+def test_the_weights_gradient_is_a_sound_operator():
+    x, gradient = torch.randn(2, 4, 12, requires_grad=True), torch.randn(2, 6, 5, requires_grad=True)
+    call = (x, gradient, 3, 2, [1, 1], 2, 2)
+    tolerances = {"rtol": 1e-4, "atol": 1e-4}
+    torch.library.opcheck(
+        torch.ops.autoconv.convolution_weight.default, call, test_utils=UTILITIES, **tolerances
+    )
+
+
 # --- autocast -------------------------------------------------------------------------------------
 
 
