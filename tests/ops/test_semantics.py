@@ -127,8 +127,8 @@ TRANSPOSED = [
 def test_a_wrong_transposed_call_raises_what_torch_raises(wrong, differentiated, launches):
     weight = torch.randn(4, 6, 3, requires_grad=differentiated)
     call = {
-        "input": X, "weight": weight, "bias": BIAS, "stride": 1, "padding": 0, "output_padding": 0, "groups": 1,
-        "dilation": 1, **wrong,
+        "input": X, "weight": weight, "bias": BIAS, "stride": 1, "padding": 0, "output_padding": 0,
+        "groups": 1, "dilation": 1, **wrong,
     }  # fmt: skip
     expected = outcome(functional.conv_transpose1d, *call.values())
     assert isinstance(expected[0], type)
