@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from autoconv.config import Config
 from autoconv.kernels.sizes import cdiv
 from autoconv.problem import Problem
 
-_NO_DEPTH = 16  # stands for the reduction's tile of a kernel without one
+_WITHOUT_TILE = 16  # what Triton specialises integer arguments on
 
 
 def reduced(problem: Problem, config: Config) -> Problem:
@@ -22,46 +21,29 @@ def reduced(problem: Problem, config: Config) -> Problem:
     Three samples, because tiles are powers of two: where a row of tiles runs over N * L_out and L_out is no
     multiple of the tile, then neither is 3 * L_out, and the last tile is partial there too.
     """
-    samples = min(problem.N, 3)
-    rows = _tile(config, "BLOCK_CO") or _tile(config, "BLOCK_N") or 1
+    columns = _tile(config, "BLOCK_L", "BLOCK_M")
+    rows = _tile(config, "BLOCK_CO", "BLOCK_N")
+    depth = _tile(config, "BLOCK_R", "BLOCK_K")
+    parts = config.meta.get("SPLIT", 1)
+    # An input longer by `grows` makes an output, or each phase of a transposed one, longer by a whole tile.
+    grows = columns if problem.op == "conv_transpose" else columns * problem.stride
+    reach = (problem.K - 1) * problem.dilation + 1
     # A kernel without a tile of the reduction has one input channel a group: its rows run over the groups.
     together = config.meta.get("PACK", 1) if "BLOCK_R" in config.meta else rows
     groups = _shrunk(problem.groups, least=max(2, together), step=together)
+    channels = _shrunk(problem.Cin_per_group, least=cdiv((parts + 1) * depth, problem.K), step=depth)
     return replace(
         problem,
-        N=samples,
-        L=_length(problem, config, samples),
+        N=min(problem.N, 3),
+        L=_shrunk(problem.L, least=grows + grows // 2 + reach, step=grows),
         groups=groups,
-        Cin=groups * _channels(problem, config),
+        Cin=groups * channels,
         Cout=groups * _shrunk(problem.Cout_per_group, least=rows, step=rows),
     )
 
 
-def _length(problem: Problem, config: Config, samples: int) -> int:
-    columns = _tile(config, "BLOCK_L") or _tile(config, "BLOCK_M")
-    columns = columns or config.meta["BLOCK_P"] * config.meta["BLOCK_Q"]
-    # An input longer by this makes an output, or each phase of a transposed one, longer by a whole tile.
-    grows = columns if problem.op == "conv_transpose" else columns * problem.stride
-    tiles = 1.5
-    if problem.op == "conv_weight":  # tiles of all samples are dealt out to the parts: to some, two of them
-        tiles = max(tiles, cdiv(3 * config.meta.get("SPLIT", 1), 2 * samples))
-    reach = (problem.K - 1) * problem.dilation + 1
-    return _shrunk(problem.L, least=int(tiles * grows) + reach, step=grows)
-
-
-def _channels(problem: Problem, config: Config) -> int:
-    """Return the input channels of a group: two at least, for a second one's address."""
-    depth = _tile(config, "BLOCK_R") or _tile(config, "BLOCK_K") or _NO_DEPTH
-    parts = config.meta.get("SPLIT", 1) if problem.op == "conv" else 1
-    # Channels last, a tile holds channels of one tap; transposed, a phase has few of the taps.
-    taps = problem.K if problem.layout == "ncl" and problem.op != "conv_transpose" else 1
-    # With several taps a channel, fewer channels than a tile has rows may leave the same remainder.
-    least, step = cdiv((parts + 1) * depth, taps), depth // math.gcd(depth, taps)
-    return _shrunk(problem.Cin_per_group, least=max(2, least), step=step)
-
-
-def _tile(config: Config, name: str) -> int:
-    return config.meta.get(name, 0)
+def _tile(config: Config, *names: str) -> int:
+    return next((config.meta[name] for name in names if name in config.meta), _WITHOUT_TILE)
 
 
 def _shrunk(size: int, *, least: int, step: int) -> int:

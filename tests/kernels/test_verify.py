@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from autoconv.kernels.registry import kernels
-
 ROOT = Path(__file__).parents[2]
 RUNS = 2  # of verify, whose counts are those of both together
 ROWS, LENGTH, TILE = 2 * 4, 38, 16  # of y, and of the wrong kernels
@@ -79,13 +77,8 @@ def test_a_fault_in_few_elements_shows_in_the_error(printed: dict[str, Any]) -> 
     assert printed["verdicts"]["infinity"]["max_rel_err"] == math.inf
 
 
-@pytest.mark.parametrize("kernel", kernels())
+@pytest.mark.parametrize("kernel", ["dense", "im2col_rows"])
 def test_any_strides_of_x_will_do(kernel: str, printed: dict[str, Any]) -> None:
-    errors = printed["errors"][kernel]
-    assert {view: error for view, error in errors.items() if not error < 1e-5} == {}
-    assert {"packed", "every third position", "one sample expanded"} < set(errors)
-
-
-def test_64_bit_offsets_give_the_same(printed: dict[str, Any]) -> None:
-    tried = {kernel for kernel, errors in printed["errors"].items() if "64-bit offsets" in errors}
-    assert {"dense", "im2col_rows"} <= tried
+    errors = {name: error for name, error in printed["errors"].items() if name.startswith(f"{kernel},")}
+    assert len(errors) == 9
+    assert {name: error for name, error in errors.items() if not error < 1e-5} == {}

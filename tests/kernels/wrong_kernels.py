@@ -13,10 +13,10 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch.nn import functional
 
 from autoconv.config import Config
 from autoconv.device import Device, find
-from autoconv.kernels.aten import convolution
 from autoconv.kernels.base import Grid, Kernel, Scalar
 from autoconv.kernels.registry import kernels
 from autoconv.kernels.sizes import Strides, cdiv
@@ -38,19 +38,7 @@ FAULTS = {
     "infinity": 10,
 }
 PROBLEM = Problem(2, 2, 4, 2, 37, padding=1, bias=True, precision="ieee")  # L_out = 38
-VIEWED = [
-    Problem.parse(text)
-    for text in (
-        "N=2,Cin=3,Cout=5,K=1,L=24,stride=2,padding=1,bias=1",
-        "N=2,Cin=3,Cout=5,K=3,L=24,stride=2,padding=2,bias=1,layout=nlc",
-        "N=2,Cin=3,Cout=5,K=3,L=24,stride=2,padding=2,bias=1",
-        "N=2,Cin=12,Cout=5,K=3,L=24,stride=2,padding=2,bias=1",
-        "N=2,Cin=3,Cout=3,K=18,L=24,padding=2,groups=3,bias=1",
-        "N=2,Cin=4,Cout=6,K=3,L=24,padding=2,groups=2,bias=1",
-        "N=2,Cin=3,Cout=3,K=4,L=12,op=conv_transpose,stride=2,padding=1,bias=1",
-        "N=2,Cin=3,Cout=4,K=3,L=24,op=conv_weight,stride=2,padding=2",
-    )
-]
+VIEWED = Problem(2, 6, 8, 3, 24, stride=2, padding=2, bias=True)
 
 
 @triton.jit
@@ -123,52 +111,34 @@ class Faulty(Kernel):
         return {**keywords, "FAULT": config.meta["FAULT"] - 1}  # a tile is at least 1
 
 
-def views(problem: Problem) -> dict[str, torch.Tensor]:
-    """Return x of the problem's shape and layout with all sorts of strides."""
+def views() -> dict[str, torch.Tensor]:
+    """Return x of VIEWED's shape with all sorts of strides."""
     torch.manual_seed(0)
-    samples, channels, length = problem.x_shape
-    if problem.layout == "nlc":  # always with the channels side by side
-        long = torch.randn(2 * samples, 3 * length, 2 * channels).transpose(1, 2)
-        one = torch.randn(1, length, channels).transpose(1, 2)
-        stretched = {}
-    else:
-        long, one = torch.randn(2 * samples, 2 * channels, 3 * length), torch.randn(1, channels, length)
-        stretched = {
-            "channels last": torch.randn(samples, length, channels).transpose(1, 2),
-            "samples innermost": torch.randn(channels, length, samples).permute(2, 0, 1),
-            "one channel expanded": torch.randn(samples, 1, length).expand(problem.x_shape),
-            "one number expanded": torch.randn(1, 1, 1).expand(problem.x_shape),
-        }
+    n, cin, length = VIEWED.x_shape
     return {
-        "packed": long[:samples, :channels, :length].clone(memory_format=torch.preserve_format),
-        "every other sample": long[::2, :channels, :length],
-        "every third position": long[:samples, :channels, ::3],
-        "a window of more": long[:samples, -channels:, 5 : length + 5],
-        "one sample expanded": one.expand(problem.x_shape),
-        **stretched,
+        "contiguous": torch.randn(n, cin, length),
+        "every other sample": torch.randn(2 * n, cin, length)[::2],
+        "every third position": torch.randn(n, cin, 3 * length)[:, :, ::3],
+        "a window of a longer row": torch.randn(n, cin, length + 9)[:, :, 5 : length + 5],
+        "one sample expanded": torch.randn(1, cin, length).expand(n, cin, length),
+        "one channel expanded": torch.randn(n, 1, length).expand(n, cin, length),
+        "one number expanded": torch.randn(1, 1, 1).expand(n, cin, length),
+        "channels last": torch.randn(n, length, cin).transpose(1, 2),
+        "samples innermost": torch.randn(cin, length, n).permute(2, 0, 1),
     }
 
 
-def errors_of(kernel: Kernel) -> dict[str, float]:
-    """Return the largest error of a kernel on each view, and on packed x with 64-bit offsets."""
-    problem = next(problem for problem in VIEWED if kernel.unsupported(problem) is None)
-    configs = kernel.space(problem, find("rtx4090"))
-    config = min(configs, key=lambda c: kernel.work(problem, c).blocks * kernel.work(problem, c).steps)
-    w = torch.randn(problem.w_shape)
-    bias = torch.randn(problem.Cout) if problem.bias else None
-
-    def error(x: torch.Tensor) -> float:
-        y = torch.full(problem.y_shape, torch.nan)
-        kernel.launch(problem, config, x, w, bias, y)
-        expected = convolution(problem, x.double(), w.double(), bias.double() if bias is not None else None)
-        return (y - expected).abs().max().item()
-
-    errors = {view: error(x) for view, x in views(problem).items()}
-    arguments = kernel.arguments
-    if "INDEX_64" in arguments(problem, (1, 1, 1)):
-        kernel.arguments = lambda *given: {**arguments(*given), "INDEX_64": True}  # type: ignore[method-assign]
-        errors["64-bit offsets"] = error(views(problem)["packed"])
-    return errors
+def error_on(kernel: Kernel, x: torch.Tensor, *, index_64: bool) -> float:
+    """Return the largest error of a kernel on VIEWED with this x, with 64-bit offsets where it has them."""
+    weight, bias = torch.randn(VIEWED.w_shape), torch.randn(VIEWED.Cout)
+    config = Config(kernel.name, dict.fromkeys(kernel.tiles, 16), num_warps=1, num_stages=1)
+    y = torch.full(VIEWED.y_shape, torch.nan)
+    keywords = kernel.keywords(VIEWED, config, x.stride())
+    if index_64:
+        keywords["INDEX_64"] = True
+    kernel.jit[kernel.grid(VIEWED)](x, weight, bias, y, **keywords)
+    expected = functional.conv1d(x.double(), weight.double(), bias.double(), VIEWED.stride, VIEWED.padding)
+    return (y - expected).abs().max().item()
 
 
 def main() -> None:
@@ -179,7 +149,11 @@ def main() -> None:
         fault: asdict(verify(PROBLEM, config, where="cpu", seed=3))
         for fault, config in zip(FAULTS, configs, strict=True)
     }
-    errors = {name: errors_of(kernel) for name, kernel in kernels().items() if name != "faulty"}
+    errors = {
+        f"{name}, {view}": error_on(kernels()[name], x, index_64=view == "contiguous")
+        for name in ("dense", "im2col_rows")
+        for view, x in views().items()
+    }
     print(json.dumps({"verdicts": verdicts, "errors": errors}))
 
 
