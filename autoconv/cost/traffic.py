@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import numpy.ma  # np.unique imports it when first called; in a thread, a child forked meanwhile would hang
 import numpy.typing as npt
 
 from autoconv.kernels.work import Access, AddressMap, Axis, Work

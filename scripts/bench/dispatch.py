@@ -1,8 +1,9 @@
 """What a call costs before the kernel runs: a hit of autoconv against plain Triton and triton.autotune.
 
 All of them launch the same kernel with the same config on the same driver, which stands in for a GPU and
-drops the launch; all allocate their output. They take turns, so that a noisy machine disturbs them alike, and
-the ratios of their medians say more than the microseconds. Prints one JSON object.
+drops the launch; all allocate their output. They take turns, and the thread's own CPU time is counted, so
+that a noisy machine disturbs them little and alike; the ratios of their medians say more than the
+microseconds. Prints one JSON object.
 
     python scripts/bench/dispatch.py [rounds]
 """
@@ -143,10 +144,10 @@ def measured(variants: dict[str, Variant], rounds: int) -> dict[str, float]:
     for _ in range(rounds):
         for name, call in variants.items():
             call()  # the caches of the processor are another variant's
-            begun = time.perf_counter_ns()
+            begun = time.thread_time_ns()
             for _ in range(CALLS):
                 call()
-            samples[name].append((time.perf_counter_ns() - begun) / CALLS / 1e3)
+            samples[name].append((time.thread_time_ns() - begun) / CALLS / 1e3)
     return {name: statistics.median(taken) for name, taken in samples.items()}
 
 
