@@ -121,10 +121,13 @@ def _spill_over(addresses: Addresses, vector: int) -> float:
 
 
 def _partial_lines(requests: Addresses, vector: int) -> tuple[float, float]:
-    """Return (lines with a sector that a request covers in part only, lines), over all requests."""
-    touched, of_sector = np.unique(
-        np.arange(len(requests))[:, None] * (1 << 44) + (requests % (1 << 44)) // SECTOR, return_counts=True
-    )
-    lines_of = (touched >> 44) * (1 << 44) + (touched % (1 << 44)) // (LINE // SECTOR)
-    incomplete = np.unique((lines_of % (1 << 44))[of_sector * vector < SECTOR])
-    return float(len(incomplete)), float(len(np.unique(lines_of % (1 << 44))))
+    """Return (lines with a sector that a request covers in part only, lines), over all requests.
+
+    A line at a tile's edge counts by the part of it that the tile writes; its neighbour writes the rest.
+    """
+    rows = np.arange(len(requests))[:, None] * (1 << 44)
+    touched, writes = np.unique(rows + requests % (1 << 44) // SECTOR, return_counts=True)
+    incomplete = touched[writes * vector < SECTOR] % (1 << 44) // (LINE // SECTOR)
+    lines, written = np.unique(np.unique(requests) % (1 << 44) // LINE, return_counts=True)
+    parts = np.minimum(1.0, written * vector / LINE)
+    return float(parts[np.isin(lines, incomplete)].sum()), float(parts.sum())
