@@ -7,9 +7,11 @@ READY := $(VENV)/.ready
 PREBUILT := tuning_db/prebuilt/autoconv.db
 PREBUILT_FROM := hatch_build.py autoconv/problem.py $(wildcard tuning_db/*.py tuning_db/prebuilt/*.py tuning_db/prebuilt/*.jsonl)
 OTHER_TRITONS := 3.3.1 3.9.0
+EXAMPLES ?= 5000
+SEED ?= 1
 
 .DEFAULT_GOAL := check
-.PHONY: check setup demo test test-slow lint format types docs docs-update bench bench-model test-triton-versions dist clean help
+.PHONY: check setup demo test fuzz lint format types docs docs-update bench bench-model test-triton-versions dist clean help
 
 check: lint types docs test  ## Everything that must hold before a change goes in
 
@@ -21,8 +23,9 @@ demo: setup  ## Tune three convolutions for an RTX 4090, no GPU needed
 test: setup  ## The tests and the docstrings' examples
 	$(RUN) -m pytest
 
-test-slow: setup  ## The tests that take minutes
-	$(RUN) -m pytest -m slow
+fuzz: setup  ## EXAMPLES random problems in the interpreter, the same ones for the same SEED
+	FUZZ_EXAMPLES=$(EXAMPLES) $(RUN) -m pytest tests/kernels/test_numerics.py -k float64 \
+		--hypothesis-seed=$(SEED) -o faulthandler_timeout=0
 
 lint: setup
 	$(RUN) -m ruff check .

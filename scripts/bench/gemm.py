@@ -47,10 +47,10 @@ class Measured:
 
 
 def read(path: Path) -> Iterator[tuple[Gemm, list[Measured]]]:
-    """Yield every problem of a calibration file with its measured configs."""
+    """Yield every problem of a calibration file, or of a folder of them, with its measured configs."""
     found: dict[Gemm, list[Measured]] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file, delimiter="\t"):
+    for file in sorted(path.glob("*.tsv")) if path.is_dir() else [path]:
+        for row in csv.DictReader(file.read_text().splitlines(), delimiter="\t"):
             gemm = Gemm(row["dtype"], int(row["M"]), int(row["N"]), int(row["K"]), row["layout"])
             config = Config(
                 "gemm",

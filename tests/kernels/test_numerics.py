@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -78,7 +79,7 @@ RUNS = [
     for trap, problem in ((trap, Problem.parse(text)) for trap, text in TRAPS.items())
     for kernel in supporting(problem)
 ]
-EXAMPLES = max(5, 60 // len(kernels()))
+EXAMPLES = -(-int(os.environ.get("FUZZ_EXAMPLES", "200")) // len(kernels()))  # of each kernel
 
 
 @pytest.mark.parametrize("name", kernels())

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 import autoconv
-from autoconv import serving
+from autoconv import library, serving
 from autoconv.dispatch.launchers import ByTorch
 from autoconv.kernels.interpreter import interpreting
 
@@ -295,6 +295,28 @@ def test_the_weights_gradient_is_a_sound_operator():
     call = (x, gradient, 3, 2, [1, 1], 2, 2)
     tolerances = {"rtol": 1e-4, "atol": 1e-4}
     torch.library.opcheck(torch.ops.autoconv.convolution_weight.default, call, test_utils=LIGHT, **tolerances)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_the_operator_compiles_as_a_full_graph_with_its_gradients(transposed):
+    torch.compiler.reset()
+
+    def convolve(x, weight, bias):
+        return library.convolution(x, weight, bias, 2, [1, 1], 1, 1, transposed, 0)
+
+    x, bias = torch.randn(2, 4, 12), torch.randn(6)
+    weight = torch.randn(4, 6, 3) if transposed else torch.randn(6, 4, 3)
+    results = []
+    for function in (torch.compile(convolve, fullgraph=True, backend="aot_eager"), convolve):
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
+        y = function(*leaves)
+        y.square().sum().backward()
+        results.append([y.detach(), *(leaf.grad for leaf in leaves)])
+    torch.compiler.reset()
+    torchs = functional.conv_transpose1d if transposed else functional.conv1d
+    assert_near(results[0][0], torchs(x, weight, bias, 2, 1), 2e-6)
+    for compiled, eager in zip(*results, strict=True):
+        assert_near(compiled, eager, 1e-6)
 
 
 # --- autocast -------------------------------------------------------------------------------------

@@ -208,6 +208,50 @@ def test_inside_torch_compile_torch_serves(launches):
     torch.compiler.reset()
 
 
+class OnCuda(torch.nn.Module):
+    """Both kinds of convolution, of tensors that are on a GPU, or said to be."""
+
+    def forward(self, x, weight, bias, transposed):
+        y = autoconv.conv1d(x, weight, bias, padding="same", activation="relu")
+        return autoconv.conv_transpose1d(y, transposed, None, 2, output_padding=1)
+
+
+@pytest.fixture
+def on_cuda():
+    """Fake tensors, which need no GPU, for OnCuda."""
+    with FakeTensorMode():
+        yield tuple(torch.empty(shape, device="cuda") for shape in ((2, 4, 16), (6, 4, 3), (6,), (6, 4, 4)))
+
+
+def operators(graph) -> list[str]:
+    return [str(node.target) for node in graph.nodes if node.op == "call_function"]
+
+
+def test_export_sees_the_operators_of_cuda_tensors(on_cuda):
+    free = {0: torch.export.Dim("n"), 2: torch.export.Dim("l", min=8)}
+    for shapes in (None, (free, None, None, None)):
+        program = torch.export.export(OnCuda(), on_cuda, dynamic_shapes=shapes)
+        names = "autoconv.convolution.default", "aten.relu.default", "autoconv.convolution.default"
+        assert operators(program.graph) == list(names)
+    *_, last = (node for node in program.graph.nodes if node.op == "call_function")
+    length = last.meta["val"].shape[2]
+    assert str(length.node.expr).startswith("2*")  # an expression in l, not a number
+
+
+def test_a_full_graph_compiles_of_cuda_tensors(on_cuda):
+    torch.compiler.reset()
+    graphs = []
+
+    def backend(module, inputs):
+        graphs.append(module)
+        return module
+
+    y = torch.compile(OnCuda(), fullgraph=True, backend=backend)(*on_cuda)
+    torch.compiler.reset()
+    assert y.shape == (2, 4, 35)
+    assert [name.count("autoconv.convolution") for name in operators(graphs[0].graph)].count(1) == 2
+
+
 def test_export_sees_a_convolution(launches):
     model = autoconv.ModelNew(4, 6, 3)
     program = torch.export.export(model, (X,))
