@@ -15,7 +15,7 @@ from autoconv.sweep.reduced import reduced
 Task: TypeAlias = dict[str, Any]
 Reply: TypeAlias = dict[str, Any]  # what the task returns; or "error" and perhaps "outcome"; or "skipped"
 
-INTERPRETED_STEPS = 2000  # main-loop steps that the interpreter does in a few seconds
+INTERPRETED_STEPS = 200  # main-loop steps that the interpreter does in a second or two
 GPU_ELEMENTS = 1 << 26  # of x and y together, whose float64 reference a GPU computes in a moment
 
 
