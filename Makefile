@@ -7,11 +7,12 @@ READY := $(VENV)/.ready
 PREBUILT := tuning_db/prebuilt/autoconv.db
 PREBUILT_FROM := hatch_build.py autoconv/problem.py $(wildcard tuning_db/*.py tuning_db/prebuilt/*.py tuning_db/prebuilt/*.jsonl)
 OTHER_TRITONS := 3.3.1 3.9.0
+MODELS := transformers openai-whisper asteroid
 EXAMPLES ?= 5000
 SEED ?= 1
 
 .DEFAULT_GOAL := check
-.PHONY: check setup demo test fuzz lint format types docs docs-update bench bench-model test-triton-versions dist clean help
+.PHONY: check setup demo test fuzz lint format types docs docs-update bench bench-model test-models test-triton-versions dist clean help
 
 check: lint types docs test  ## Everything that must hold before a change goes in
 
@@ -52,11 +53,22 @@ bench-model: setup  ## What the cost model predicts, and how fast, as JSON
 
 test-triton-versions: $(OTHER_TRITONS:%=test-triton-%)  ## tests/compat under the oldest and the newest Triton
 
+# torchaudio comes with asteroid, and its wheels may not load beside a newer torch; nothing here needs it.
+.venv-models/.ready: $(READY)
+	$(RUN) -m venv --without-pip $(@D)
+	$(call behind,$(@D))
+	$(RUN) -m pip --python $(@D) install --quiet $(MODELS)
+	$(RUN) -m pip --python $(@D) uninstall --quiet --yes torchaudio
+	@touch $@
+
+test-models: .venv-models/.ready $(PREBUILT)  ## Published models, accelerated, in the interpreter
+	TRITON_INTERPRET=1 .venv-models/bin/python -m pytest -q tests/models/published_models.py
+
 dist: setup  ## Source distribution and wheel, in dist/
 	$(RUN) -m build
 
 clean:  ## Remove environments, caches and everything built
-	rm -rf .venv .venv-triton-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-triton-* .venv-models build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f tuning_db/prebuilt/*.db tuning_db/prebuilt/*.db.* tuning_db/prebuilt/*.db-journal
 	find autoconv tuning_db tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
@@ -72,12 +84,17 @@ $(READY): pyproject.toml constraints-dev.txt
 $(PREBUILT): $(PREBUILT_FROM) | $(READY)
 	$(RUN) hatch_build.py
 
+# An environment in front of .venv, which has torch and all else that is not to be installed again.
+define behind
+$(RUN) -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> "$$($(1)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/behind.pth"
+endef
+
 # Another Triton in front of all else that .venv has, so torch is installed but once.
 .venv-triton-%/.ready: $(READY)
 	$(RUN) -m venv --without-pip $(@D)
 	$(RUN) -m pip --python $(@D) install --quiet --no-deps triton==$*
-	$(RUN) -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
-		> "$$($(@D)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/behind.pth"
+	$(call behind,$(@D))
 	@touch $@
 
 .PHONY: $(OTHER_TRITONS:%=test-triton-%)
