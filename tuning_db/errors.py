@@ -38,8 +38,16 @@ class UnwritableError(TuningDBError):
     """The file, its folder or its disk does not take writes."""
 
 
+class BusyError(TuningDBError):
+    """Another process holds the file's lock, or the filesystem gives none."""
+
+
 class ForeignFileError(TuningDBError):
     """The file is a sound SQLite database, but not a tuning database of this application."""
+
+
+class ContradictionError(TuningDBError):
+    """The same configuration of the same run is finished already, with another result."""
 
 
 # SQLite's own words, found in `sqlite3ErrStr`; Python 3.10 exposes no error codes to tell them apart by.
@@ -51,6 +59,8 @@ _UNWRITABLE = (
     "access permission denied",
 )
 _DAMAGED = (
+    "constraint failed",  # no statement of this package breaks one in a sound file
+    "unsupported file format",
     "no such table",
     "already exists",
     "no such column",
@@ -70,10 +80,8 @@ def translated(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> TuningD
         return DamagedError(path, f"the file is damaged ({text})", "move it away or restore a copy of it")
     if any(words in text for words in _UNWRITABLE):
         return UnwritableError(path, text, "check permissions and free space, or choose another path")
-    if "locked" in text:
-        return TuningDBError(
-            path, f"another process keeps it busy ({text})", "try again when that one is done"
-        )
+    if "locked" in text or "locking protocol" in text:
+        return BusyError(path, f"another process keeps it busy ({text})", "try again when that one is done")
     return TuningDBError(
         path, f"{type(error).__name__}: {text}", "check the file with `PRAGMA integrity_check`"
     )
