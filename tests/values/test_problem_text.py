@@ -189,5 +189,5 @@ def test_key_is_the_same_in_another_process(hash_seed):
 def test_columns_are_the_named_ones():
     assert Problem.parse(SEED_TEXT + ",dtype=float16").columns() == {
         "N": 64, "Cin": 64, "Cout": 128, "K": 3, "L": 224280, "stride": 3, "dilation": 4,
-        "dtype": "float16",
+        "groups": 1, "op": "conv", "dtype": "float16",
     }  # fmt: skip
