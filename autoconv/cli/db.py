@@ -83,7 +83,8 @@ def db() -> None:
 @json_option
 def info(file: Path | None, packaged: bool, as_json: bool) -> None:
     """Show how much a database holds: FILE, or the user's."""
-    with _opened(file, packaged) if file or packaged else _open_user() as database:
+    given = file is not None or packaged
+    with _opened(file, packaged) if given else lookup.open_as_it_is(settings.load()) as database:
         _print(database.info(), as_json)
 
 
@@ -117,8 +118,8 @@ def check(file: Path | None, packaged: bool, as_json: bool) -> None:
 def export(file: Path | None, packaged: bool, output: Path | None, as_json: bool) -> None:
     """Print FILE, or the user's database, as text.
 
-    `import` reads it: one JSON object per finished trial, sorted, the same bytes each time. Bad rows are left out; exit status 1 where there are
-    some. With --output, --json prints what was written.
+    `import` reads it: one JSON object per finished trial, sorted, the same bytes each time. Bad rows are
+    left out; exit status 1 where there are some. With --output, --json prints what was written.
     """
     with _opened(file, packaged) as database, ExitStack() as stack:
         lines = 0
@@ -152,9 +153,10 @@ def _writing(path: Path) -> TextIO:
 def import_(files: tuple[Path, ...], again: bool, as_json: bool) -> None:
     """Add the trials of exported text to the user's database.
 
-    Winners are derived anew. Every line's checksum is verified, its problem's key derived anew, and its config must be one that today's
-    kernels can run; a line that fails is kept in quarantine with the reason, and the others come in. What is
-    there already changes nothing. Exit status 1: something was quarantined.
+    Winners are derived anew. Every line's checksum is verified, its problem's key derived anew, and its
+    config must be one that today's kernels can run; a line that fails is kept in quarantine with the
+    reason, and the others come in. What is there already changes nothing. Exit status 1: something was
+    quarantined.
     """
     if not files and not again:
         raise click.UsageError("name a FILE of exported text, or give --quarantined")
@@ -201,8 +203,9 @@ def _tell(source: Path | str, summary: ImportSummary, as_json: bool) -> bool:
 def merge(files: tuple[Path, ...], as_json: bool) -> None:
     """Add the trials of other databases to the user's.
 
-    It is as if they were exported and imported: the files are only read. Order and repetition do not matter. A damaged file is refused whole. Exit status
-    1: something was quarantined, or a row was bad and left behind.
+    It is as if they were exported and imported: the files are only read. Order and repetition do not
+    matter. A damaged file is refused whole. Exit status 1: something was quarantined, or a row was bad
+    and left behind.
     """
     clean = True
     with _open_user() as database:
@@ -222,7 +225,8 @@ def merge(files: tuple[Path, ...], as_json: bool) -> None:
 def prune(best: int | None, outdated: bool, quarantine: bool, as_json: bool) -> None:
     """Remove what is no longer wanted from the user's database.
 
-    What is kept has the winners it had. What was outdated is no longer tried first by the next sweep. `vacuum` gives the space back.
+    What is kept has the winners it had. What was outdated is no longer tried first by the next sweep.
+    `vacuum` gives the space back.
     """
     if best is None and not outdated and not quarantine:
         raise click.UsageError("say what to remove: --best, --outdated or --quarantine")

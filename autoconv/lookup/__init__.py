@@ -15,7 +15,8 @@ from autoconv.settings import Settings
 from tuning_db import Layers, TuningDB, open_healed
 
 __all__ = [
-    "APPLICATION", "COLUMNS", "GRADES", "PREBUILT", "PROVENANCES", "Found", "find", "open_file",
+    "APPLICATION", "COLUMNS", "GRADES", "PREBUILT", "PROVENANCES", "Found", "find",
+    "open_as_it_is", "open_file",
     "open_layers", "open_user", "priors", "records", "refusal", "transferred", "warn_once", "why_missing",
 ]  # fmt: skip
 
@@ -40,6 +41,15 @@ def open_user(settings: Settings, warn: Callable[[str], None] = warn_once) -> Tu
         TuningDBError: it cannot be written, or is a file of something else.
     """
     return open_healed(settings.database, columns=COLUMNS, application=APPLICATION, warn=warn)
+
+
+def open_as_it_is(settings: Settings) -> TuningDB:
+    """Open the user's database as `open_user` does, but mend nothing: for who asks what is wrong with it.
+
+    Raises:
+        TuningDBError: it cannot be used.
+    """
+    return TuningDB.open(settings.database, columns=COLUMNS, application=APPLICATION)
 
 
 def open_file(path: Path, *, immutable: bool = False) -> TuningDB:

@@ -68,6 +68,11 @@ def test_text_and_key_tell_problems_apart(one, other):
 
 
 @given(problems())
+def test_a_problem_reads_back_from_its_key(problem):
+    assert Problem.from_key(problem.key()) == problem
+
+
+@given(problems())
 def test_key_holds_every_field_by_name_as_compact_sorted_json(problem):
     fields = json.loads(problem.key())
     assert fields.pop("v") == 1
