@@ -9,7 +9,7 @@ PREBUILT_FROM := hatch_build.py autoconv/problem.py $(wildcard tuning_db/*.py tu
 OTHER_TRITONS := 3.3.1 3.9.0
 
 .DEFAULT_GOAL := check
-.PHONY: check setup demo test test-slow lint format types docs docs-update bench bench-model test-triton-versions dist clean help
+.PHONY: check setup demo test test-slow stress lint format types docs docs-update bench bench-model bench-db test-triton-versions dist clean help
 
 check: lint types docs test  ## Everything that must hold before a change goes in
 
@@ -23,6 +23,9 @@ test: setup  ## The tests and the docstrings' examples
 
 test-slow: setup  ## The tests that take minutes
 	$(RUN) -m pytest -m slow
+
+stress: setup  ## What the tuning database survives, thousands of times, as a table; under ten minutes
+	$(RUN) -m pytest tests/faults --stress -q
 
 lint: setup
 	$(RUN) -m ruff check .
@@ -46,6 +49,9 @@ bench: setup  ## The programs of scripts/bench, each of which prints JSON
 
 bench-model: setup  ## What the cost model predicts, and how fast, as JSON
 	$(RUN) scripts/bench/model.py
+
+bench-db: setup  ## How the tuning database grows, up to a million trials, as JSON; about ten minutes
+	$(RUN) scripts/bench/db.py
 
 test-triton-versions: $(OTHER_TRITONS:%=test-triton-%)  ## tests/compat under the oldest and the newest Triton
 

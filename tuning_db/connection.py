@@ -17,6 +17,9 @@ from .errors import TuningDBError
 WRITE_TIMEOUT_S = 30.0
 READ_TIMEOUT_S = 5.0
 
+# How long a fork waits for other threads to come out of SQLite; see `_Gate`.
+FORK_TIMEOUT_S = 2.0
+
 # A forked child must neither use nor close what its parent opened; kept here, it is never finalised.
 _inherited: list[sqlite3.Connection] = []
 
@@ -26,6 +29,50 @@ def _close(connection: sqlite3.Connection, pid: int) -> None:
         connection.close()
     else:
         _inherited.append(connection)
+
+
+class _Gate:
+    """Entered by every thread that uses SQLite; a fork waits, a while, until no other thread is inside.
+
+    SQLite notes in memory which locks this process has. A child that was forked meanwhile has that note and
+    not the locks, and would find the file locked for ever, by nobody.
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._inside: dict[int, int] = {}  # how often each thread entered
+        os.register_at_fork(
+            before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._in_child
+        )
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with self._condition:
+            self._inside[me] = self._inside.get(me, 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        me = threading.get_ident()
+        with self._condition:
+            self._inside[me] -= 1
+            if not self._inside[me]:
+                del self._inside[me]
+                self._condition.notify_all()
+
+    def _before_fork(self) -> None:
+        me = {threading.get_ident()}
+        self._condition.acquire()
+        self._condition.wait_for(lambda: self._inside.keys() <= me, FORK_TIMEOUT_S)
+
+    def _after_fork(self) -> None:
+        self._condition.release()
+
+    def _in_child(self) -> None:
+        me = threading.get_ident()
+        self._condition = threading.Condition()
+        self._inside = {thread: count for thread, count in self._inside.items() if thread == me}
+
+
+gate = _Gate()
 
 
 class _Handle:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from . import schema
-from .connection import Connections
+from .connection import Connections, gate
 from .errors import DamagedError, TuningDBError, UnwritableError, translated
 from .records import RunRecord
 from .settling import derive
@@ -140,7 +140,7 @@ class DatabaseFile:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Give this thread's connection for queries; SQLite's errors become this package's."""
-        with self._translating():
+        with gate, self._translating():
             yield self._connections.get()
 
     @contextmanager
@@ -148,7 +148,7 @@ class DatabaseFile:
         """Give this thread's connection inside a transaction: all of the block or nothing."""
         if self.readonly:
             raise UnwritableError(self.path, "it was opened for reading only", "open it with TuningDB.open()")
-        with self._translating(), self._connections.transaction() as connection:
+        with gate, self._translating(), self._connections.transaction() as connection:
             yield connection
 
     @contextmanager

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .connection import WRITE_TIMEOUT_S
+from .connection import WRITE_TIMEOUT_S, gate
 from .errors import (
     ContradictionError,
     DamagedError,
@@ -113,7 +113,7 @@ def _names(path: Path) -> Iterator[Path]:
 def _exclusively(path: Path) -> Iterator[sqlite3.Connection | None]:
     """Lock everybody out of the file; give a connection, or None where SQLite can do nothing with it."""
     uri = f"{path.absolute().as_uri()}?mode=rw"
-    with ExitStack() as stack:
+    with gate, ExitStack() as stack:
         connection: sqlite3.Connection | None = None
         try:
             connection = sqlite3.connect(uri, uri=True, timeout=WRITE_TIMEOUT_S, isolation_level=None)

@@ -10,8 +10,20 @@ from typing import Any
 
 from .errors import ContradictionError, DamagedError, TuningDBError
 from .nearest import put_size, stored_columns
+from .reading import select_trials
 from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, canonical, storable
-from .rows import TRIAL_COLUMNS, StoredTrial, check_declared, checksum, insert, quoted, trial_values
+from .rows import (
+    TRIAL_COLUMNS,
+    BadRowError,
+    StoredTrial,
+    check_declared,
+    checksum,
+    environment_from,
+    insert,
+    quoted,
+    trial_values,
+    verify,
+)
 from .settling import COMPETING_OUTCOMES, put_winner, settle
 
 _SAME, _REPLACED, _CONTRADICTS = "same", "replaced", "contradicts"
@@ -24,6 +36,7 @@ _PUT_TRIAL = f"""
     ON CONFLICT (problem_id, run_id, config_hash) DO UPDATE
     SET {", ".join(f"{name} = excluded.{name}" for name in (*TRIAL_COLUMNS, "checksum"))}
     WHERE trials.outcome = 'started'"""
+_WRITTEN = f"{select_trials(', e.doc')} WHERE p.key = ? AND r.id = ? AND t.config_hash = ?"
 _PUT_ENVIRONMENT = insert("environments", ("hash", "hard_hash", "arch", "device", "doc"))
 _PUT_RUN = insert("runs", ("id", "environment_id", "origin", "info"))
 
@@ -217,13 +230,21 @@ class Intake:
             reason = f"a trial of run {run.id} is finished and cannot change"
             raise ContradictionError(self._path, reason, "record it in another run")
         bad = self.settle()
-        # By the way that readers take. A damaged index can take a row in and never show it again.
-        rows = self.connection.execute(
-            """SELECT t.config_hash FROM problems p JOIN trials t ON t.problem_id = p.id
-            WHERE p.key = ? AND t.run_id = ?""",
-            (problem.key, run.id),
-        )
-        if not {trial.config_hash for trial in trials} <= {name for (name,) in rows}:
-            reason = "a trial just written cannot be found"
-            raise DamagedError(self._path, reason, "move it away or restore a copy of it")
+        for trial in trials:
+            if not self._finds(run, problem, trial):
+                reason = "a trial just written cannot be found"
+                raise DamagedError(self._path, reason, "move it away or restore a copy of it")
         return bad
+
+    def _finds(self, run: Run, problem: ProblemRecord, trial: Trial) -> bool:
+        """Look for a trial by the way that readers take: a damaged index hides a row that it took in."""
+        row = self.connection.execute(_WRITTEN, (problem.key, run.id, trial.config_hash)).fetchone()
+        if row is None:
+            return False
+        environment_hash, key, run_id, stored, *values, document = row
+        try:
+            verify((environment_hash, key, run_id), values, stored)
+            environment_from(environment_hash, document)
+        except BadRowError:
+            return False
+        return True

@@ -123,6 +123,41 @@ def test_damage_met_while_writing_loses_neither_the_run_nor_the_trial(path: Path
     assert len(warnings) == 1 and " 0 trials" in warnings[0]
 
 
+def test_a_trial_whose_environment_reads_as_another_is_not_acknowledged(path: Path) -> None:
+    """One table's page in the place of another's: every index finds its rows, and they are wrong."""
+    fill(path)
+    pages = root_page(path, "runs"), root_page(path, "environments")
+    whole = bytearray(path.read_bytes())
+    source, target = ((page - 1) * PAGE for page in pages)
+    whole[target : target + PAGE] = whole[source : source + PAGE]
+    path.write_bytes(whole)
+    added = Trial({"B": 1}, "ok", measured_us=1.0)
+    with (
+        TuningDB.open(path, columns=COLUMNS, application="tests") as db,
+        pytest.raises(DamagedError, match="cannot be found"),
+    ):
+        db.record(ENVIRONMENT, ProblemRecord("new"), [added], origin="x")
+    warnings: list[str] = []
+    with healed(path, warnings) as db:
+        db.record(ENVIRONMENT, ProblemRecord("new"), [added], origin="x")
+        assert db.trials("new") == [added] and check(db).ok
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("place", [18, 19])
+def test_a_damaged_byte_that_seals_the_file_is_no_matter_of_permissions(path: Path, place: int) -> None:
+    """SQLite takes a file whose format it does not know for a read-only one, or for none."""
+    trials = fill(path)
+    whole = bytearray(path.read_bytes())
+    whole[place] = 200
+    path.write_bytes(whole)
+    warnings: list[str] = []
+    with healed(path, warnings) as db:
+        db.record(ENVIRONMENT, ProblemRecord("new"), [Trial({"B": 1}, "ok", measured_us=1.0)], origin="x")
+        assert db.trials(KEYS[7]) == trials and db.winners("new")
+    assert len(warnings) == 1 and f"{2 * len(KEYS)} trials were salvaged" in warnings[0]
+
+
 def test_others_who_have_the_file_open_go_on_with_the_new_one(path: Path) -> None:
     trials = fill(path)
     with (
