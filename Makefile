@@ -51,7 +51,7 @@ bench-model: setup  ## What the cost model predicts, and how fast, as JSON
 	$(RUN) scripts/bench/model.py
 
 bench-db: setup  ## How the tuning database grows, up to a million trials, as JSON; about ten minutes
-	$(RUN) scripts/bench/db.py
+	$(RUN) scripts/bench/db.py 10000 100000 1000000
 
 test-triton-versions: $(OTHER_TRITONS:%=test-triton-%)  ## tests/compat under the oldest and the newest Triton
 

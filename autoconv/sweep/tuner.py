@@ -60,9 +60,9 @@ class Tuner:
             return None  # `layers` warns of it
 
     def find(self, problem: Problem, environment: Environment) -> Found | None:
-        """Return the best entry of the layers, or what this process tuned and could not write."""
-        found = lookup.find(self.layers, problem, environment)
-        return found or self._in_memory.get((problem, environment))
+        """Return what this process tuned and could not write, or else the best entry of the layers."""
+        found = self._in_memory.get((problem, environment))
+        return found or lookup.find(self.layers, problem, environment)
 
     def why_missing(self, problem: Problem, environment: Environment) -> list[str]:
         """Say, a line a field, what the nearest entry differs in."""
@@ -139,7 +139,7 @@ class Tuner:
 
     def _swept_before(self, problem: Problem, job: Job) -> Found | None:
         """Return the user's own entry, if a sweep now could not better its provenance."""
-        found = self._own(problem, job.environment) or self._in_memory.get((problem, job.environment))
+        found = self._in_memory.get((problem, job.environment)) or self._own(problem, job.environment)
         return found if found and (found.provenance == "measured" or not job.on_gpu) else None
 
     def _own(self, problem: Problem, environment: Environment) -> Found | None:
