@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from .errors import TuningDBError
@@ -24,18 +25,11 @@ FORK_TIMEOUT_S = 2.0
 _inherited: list[sqlite3.Connection] = []
 
 
-def _close(connection: sqlite3.Connection, pid: int) -> None:
-    if pid == os.getpid():
-        connection.close()
-    else:
-        _inherited.append(connection)
-
-
 class _Gate:
     """Entered by every thread that uses SQLite; a fork waits, a while, until no other thread is inside.
 
-    SQLite notes in memory which locks this process has. A child that was forked meanwhile has that note and
-    not the locks, and would find the file locked for ever, by nobody.
+    SQLite keeps in memory which locks this process has on a file, and guards its own memory with mutexes. A
+    child that was forked meanwhile would find both held for ever, by nobody.
     """
 
     def __init__(self) -> None:
@@ -73,6 +67,14 @@ class _Gate:
 
 
 gate = _Gate()
+
+
+def _close(connection: sqlite3.Connection, pid: int) -> None:
+    if pid == os.getpid():
+        with gate:
+            connection.close()
+    else:
+        _inherited.append(connection)
 
 
 class _Handle:
@@ -155,7 +157,7 @@ class Connections:
         with ExitStack() as on_failure:
             on_failure.callback(connection.close)
             # Damaged bytes in a text must spoil its row only, and the row's checksum finds them.
-            connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            connection.text_factory = partial(str, encoding="utf-8", errors="replace")
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA cell_size_check = ON")
             connection.execute("PRAGMA foreign_keys = ON")

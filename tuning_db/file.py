@@ -140,23 +140,23 @@ class DatabaseFile:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Give this thread's connection for queries; SQLite's errors become this package's."""
-        with gate, self._translating():
-            yield self._connections.get()
+        with gate:  # and no further context: this is in every lookup
+            try:
+                yield self._connections.get()
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                raise translated(self.path, error) from error
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Give this thread's connection inside a transaction: all of the block or nothing."""
         if self.readonly:
             raise UnwritableError(self.path, "it was opened for reading only", "open it with TuningDB.open()")
-        with gate, self._translating(), self._connections.transaction() as connection:
-            yield connection
-
-    @contextmanager
-    def _translating(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise translated(self.path, error) from error
+        with gate:
+            try:
+                with self._connections.transaction() as connection:
+                    yield connection
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                raise translated(self.path, error) from error
 
     @contextmanager
     def intake(self, *, bulk: bool = False) -> Iterator[Intake]:

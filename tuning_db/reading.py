@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from .records import EnvironmentRecord, ProblemRecord, Trial, Winner
@@ -85,18 +86,21 @@ def problem_from(key: str, columns: Sequence[str], values: Sequence[Any]) -> Pro
         raise BadRowError(str(error)) from None
 
 
+@lru_cache(maxsize=16)
+def _select_winners(columns: tuple[str, ...]) -> str:
+    return f"""SELECT e.hash, e.doc, w.checksum, {", ".join("w." + name for name in WINNER_COLUMNS)}
+        {select_problem_columns(columns)}
+        FROM problems p JOIN winners w ON w.problem_id = p.id JOIN environments e ON e.id = w.environment_id
+        WHERE p.key = ?"""
+
+
 def winners_of(
     connection: sqlite3.Connection, problem_key: str, columns: Sequence[str], into: list[Winner]
 ) -> int:
     """Append the sound winners of a problem to `into`, by environment hash; return how many rows were bad."""
     bad, own = 0, len(WINNER_COLUMNS)
-    for environment_hash, document, stored, *rest in connection.execute(
-        f"""SELECT e.hash, e.doc, w.checksum, {", ".join("w." + name for name in WINNER_COLUMNS)}
-        {select_problem_columns(columns)}
-        FROM problems p JOIN winners w ON w.problem_id = p.id JOIN environments e ON e.id = w.environment_id
-        WHERE p.key = ? ORDER BY e.hash""",
-        (problem_key,),
-    ):
+    query = _select_winners(tuple(columns))
+    for environment_hash, document, stored, *rest in connection.execute(query, (problem_key,)):
         values, named = rest[:own], rest[own:]
         try:
             verify((environment_hash, problem_key), values, stored)
@@ -104,6 +108,7 @@ def winners_of(
             into.append(winner_from(environment, problem_from(problem_key, columns, named), values))
         except BadRowError:
             bad += 1
+    into.sort(key=lambda winner: winner.environment.hash)
     return bad
 
 

@@ -81,7 +81,7 @@ def _microseconds(name: str, value: Any) -> float:
 
 def storable(value: str) -> str:
     """Return `value` with what UTF-8, and so SQLite, cannot hold (lone surrogates) written as escapes."""
-    return value.encode("utf-8", "backslashreplace").decode()
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
@@ -135,8 +135,11 @@ class ProblemRecord:
             )
         object.__setattr__(self, "columns", plain("columns", self.columns, scalars=True))
         for name, value in self.columns.items():
-            fits = storable(value) == value if isinstance(value, str) else isinstance(value, int)
-            if not fits or (isinstance(value, int) and not -_INT64 <= value < _INT64):
+            if isinstance(value, int):
+                fits = -_INT64 <= value < _INT64
+            else:
+                fits = isinstance(value, str) and (value.isascii() or storable(value) == value)
+            if not fits:
                 raise ValueError(
                     f"columns[{name!r}]={value!r} fits no column; give text or an integer of 64 bits"
                 )

@@ -23,6 +23,8 @@ WINNER_COLUMNS = (
 )  # fmt: skip
 UNPARSABLE = (ValueError, TypeError, KeyError, RecursionError)  # what text that is not ours raises
 
+_decode = json.JSONDecoder().decode  # json.loads looks at its arguments first, each time
+
 T = TypeVar("T")
 
 
@@ -130,7 +132,10 @@ class StoredTrial:
 
 
 def _mapping(text: str) -> Mapping[str, Any]:
-    found = _parsed(lambda: json.loads(text))
+    try:
+        found = _decode(text)
+    except UNPARSABLE as error:
+        raise BadRowError(f"{type(error).__name__}: {error}") from None
     if not isinstance(found, dict):
         raise BadRowError(f"{text[:40]} is no JSON object")
     return found
