@@ -98,7 +98,7 @@ def check(file: Path | None, packaged: bool, as_json: bool) -> None:
     derived from, and whether today's kernels can run the config of every trial. Exit status 1: something is
     wrong.
     """
-    note("checking; a million trials take about a minute")
+    note("checking every row; a million trials take minutes")
     try:
         with _opened(file, packaged) as database:
             report, path = check_database(database, lookup.refusal), database.path

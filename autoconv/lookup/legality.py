@@ -28,17 +28,22 @@ def runnable(document: Mapping[str, Any], problem: Problem) -> Config:
     Raises:
         ConfigError: it is none, its kernel or a tile is unknown, or the kernel does not run such problems.
     """
-    config = Config.from_document(document)
-    if config == ATEN:
-        return config
-    kernel = kernel_called(config.kernel)
-    kernel.check(config)
+    config = _config(tuple(document.items()), tuple(map(type, document.values())))
+    reason = None if config == ATEN else kernel_called(config.kernel).unsupported(problem)
+    if reason is not None:
+        raise ConfigError("kernel", config.kernel, f"cannot run {problem}: {reason}", "use another kernel")
+    return config
+
+
+@lru_cache(maxsize=4096)  # a file has few configs, and each in many rows
+def _config(document: tuple[tuple[str, Any], ...], _: tuple[type, ...]) -> Config:
+    """Return the config of the document's items. Their types keep 1 and True apart."""
+    config = Config.from_document(dict(document))
+    if config != ATEN:
+        kernel_called(config.kernel).check(config)
     for tile, size in config.meta.items():
         if size > LARGEST_TILE:
             raise ConfigError(tile, size, f"is more than {LARGEST_TILE}", "give a smaller tile")
-    reason = kernel.unsupported(problem)
-    if reason is not None:
-        raise ConfigError("kernel", config.kernel, f"cannot run {problem}: {reason}", "use another kernel")
     return config
 
 
