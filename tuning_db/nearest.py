@@ -18,7 +18,7 @@ from .reading import problem_from, select_problem_columns
 from .records import ProblemRecord, canonical, digest
 from .rows import BadRowError
 
-MOST_EXAMINED = 5000  # problems; 10 us each. What lies further off in size is not looked at
+MOST_EXAMINED = 2000  # problems, some 10 us each. What lies further off in size is not looked at
 
 
 @dataclass(frozen=True)
@@ -133,30 +133,42 @@ def _nearest_of_kind(
     """Return the nearest problems with distance and key, nearest first, and how many rows were bad."""
     bad = 0
     size, _ = size_and_kind(wanted.columns)
+    logarithms = [_logarithm_of(wanted.columns.get(name)) for name in columns]
     best: list[tuple[float, str, ProblemRecord]] = []
     for examined, (gap, row) in enumerate(_outward(connection, kind, size, columns, environments)):
         if examined >= MOST_EXAMINED or (len(best) == limit and gap > best[-1][0]):
             break
         log_size, key, *values = row
+        distance = _distance(logarithms, values)
+        if key == wanted.key or (len(best) == limit and (distance, key) > best[-1][:2]):
+            continue  # as most are; the few others are looked at closely
         try:
             problem = problem_from(key, columns, values)
         except BadRowError:
             bad += 1
             continue
-        if not fits(problem.columns, log_size, kind):
+        if fits(problem.columns, log_size, kind):
+            best = sorted([*best, (distance, key, problem)], key=lambda found: found[:2])[:limit]
+        else:
             bad += 1
-        elif key != wanted.key:
-            best = sorted([*best, (_distance(wanted, problem), key, problem)])[:limit]
     return best, bad
 
 
-def _distance(one: ProblemRecord, other: ProblemRecord) -> float:
+def _distance(logarithms: Sequence[float | None], values: Sequence[Any]) -> float:
+    """Return the distance of a row's columns from the wanted ones; None stands for a text."""
     total = 0.0
-    for name in {**one.columns, **other.columns}:
-        values = one.columns.get(name, 1), other.columns.get(name, 1)
-        if isinstance(values[0], int) and isinstance(values[1], int):
-            total += abs(logarithm(values[0]) - logarithm(values[1]))
+    for wanted, value in zip(logarithms, values, strict=True):
+        here = _logarithm_of(value)
+        if wanted is not None and here is not None:
+            total += abs(wanted - here)
     return total
+
+
+def _logarithm_of(value: Any) -> float | None:
+    """Return the logarithm of a column, which counts as 1 where a problem lacks it; None of a text."""
+    if value is None:
+        return 0.0
+    return logarithm(value) if isinstance(value, int) else None
 
 
 def _kinds(
