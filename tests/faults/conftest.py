@@ -52,7 +52,7 @@ def stress(request: pytest.FixtureRequest) -> Iterator[Stress]:
 def scenario() -> Callable[..., Any]:
     """Runs a function of a file in scenarios/ in a fresh interpreter, which may fork and die as it likes."""
 
-    def run(file: str, name: str, *arguments: object, timeout: float = 280) -> Any:
+    def run(file: str, name: str, *arguments: object, timeout: float = 500) -> Any:
         command = [sys.executable, "-W", "error", str(SCENARIOS / f"{file}.py"), name]
         done = subprocess.run(
             [*command, json.dumps(arguments, default=str)],
