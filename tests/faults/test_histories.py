@@ -20,7 +20,7 @@ Scenario = Callable[..., Any]
 def test_random_histories_merge_in_any_order_and_grouping(
     tmp_path: Path, scenario: Scenario, stress: Any
 ) -> None:
-    times = stress.pick(6, 150)
+    times = stress.pick(6, 100)
     found = scenario("histories", "merges", tmp_path, times, 7)
     stress.report("random histories merged in five ways, by file and text", times, found["lost"])
     assert found == {"lost": 0, "broken": 0}

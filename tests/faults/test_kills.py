@@ -29,7 +29,7 @@ def test_an_interrupt_loses_no_acknowledged_trial(tmp_path: Path, scenario: Scen
 def test_an_upgrade_that_is_killed_begins_again(
     tmp_path: Path, scenario: Scenario, stress: Any, older: tuple[Path, int]
 ) -> None:
-    times = stress.pick(6, 120)
+    times = stress.pick(6, 80)
     found = scenario("kills", "upgrades_killed", tmp_path, *older, times, 3)
     stress.report("kill -9 in mid-upgrade", times, found["lost"])
     assert found["half_done"] >= times / 4 and (found["lost"], found["failed"]) == (0, 0)
