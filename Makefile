@@ -12,7 +12,7 @@ EXAMPLES ?= 5000
 SEED ?= 1
 
 .DEFAULT_GOAL := check
-.PHONY: check setup demo test fuzz lint format types docs docs-update bench bench-model test-models test-triton-versions dist clean help
+.PHONY: check setup demo test fuzz stress lint format types docs docs-update bench bench-model bench-db test-models test-triton-versions prebuilt dist clean help
 
 check: lint types docs test  ## Everything that must hold before a change goes in
 
@@ -27,6 +27,9 @@ test: setup  ## The tests and the docstrings' examples
 fuzz: setup  ## EXAMPLES random problems in the interpreter, the same ones for the same SEED
 	FUZZ_EXAMPLES=$(EXAMPLES) $(RUN) -m pytest tests/kernels/test_numerics.py -k float64 \
 		--hypothesis-seed=$(SEED) -o faulthandler_timeout=0
+
+stress: setup  ## What the tuning database survives, thousands of times, as a table; under ten minutes
+	$(RUN) -m pytest tests/faults --stress -q
 
 lint: setup
 	$(RUN) -m ruff check .
@@ -45,11 +48,14 @@ docs: setup  ## Fail where a generated part of the docs is stale
 docs-update: setup  ## Generate those parts anew
 	$(RUN) -m cogapp -r -P README.md docs/*.md
 
-bench: setup  ## The programs of scripts/bench, each of which prints JSON
-	for program in scripts/bench/*.py; do $(RUN) $$program || exit 1; done
+bench: setup  ## What a call costs before the kernel runs, as JSON
+	$(RUN) scripts/bench/dispatch.py
 
 bench-model: setup  ## What the cost model predicts, and how fast, as JSON
 	$(RUN) scripts/bench/model.py
+
+bench-db: setup  ## How the tuning database grows, up to a million trials, as JSON; about ten minutes
+	$(RUN) scripts/bench/db.py 10000 100000 1000000
 
 test-triton-versions: $(OTHER_TRITONS:%=test-triton-%)  ## tests/compat under the oldest and the newest Triton
 
@@ -63,6 +69,10 @@ test-triton-versions: $(OTHER_TRITONS:%=test-triton-%)  ## tests/compat under th
 
 test-models: .venv-models/.ready $(PREBUILT)  ## Published models, accelerated, in the interpreter
 	TRITON_INTERPRET=1 .venv-models/bin/python -m pytest -q tests/models/published_models.py
+
+prebuilt: setup $(OTHER_TRITONS:%=.venv-triton-%/.ready)  ## The packaged database's text, for every supported Triton
+	for python in $(RUN) $(OTHER_TRITONS:%=.venv-triton-%/bin/python); do $$python scripts/build_prebuilt.py || exit 1; done
+	$(RUN) hatch_build.py
 
 dist: setup  ## Source distribution and wheel, in dist/
 	$(RUN) -m build

@@ -15,7 +15,7 @@ from autoconv.environment import Environment
 from autoconv.errors import SettingError
 from autoconv.kernels.source import source_hash
 from autoconv.settings import Settings
-from tuning_db import TuningDB, TuningDBError
+from tuning_db import TuningDBError
 
 TRITON_FROM, TRITON_BEFORE = (3, 3), (3, 10)
 
@@ -92,7 +92,7 @@ def _gpu(_: Settings) -> Finding:
 
 def _database(now: Settings) -> Finding:
     try:
-        with lookup.open_user(now) as database:
+        with lookup.open_as_it_is(now) as database:
             info = database.info()
     except TuningDBError as error:
         return Finding("database", "failure", error.reason, f"{error.remedy}; the file is {error.path}")
@@ -102,9 +102,7 @@ def _database(now: Settings) -> Finding:
 
 def _prebuilt(_: Settings) -> Finding:
     try:
-        with TuningDB.open_readonly(
-            lookup.PREBUILT, columns=lookup.COLUMNS, application=lookup.APPLICATION, immutable=True
-        ) as database:
+        with lookup.open_file(lookup.PREBUILT, immutable=True) as database:
             environments = {
                 (winner.environment.hard.get("kernels"), winner.environment.hard.get("triton"))
                 for problem in database.problems()

@@ -151,9 +151,28 @@ class Problem:
         """Return the canonical database key: compact sorted JSON of a schema version and every field."""
         return json.dumps({"v": KEY_VERSION, **self.to_json()}, sort_keys=True, separators=(",", ":"))
 
+    @classmethod
+    def from_key(cls, key: str) -> Problem:
+        """Read a problem from its key; the inverse of `key`.
+
+        Raises:
+            ProblemError: it is the key of no problem, or not of this version, or not in canonical form.
+        """
+        try:
+            fields = json.loads(key)
+            version = fields.pop("v")
+            problem = cls(**fields)
+        except (TypeError, KeyError, AttributeError, RecursionError, ValueError) as error:
+            reason = f"is the key of no problem ({error})"
+            raise ProblemError("key", key, reason, "tune the problem anew") from None
+        if version != KEY_VERSION or problem.key() != key:
+            reason = f"is no canonical key of version {KEY_VERSION}"
+            raise ProblemError("key", key, reason, "tune the problem anew")
+        return problem
+
     def columns(self) -> dict[str, int | str]:
         """Return the fields a database keeps in columns of their own, for people's queries."""
-        names = (*_SIZES, "stride", "dilation", "dtype")
+        names = (*_SIZES, "stride", "dilation", "groups", "op", "dtype")
         return {name: getattr(self, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:

@@ -1,26 +1,53 @@
 """A tuning database for any kernel: it keeps every trial, derives the winners, knows nothing of kernels."""
 
-from .errors import DamagedError, ForeignFileError, NewerSchemaError, TuningDBError, UnwritableError
+from .checking import Report, check
+from .errors import (
+    BusyError,
+    ContradictionError,
+    DamagedError,
+    ForeignFileError,
+    NewerSchemaError,
+    TuningDBError,
+    UnwritableError,
+)
+from .healing import open_healed
 from .layers import Layers
 from .locks import single_flight
+from .maintenance import Pruned, prune, rebuild, vacuum
+from .nearest import Neighbour
+from .reading import Ranked
 from .records import EnvironmentRecord, ProblemRecord, Trial, Winner
 from .store import TuningDB
-from .transfer import ImportSummary, export_lines, import_lines
+from .transfer import ImportSummary, bounded_lines, export_lines, import_lines, merge, quarantined
 
 __all__ = [
+    "BusyError",
+    "ContradictionError",
     "DamagedError",
     "EnvironmentRecord",
     "ForeignFileError",
     "ImportSummary",
     "Layers",
+    "Neighbour",
     "NewerSchemaError",
     "ProblemRecord",
+    "Pruned",
+    "Ranked",
+    "Report",
     "Trial",
     "TuningDB",
     "TuningDBError",
     "UnwritableError",
     "Winner",
+    "bounded_lines",
+    "check",
     "export_lines",
     "import_lines",
+    "merge",
+    "open_healed",
+    "prune",
+    "quarantined",
+    "rebuild",
     "single_flight",
+    "vacuum",
 ]

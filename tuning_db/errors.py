@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -38,8 +40,16 @@ class UnwritableError(TuningDBError):
     """The file, its folder or its disk does not take writes."""
 
 
+class BusyError(TuningDBError):
+    """Another process holds the file's lock, or the filesystem gives none."""
+
+
 class ForeignFileError(TuningDBError):
     """The file is a sound SQLite database, but not a tuning database of this application."""
+
+
+class ContradictionError(TuningDBError):
+    """The same configuration of the same run is finished already, with another result."""
 
 
 # SQLite's own words, found in `sqlite3ErrStr`; Python 3.10 exposes no error codes to tell them apart by.
@@ -51,6 +61,8 @@ _UNWRITABLE = (
     "access permission denied",
 )
 _DAMAGED = (
+    "constraint failed",  # no statement of this package breaks one in a sound file
+    "unsupported file format",
     "no such table",
     "already exists",
     "no such column",
@@ -66,14 +78,32 @@ def translated(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> TuningD
     A damaged schema reaches Python as a UnicodeDecodeError where SQLite quotes it in its message.
     """
     text = str(error)
-    if isinstance(error, UnicodeDecodeError) or any(words in text for words in _DAMAGED):
+    damaged = isinstance(error, UnicodeDecodeError) or any(words in text for words in _DAMAGED)
+    if damaged or ("readonly database" in text and _is_sealed(path)):
         return DamagedError(path, f"the file is damaged ({text})", "move it away or restore a copy of it")
     if any(words in text for words in _UNWRITABLE):
         return UnwritableError(path, text, "check permissions and free space, or choose another path")
-    if "locked" in text:
-        return TuningDBError(
-            path, f"another process keeps it busy ({text})", "try again when that one is done"
-        )
+    if "locked" in text or "locking protocol" in text:
+        return BusyError(path, f"another process keeps it busy ({text})", "try again when that one is done")
     return TuningDBError(
         path, f"{type(error).__name__}: {text}", "check the file with `PRAGMA integrity_check`"
     )
+
+
+_WRITE_VERSION = 18  # place in a file's header: 1 (rollback journal) or 2 (WAL); SQLite writes no other
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether a damaged header, and not a permission, makes SQLite refuse to write."""
+    try:
+        status = path.stat()
+        header = os.pread(_kept_open(path, status.st_dev, status.st_ino), _WRITE_VERSION + 1, 0)
+    except OSError:
+        return False
+    return header[_WRITE_VERSION:] > b"\2"
+
+
+@lru_cache
+def _kept_open(path: Path, _device: int, _inode: int) -> int:
+    """Open a file to look at it, and leave it open: closing it would drop all locks that SQLite has on it."""
+    return os.open(path, os.O_RDONLY)

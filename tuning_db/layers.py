@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from .errors import TuningDBError
+from .nearest import Neighbour
+from .reading import Ranked
 from .records import ProblemRecord, Winner
-from .store import TuningDB
+from .store import Choice, TuningDB
+
+T = TypeVar("T")
 
 
 class Layers:
@@ -42,23 +47,41 @@ class Layers:
 
     def winners(self, problem_key: str) -> list[tuple[str, Winner]]:
         """Return every layer's winners for a problem, each with its layer's name, in order of precedence."""
-        found = []
-        for name, database in self._layers:
-            try:
-                found += [(name, winner) for winner in database.winners(problem_key)]
-            except TuningDBError as error:
-                self._skip(name, error)
-        return found
+        return self._each(lambda database: database.winners(problem_key))
+
+    def ranked(
+        self, problem_key: str, *, among: Choice | None = None, limit: int = 4
+    ) -> list[tuple[str, Ranked]]:
+        """Return every layer's best configurations for a problem; see `TuningDB.ranked`."""
+        return self._each(lambda database: database.ranked(problem_key, among=among, limit=limit))
+
+    def nearest(
+        self, problem: ProblemRecord, *, among: Choice | None = None, limit: int = 4
+    ) -> list[tuple[str, Neighbour]]:
+        """Return the nearest problems of all layers, nearest first; see `TuningDB.nearest`.
+
+        A problem that several layers have is told with the one of highest precedence.
+        """
+        found = self._each(lambda database: database.nearest(problem, among=among, limit=limit))
+        first: dict[str, tuple[str, Neighbour]] = {}
+        for name, neighbour in found:
+            first.setdefault(neighbour.problem.key, (name, neighbour))
+        by_distance = sorted(first.values(), key=lambda one: (len(one[1].differing), one[1].distance))
+        return by_distance[:limit]
 
     def problems(self) -> list[ProblemRecord]:
         """Return every problem that any layer has, in the order of their keys."""
-        found: dict[str, ProblemRecord] = {}
+        found = {problem.key: problem for _, problem in self._each(lambda database: database.problems())}
+        return [found[key] for key in sorted(found)]
+
+    def _each(self, ask: Callable[[TuningDB], Iterable[T]]) -> list[tuple[str, T]]:
+        found: list[tuple[str, T]] = []
         for name, database in self._layers:
             try:
-                found |= {problem.key: problem for problem in database.problems()}
+                found += [(name, answer) for answer in ask(database)]
             except TuningDBError as error:
                 self._skip(name, error)
-        return [found[key] for key in sorted(found)]
+        return found
 
     def close(self) -> None:
         """Close every layer."""

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from .records import ProblemRecord, Trial, Winner
+from .records import EnvironmentRecord, ProblemRecord, Trial, Winner
 from .rows import (
     TRIAL_COLUMNS,
     WINNER_COLUMNS,
     BadRowError,
+    StoredTrial,
     environment_from,
+    quoted,
     trial_from,
     verify,
     winner_from,
 )
+from .rule import Contender, rank
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A configuration of one problem with its place in one environment."""
+
+    environment: EnvironmentRecord
+    place: int  # 0 is the winner
+    config: dict[str, Any]
+    provenance: str  # "measured" or "predicted": what its place rests on
+    measured_us: float | None  # microseconds, median over the runs
+    predicted_us: float | None  # microseconds, median over the runs
 
 
 def select_trials(more: str = "") -> str:
@@ -26,7 +43,7 @@ def select_trials(more: str = "") -> str:
         JOIN runs r ON r.id = t.run_id JOIN environments e ON e.id = r.environment_id"""
 
 
-def collect_trials(rows: Iterable[Sequence[Any]], into: list[Trial]) -> int:
+def stored_trials(rows: Iterable[Sequence[Any]], into: list[StoredTrial]) -> int:
     """Append the sound trials among `rows` of `select_trials` to `into`; return how many rows were bad."""
     bad = 0
     for environment_hash, key, run_id, stored, *values in rows:
@@ -35,13 +52,25 @@ def collect_trials(rows: Iterable[Sequence[Any]], into: list[Trial]) -> int:
         except BadRowError:
             bad += 1
         else:
+            into.append(StoredTrial(values))
+    return bad
+
+
+def collect_trials(rows: Iterable[Sequence[Any]], into: list[Trial]) -> int:
+    """Append the sound trials among `rows` of `select_trials` to `into`; return how many rows were bad."""
+    bad = 0
+    for environment_hash, key, run_id, stored, *values in rows:
+        try:
+            verify((environment_hash, key, run_id), values, stored)
             into.append(trial_from(values))
+        except BadRowError:
+            bad += 1
     return bad
 
 
 def select_problem_columns(columns: Iterable[str]) -> str:
     """Return what a select list goes on with to ask for the problem's named columns."""
-    return "".join(f', p."{name}"' for name in columns)
+    return "".join(f", p.{quoted(name)}" for name in columns)
 
 
 def problem_from(key: str, columns: Sequence[str], values: Sequence[Any]) -> ProblemRecord:
@@ -57,18 +86,21 @@ def problem_from(key: str, columns: Sequence[str], values: Sequence[Any]) -> Pro
         raise BadRowError(str(error)) from None
 
 
+@lru_cache(maxsize=16)
+def _select_winners(columns: tuple[str, ...]) -> str:
+    return f"""SELECT e.hash, e.doc, w.checksum, {", ".join("w." + name for name in WINNER_COLUMNS)}
+        {select_problem_columns(columns)}
+        FROM problems p JOIN winners w ON w.problem_id = p.id JOIN environments e ON e.id = w.environment_id
+        WHERE p.key = ?"""
+
+
 def winners_of(
     connection: sqlite3.Connection, problem_key: str, columns: Sequence[str], into: list[Winner]
 ) -> int:
     """Append the sound winners of a problem to `into`, by environment hash; return how many rows were bad."""
     bad, own = 0, len(WINNER_COLUMNS)
-    for environment_hash, document, stored, *rest in connection.execute(
-        f"""SELECT e.hash, e.doc, w.checksum, {", ".join("w." + name for name in WINNER_COLUMNS)}
-        {select_problem_columns(columns)}
-        FROM problems p JOIN winners w ON w.problem_id = p.id JOIN environments e ON e.id = w.environment_id
-        WHERE p.key = ? ORDER BY e.hash""",
-        (problem_key,),
-    ):
+    query = _select_winners(tuple(columns))
+    for environment_hash, document, stored, *rest in connection.execute(query, (problem_key,)):
         values, named = rest[:own], rest[own:]
         try:
             verify((environment_hash, problem_key), values, stored)
@@ -76,4 +108,47 @@ def winners_of(
             into.append(winner_from(environment, problem_from(problem_key, columns, named), values))
         except BadRowError:
             bad += 1
+    into.sort(key=lambda winner: winner.environment.hash)
     return bad
+
+
+def environments_of(connection: sqlite3.Connection, into: dict[int, EnvironmentRecord]) -> int:
+    """Put every sound environment into `into`, by id; return how many rows were bad."""
+    bad = 0
+    for number, stored_hash, document in connection.execute("SELECT id, hash, doc FROM environments"):
+        try:
+            into[number] = environment_from(stored_hash, document)
+        except BadRowError:
+            bad += 1
+    return bad
+
+
+def ranked_of(
+    connection: sqlite3.Connection,
+    problem_key: str,
+    environments: Iterable[EnvironmentRecord],
+    limit: int,
+    into: list[Ranked],
+) -> int:
+    """Append the best configurations of a problem in each environment to `into`; return how many were bad."""
+    bad = 0
+    query = f"{select_trials()} WHERE p.key = ? AND e.hash = ? AND t.outcome IN ('ok', 'wrong')"
+    for environment in sorted(environments, key=lambda one: one.hash):
+        trials: list[StoredTrial] = []
+        bad += stored_trials(connection.execute(query, (problem_key, environment.hash)), trials)
+        ranking = rank(trials)
+        if ranking is None:
+            continue
+        for place, contender in enumerate(ranking.contenders[:limit]):
+            try:
+                into.append(_ranked(environment, place, ranking.provenance, contender))
+            except BadRowError:
+                bad += 1
+    return bad
+
+
+def _ranked(
+    environment: EnvironmentRecord, place: int, provenance: str, contender: Contender[StoredTrial]
+) -> Ranked:
+    config = dict(contender.trials[0].config)
+    return Ranked(environment, place, config, provenance, contender.measured_us, contender.predicted_us)

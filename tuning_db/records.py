@@ -12,27 +12,18 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 FINISHED_OUTCOMES = ("ok", "compiled", "resources", "compile", "launch", "wrong", "timeout", "crash")
 OUTCOMES = ("started", *FINISHED_OUTCOMES)
 PROVENANCES = ("measured", "predicted")
 _SCALARS = (str, int, float, bool, type(None))
+_EXACT = frozenset({str, int, bool, type(None)})  # scalars that need no further look
 _INT64 = 2**63
 
-
-_encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def canonical(value: Any) -> str:
-    """Return `value` as canonical JSON.
-
-    Raises:
-        TypeError: a part of `value` is no JSON value.
-        ValueError: a number is NaN or infinite.
-    """
-    return _encoder.encode(value)
+canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+"""Returns a value as canonical JSON; raises TypeError for no JSON value, ValueError for NaN and infinity."""
 
 
 def digest(text: str) -> str:
@@ -48,22 +39,28 @@ def plain(name: str, value: Mapping[str, Any], *, scalars: bool) -> dict[str, An
     """
     if not isinstance(value, Mapping):
         raise ValueError(f"{name}={value!r} maps no names to values; give a dict")
+    flat = True
     for key, item in value.items():
         if not isinstance(key, str):
             raise ValueError(f"{name}: key {key!r} is no text; name every entry with a string")
-        if scalars and not isinstance(item, _SCALARS):
+        if type(item) in _EXACT or (isinstance(item, _SCALARS) and _finite(item)):
+            continue
+        if scalars:
             raise ValueError(
-                f"{name}[{key!r}]={item!r} is no JSON scalar; use text, a number, a bool or None"
+                f"{name}[{key!r}]={item!r} is no JSON scalar; use text, a finite number, a bool or None"
             )
-        if scalars and isinstance(item, float) and not math.isfinite(item):
-            raise ValueError(f"{name}[{key!r}]={item!r} is no JSON number; use a finite one or None")
-    if scalars:
+        flat = False
+    if flat:
         return dict(value)
     try:
         copied: dict[str, Any] = json.loads(canonical(dict(value)))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}={value!r} is not JSON ({error}); use plain finite values") from None
     return copied
+
+
+def _finite(item: Any) -> bool:
+    return not isinstance(item, float) or math.isfinite(item)
 
 
 def _number(name: str, value: Any) -> float:
@@ -74,6 +71,8 @@ def _number(name: str, value: Any) -> float:
 
 
 def _microseconds(name: str, value: Any) -> float:
+    if type(value) is float and 0.0 < value < math.inf:
+        return value
     number = _number(name, value)
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name}={value!r} is no duration; give finite microseconds above 0, or None")
@@ -82,7 +81,7 @@ def _microseconds(name: str, value: Any) -> float:
 
 def storable(value: str) -> str:
     """Return `value` with what UTF-8, and so SQLite, cannot hold (lone surrogates) written as escapes."""
-    return value.encode("utf-8", "backslashreplace").decode()
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
@@ -136,11 +135,35 @@ class ProblemRecord:
             )
         object.__setattr__(self, "columns", plain("columns", self.columns, scalars=True))
         for name, value in self.columns.items():
-            fits = storable(value) == value if isinstance(value, str) else isinstance(value, int)
-            if not fits or (isinstance(value, int) and not -_INT64 <= value < _INT64):
+            if isinstance(value, int):
+                fits = -_INT64 <= value < _INT64
+            else:
+                fits = isinstance(value, str) and (value.isascii() or storable(value) == value)
+            if not fits:
                 raise ValueError(
                     f"columns[{name!r}]={value!r} fits no column; give text or an integer of 64 bits"
                 )
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One sweep: where its trials ran, and what the caller notes about it.
+
+    Raises:
+        ValueError: the id or the origin is no text, or the info is not JSON.
+    """
+
+    id: str  # a UUID
+    environment: EnvironmentRecord
+    origin: str
+    info: Mapping[str, Any] = field(default_factory=dict)  # any JSON
+
+    def __post_init__(self) -> None:
+        for name, value in (("id", self.id), ("origin", self.origin)):
+            if not isinstance(value, str):
+                raise ValueError(f"{name}={value!r} is no text; give a string")
+            object.__setattr__(self, name, storable(value))
+        object.__setattr__(self, "info", plain("info", self.info, scalars=False))
 
 
 @dataclass(frozen=True)
@@ -158,28 +181,34 @@ class Trial:
     measured_us: float | None = None  # microseconds; the median of the samples unless given
     max_err: float | None = None  # largest error seen; an infinite or NaN one is kept as None
     error: str | None = None  # what went wrong, in words
-    detail: Mapping[str, Any] = field(default_factory=dict)  # any JSON: registers, spills, ...
+    detail: Mapping[str, Any] = field(default_factory=dict)  # any JSON; "default": true has a meaning
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
             raise ValueError(f"outcome={self.outcome!r} is unknown; use one of {', '.join(OUTCOMES)}")
         if not (self.error is None or isinstance(self.error, str)):
             raise ValueError(f"error={self.error!r} is no text; give a string, or None")
-        samples = tuple(_microseconds("samples_us", sample) for sample in self.samples_us)
+        put = partial(object.__setattr__, self)
+        samples = tuple([_microseconds("samples_us", sample) for sample in self.samples_us])
         measured = statistics.median(samples) if samples and self.measured_us is None else self.measured_us
         for name, value in (("predicted_us", self.predicted_us), ("measured_us", measured)):
-            object.__setattr__(self, name, None if value is None else _microseconds(name, value))
+            put(name, None if value is None else _microseconds(name, value))
         largest = math.inf if self.max_err is None else _number("max_err", self.max_err)
-        object.__setattr__(self, "samples_us", samples)
-        object.__setattr__(self, "max_err", largest if math.isfinite(largest) else None)
-        object.__setattr__(self, "error", None if self.error is None else storable(self.error))
-        object.__setattr__(self, "config", plain("config", self.config, scalars=True))
-        object.__setattr__(self, "detail", plain("detail", self.detail, scalars=False))
+        put("samples_us", samples)
+        put("max_err", largest if math.isfinite(largest) else None)
+        put("error", None if self.error is None else storable(self.error))
+        put("config", plain("config", self.config, scalars=True))
+        put("detail", plain("detail", self.detail, scalars=False))
 
     @cached_property
     def config_hash(self) -> str:
         """SHA-256 of the configuration."""
         return digest(canonical(self.config))
+
+    @property
+    def is_default(self) -> bool:
+        """Whether this configuration is the one in use without tuning: its detail has "default": true."""
+        return self.detail.get("default") is True
 
     @property
     def finished(self) -> bool:
@@ -200,6 +229,8 @@ class Winner:
     max_err: float | None  # the largest over the runs
     margin: float | None  # runner-up's time / winner's time - 1; None without a runner-up
     ties: int  # other configurations within TIE_TOLERANCE of the winner
+    noise: float | None = None  # median deviation of its samples from their median, over that median
+    default_us: float | None = None  # microseconds, of the default configuration; same provenance
     detail: Mapping[str, Any] = field(default_factory=dict)  # of the trial nearest the median
 
     @cached_property

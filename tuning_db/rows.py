@@ -7,11 +7,11 @@ problem key, run), so a flipped bit in either is seen when the row is read, befo
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from typing import Any, TypeVar
 
-from .records import EnvironmentRecord, ProblemRecord, Trial, Winner, canonical, digest, storable
+from .records import EnvironmentRecord, ProblemRecord, Trial, Winner, canonical, digest
 
 TRIAL_COLUMNS = (
     "config_hash", "config", "outcome", "predicted_us", "measured_us", "samples_us", "max_err", "error",
@@ -19,24 +19,38 @@ TRIAL_COLUMNS = (
 )  # fmt: skip
 WINNER_COLUMNS = (
     "config_hash", "config", "provenance", "measured_us", "predicted_us", "max_err", "margin", "ties",
-    "detail",
+    "detail", "noise", "default_us",
 )  # fmt: skip
+UNPARSABLE = (ValueError, TypeError, KeyError, RecursionError)  # what text that is not ours raises
+
+_decode = json.JSONDecoder().decode  # json.loads looks at its arguments first, each time
+
+T = TypeVar("T")
 
 
 class BadRowError(Exception):
     """A stored row is not what was written; it counts as absent."""
 
 
-def checksum(references: Sequence[str], values: Sequence[Any]) -> str:
-    """Return the checksum of a row's `values` and of what it refers to.
+def quoted(name: str) -> str:
+    """Return a declared column's name as SQL; `check_columns` admits no quotes in it."""
+    return f'"{name}"'
 
-    Raises:
-        BadRowError: a value is of no kind the tables hold.
-    """
-    try:
-        return digest(json.dumps([*references, *values]))
-    except TypeError as error:
-        raise BadRowError(str(error)) from None
+
+def insert(table: str, columns: Sequence[str]) -> str:
+    """Return the statement that inserts these columns."""
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+
+def checksum(references: Sequence[str], values: Sequence[Any]) -> str:
+    """Return the checksum of a row's `values` and of what it refers to."""
+    # Not JSON: that would cost each lookup 8 us more, and nothing reads it back.
+    return digest("\x1f".join(map(str, (*references, *values))))
+
+
+def checksum_1(references: Sequence[str], values: Sequence[Any]) -> str:
+    """Return the checksum as version 1 of the schema had it."""
+    return digest(json.dumps([*references, *values], default=str))
 
 
 def verify(references: Sequence[str], values: Sequence[Any], stored: str) -> None:
@@ -45,11 +59,20 @@ def verify(references: Sequence[str], values: Sequence[Any], stored: str) -> Non
         raise BadRowError(f"checksum {stored} does not fit its row")
 
 
+def _parsed(parse: Callable[[], T]) -> T:
+    """Return what `parse` does; a row may fit its checksum and still be nonsense, if that was made to fit."""
+    try:
+        return parse()
+    except UNPARSABLE as error:
+        raise BadRowError(f"{type(error).__name__}: {error}") from None
+
+
 def trial_values(trial: Trial) -> tuple[Any, ...]:
     """Return the row of `trial`, in the order of TRIAL_COLUMNS."""
+    config = canonical(trial.config)
     return (
-        trial.config_hash,
-        canonical(trial.config),
+        digest(config),
+        config,
         trial.outcome,
         trial.predicted_us,
         trial.measured_us,
@@ -61,18 +84,61 @@ def trial_values(trial: Trial) -> tuple[Any, ...]:
 
 
 def trial_from(values: Sequence[Any]) -> Trial:
-    """Return the trial of a verified row."""
+    """Return the trial of a verified row; raises BadRowError where it is none."""
     _, config, outcome, predicted_us, measured_us, samples_us, max_err, error, detail = values
-    return Trial(
-        config=json.loads(config),
-        outcome=outcome,
-        predicted_us=predicted_us,
-        samples_us=tuple(json.loads(samples_us)),
-        measured_us=measured_us,
-        max_err=max_err,
-        error=error,
-        detail=json.loads(detail),
+    return _parsed(
+        lambda: Trial(
+            config=json.loads(config),
+            outcome=outcome,
+            predicted_us=predicted_us,
+            samples_us=tuple(json.loads(samples_us)),
+            measured_us=measured_us,
+            max_err=max_err,
+            error=error,
+            detail=json.loads(detail),
+        )
     )
+
+
+class StoredTrial:
+    """A verified row as the rule looks at it: the texts in it are parsed when asked for, which is seldom."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        """Take the row, in the order of TRIAL_COLUMNS."""
+        (
+            self.config_hash, self.config_text, self.outcome, self.predicted_us, self.measured_us,
+            self._samples, self.max_err, _, self.detail_text,
+        ) = values  # fmt: skip
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The configuration."""
+        return _mapping(self.config_text)
+
+    @cached_property
+    def samples_us(self) -> tuple[float, ...]:
+        """Microseconds, each one timed."""
+        return _parsed(lambda: tuple(map(float, json.loads(self._samples))))
+
+    @cached_property
+    def detail(self) -> Mapping[str, Any]:
+        """What else was noted."""
+        return _mapping(self.detail_text)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the configuration in use without tuning."""
+        return '"default":true' in self.detail_text and self.detail.get("default") is True
+
+
+def _mapping(text: str) -> Mapping[str, Any]:
+    try:
+        found = _decode(text)
+    except UNPARSABLE as error:
+        raise BadRowError(f"{type(error).__name__}: {error}") from None
+    if not isinstance(found, dict):
+        raise BadRowError(f"{text[:40]} is no JSON object")
+    return found
 
 
 def winner_values(winner: Winner) -> tuple[Any, ...]:
@@ -87,48 +153,43 @@ def winner_values(winner: Winner) -> tuple[Any, ...]:
         winner.margin,
         winner.ties,
         canonical(winner.detail),
+        winner.noise,
+        winner.default_us,
     )
 
 
 def winner_from(environment: EnvironmentRecord, problem: ProblemRecord, values: Sequence[Any]) -> Winner:
-    """Return the winner of a verified row."""
-    _, config, provenance, measured_us, predicted_us, max_err, margin, ties, detail = values
+    """Return the winner of a verified row; raises BadRowError where it is none."""
+    _, config, provenance, measured, predicted, max_err, margin, ties, detail, noise, default_us = values
     return Winner(
         environment=environment,
         problem=problem,
-        config=json.loads(config),
+        config=_mapping(config),
         provenance=provenance,
-        measured_us=measured_us,
-        predicted_us=predicted_us,
+        measured_us=measured,
+        predicted_us=predicted,
         max_err=max_err,
         margin=margin,
         ties=ties,
-        detail=json.loads(detail),
+        noise=noise,
+        default_us=default_us,
+        detail=_mapping(detail),
     )
 
 
+@lru_cache(maxsize=1024)  # there are few environments, and one stands in every row
 def environment_from(stored_hash: str, document: str) -> EnvironmentRecord:
     """Return the environment of a row, checked against its hash.
 
     Raises:
-        BadRowError: the document is not the one hashed.
+        BadRowError: the document is not the one hashed, or is no environment.
     """
     if digest(document) != stored_hash:
         raise BadRowError(f"environment {stored_hash} does not fit its document")
-    fields: dict[str, Any] = json.loads(document)
-    return EnvironmentRecord(hard=fields["hard"], soft=fields["soft"])
-
-
-def environment_id(connection: sqlite3.Connection, environment: EnvironmentRecord) -> int:
-    """Return the id of `environment`, inserting it where it is new."""
-    fields = {**environment.soft, **environment.hard}
-    named = [None if fields.get(name) is None else storable(str(fields[name])) for name in ("arch", "device")]
-    connection.execute(
-        "INSERT INTO environments (hash, hard_hash, arch, device, doc) VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT DO NOTHING",
-        (environment.hash, environment.hard_hash, *named, environment.document),
-    )
-    return _id(connection, "SELECT id FROM environments WHERE hash = ?", environment.hash)
+    environment = _parsed(lambda: EnvironmentRecord(**json.loads(document)))
+    if environment.document != document:
+        raise BadRowError(f"environment {stored_hash} is not in canonical form")
+    return environment
 
 
 def check_declared(problem: ProblemRecord, declared: Mapping[str, type]) -> None:
@@ -138,23 +199,3 @@ def check_declared(problem: ProblemRecord, declared: Mapping[str, type]) -> None
             raise ValueError(
                 f"columns[{name!r}]={value!r} was not declared so; open the database with such a column"
             )
-
-
-def problem_id(connection: sqlite3.Connection, problem: ProblemRecord, declared: Mapping[str, type]) -> int:
-    """Return the id of `problem`, inserting it where it is new.
-
-    Raises:
-        ValueError: one of its columns was not declared, or not with its type.
-    """
-    check_declared(problem, declared)
-    names = "".join(f', "{name}"' for name in problem.columns)
-    connection.execute(
-        f"INSERT INTO problems (key{names}) VALUES (?{', ?' * len(problem.columns)}) ON CONFLICT DO NOTHING",
-        (problem.key, *problem.columns.values()),
-    )
-    return _id(connection, "SELECT id FROM problems WHERE key = ?", problem.key)
-
-
-def _id(connection: sqlite3.Connection, query: str, value: str) -> int:
-    row = connection.execute(query, (value,)).fetchone()
-    return int(row[0])

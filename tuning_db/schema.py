@@ -1,20 +1,16 @@
-"""The tables, as append-only migrations, and the checks that a file is ours and readable.
-
-A migration that has been released is never edited: a change of the schema is a further function at the end,
-and `VERSION` (the file's `PRAGMA user_version`) counts them.
-
-No CHECK calls json_valid(): with trusted_schema off, SQLite 3.40 refuses it inside a schema as "unsafe".
-"""
+"""Is this file ours, whole and of this version? And if not quite: make it so."""
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
-from collections.abc import Mapping
-from inspect import cleandoc
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 
-from sqlite_utils import Database, Migrations
+from sqlite_utils import Database
 
 from .connection import transaction
 from .errors import (
@@ -25,86 +21,18 @@ from .errors import (
     UnwritableError,
     translated,
 )
-from .records import OUTCOMES, PROVENANCES
+from .migrations import APPLICATION_ID, NAMES, VERSION, migrations
 
-APPLICATION_ID = 0x74754442  # "tuDB"; `file` and SQLite's tools can tell the file by it
-VERSION = 1
 COLUMN_TYPES = {int: "INTEGER", str: "TEXT"}
 _RESERVED = {"id", "key"}
-_COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
-
-migrations = Migrations("tuning_db")
-
-
-def _quoted(names: tuple[str, ...]) -> str:
-    return ", ".join(f"'{name}'" for name in names)
-
-
-@migrations(name="0001_tables")
-def _tables(db: Database) -> None:
-    for statement in (
-        """CREATE TABLE meta (
-            name TEXT PRIMARY KEY,
-            value TEXT NOT NULL
-        ) STRICT""",
-        """CREATE TABLE environments (
-            id INTEGER PRIMARY KEY,
-            hash TEXT NOT NULL UNIQUE,  -- of the hard and soft fields
-            hard_hash TEXT NOT NULL,
-            arch TEXT,  -- the field of that name, where there is one
-            device TEXT,  -- likewise
-            doc TEXT NOT NULL  -- {"hard": {...}, "soft": {...}}
-        ) STRICT""",
-        """CREATE TABLE problems (
-            id INTEGER PRIMARY KEY,
-            key TEXT NOT NULL UNIQUE
-        ) STRICT""",
-        """CREATE TABLE runs (
-            id TEXT PRIMARY KEY,  -- a UUID
-            environment_id INTEGER NOT NULL REFERENCES environments (id),
-            origin TEXT NOT NULL,
-            info TEXT NOT NULL
-        ) STRICT""",
-        f"""CREATE TABLE trials (
-            id INTEGER PRIMARY KEY,
-            run_id TEXT NOT NULL REFERENCES runs (id),
-            problem_id INTEGER NOT NULL REFERENCES problems (id),
-            config_hash TEXT NOT NULL,
-            config TEXT NOT NULL,
-            outcome TEXT NOT NULL CHECK (outcome IN ({_quoted(OUTCOMES)})),
-            predicted_us REAL,
-            measured_us REAL,  -- the median of the samples
-            samples_us TEXT NOT NULL,
-            max_err REAL,
-            error TEXT,
-            detail TEXT NOT NULL,
-            checksum TEXT NOT NULL,
-            UNIQUE (run_id, problem_id, config_hash)
-        ) STRICT""",
-        "CREATE INDEX trials_by_problem ON trials (problem_id, outcome)",
-        """CREATE TRIGGER finished_trials_are_immutable BEFORE UPDATE ON trials
-            WHEN old.outcome <> 'started'
-            BEGIN SELECT RAISE(ABORT, 'a finished trial is never changed'); END""",
-        f"""CREATE TABLE winners (
-            id INTEGER PRIMARY KEY,
-            environment_id INTEGER NOT NULL REFERENCES environments (id),
-            problem_id INTEGER NOT NULL REFERENCES problems (id),
-            config_hash TEXT NOT NULL,
-            config TEXT NOT NULL,
-            provenance TEXT NOT NULL CHECK (provenance IN ({_quoted(PROVENANCES)})),
-            measured_us REAL,
-            predicted_us REAL,
-            max_err REAL,
-            margin REAL,  -- runner-up / winner - 1
-            ties INTEGER NOT NULL,
-            detail TEXT NOT NULL,
-            checksum TEXT NOT NULL,
-            UNIQUE (problem_id, environment_id)
-        ) STRICT""",
-        f"PRAGMA application_id = {APPLICATION_ID}",
-        "PRAGMA user_version = 1",
-    ):
-        db.execute(cleandoc(statement))
+_NAME = r"[A-Za-z_][A-Za-z0-9_]{0,62}"
+_COLUMN_NAME = re.compile(_NAME)
+_QUOTED = rf'["\[]?{_NAME}["\]]?'
+_PLAIN_INDEX = re.compile(
+    rf"CREATE (UNIQUE )?INDEX {_QUOTED}\s+ON {_QUOTED} \(\s*{_QUOTED}(,\s*{_QUOTED})*\s*\)"
+)
+_ADDED_COLUMNS = re.compile(rf"(, {_QUOTED} (INTEGER|TEXT))*")
+_MIGRATIONS = "_sqlite_migrations"  # sqlite-utils makes that table, each version in its own way
 
 
 def check_columns(columns: Mapping[str, type]) -> None:
@@ -124,20 +52,25 @@ def check_columns(columns: Mapping[str, type]) -> None:
         seen.add(name.lower())
 
 
-def lacks(connection: sqlite3.Connection, columns: Mapping[str, type]) -> set[str]:
-    """Return which of the declared problem columns the file does not have."""
-    present = {
-        name.lower() for (name,) in connection.execute("SELECT name FROM pragma_table_info('problems')")
-    }
-    return {name for name in columns if name.lower() not in present}
+def problem_columns(connection: sqlite3.Connection) -> dict[str, str]:
+    """Return the columns that callers declared for problems so far, in their order, with their SQL types."""
+    rows = connection.execute("SELECT name, type FROM pragma_table_info('problems')")
+    return {name: kind for name, kind in rows if name not in _RESERVED}
 
 
-def is_ready(connection: sqlite3.Connection, path: Path, application: str) -> bool:
-    """Return whether the file holds this schema; False where it is empty or of an older version.
+def lacks(connection: sqlite3.Connection, columns: Mapping[str, type]) -> list[str]:
+    """Return which of the declared problem columns the file does not have, in their order."""
+    present = {name.lower() for name in problem_columns(connection)}
+    return [name for name in columns if name.lower() not in present]
+
+
+def version_of(connection: sqlite3.Connection, path: Path, application: str) -> int:
+    """Return the version of the file's schema, 0 for an empty file, after a look at whether it can be used.
 
     Raises:
-        NewerSchemaError: a later version wrote it.
         ForeignFileError: it belongs to something else.
+        NewerSchemaError: a later version wrote it.
+        DamagedError: its tables are not as this package makes them.
     """
     # One statement, so one state of the file: another process may be creating the tables just now.
     identity, version, tables = connection.execute(
@@ -147,16 +80,15 @@ def is_ready(connection: sqlite3.Connection, path: Path, application: str) -> bo
     if identity != APPLICATION_ID:
         if tables or identity or version:
             raise ForeignFileError(path, "it is an SQLite file of something else", "choose another path")
-        return False
+        return 0
     if version > VERSION:
-        raise NewerSchemaError(
-            path,
-            f"its schema is version {version}, this package knows {VERSION}",
-            "upgrade, or choose another path",
-        )
-    if version == VERSION:
-        _check_owner(connection, path, application)
-    return bool(version == VERSION)
+        reason = f"its schema is version {version}, this package knows {VERSION}"
+        raise NewerSchemaError(path, reason, "upgrade, or choose another path")
+    if version < 1:
+        raise DamagedError(path, f"its schema is version {version}", "move it away or restore a copy of it")
+    _check_owner(connection, path, application)
+    _check_shape(connection, path, version)
+    return int(version)
 
 
 def _check_owner(connection: sqlite3.Connection, path: Path, application: str) -> None:
@@ -168,47 +100,119 @@ def _check_owner(connection: sqlite3.Connection, path: Path, application: str) -
         )
 
 
+def _check_shape(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    """Refuse a file in which a table of ours is missing or another, or where a trigger would act on one.
+
+    Whoever made the file may have put a view where a table should be, or a trigger that runs with our writes.
+    Tables, views and plain indices that a person adds do no harm and are let be.
+    """
+    ours = _expected(version)
+    tables = {_MIGRATIONS, *(name for name, (kind, _, _) in ours.items() if kind == "table")}
+    query = "SELECT name, type, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
+    found = {name: tuple(rest) for name, *rest in connection.execute(query)}
+    wrong = [name for name in ours if not _alike(name, found.get(name), ours[name])]
+    for name, (kind, table, sql) in found.items():
+        acts = kind == "trigger" or (kind == "index" and not _PLAIN_INDEX.fullmatch(sql))
+        if name not in ours and acts and table.lower() in tables:
+            wrong.append(name)
+    if wrong:
+        raise DamagedError(
+            path, f"{', '.join(wrong)[:200]} is not as this package makes it", "restore a copy of the file"
+        )
+
+
+def _alike(name: str, found: tuple[str, ...] | None, ours: tuple[str, ...]) -> bool:
+    if found is None or name != "problems":
+        return found == ours
+    start, _, end = ours[2].rpartition("\n)")
+    added = found[2].removeprefix(start).removesuffix(end).strip().removesuffix(")")
+    whole = found[:2] == ours[:2] and found[2].startswith(start) and found[2].endswith(end)
+    return whole and _ADDED_COLUMNS.fullmatch(added.strip()) is not None
+
+
+@lru_cache
+def _expected(version: int) -> dict[str, tuple[str, str, str]]:
+    """Return name to type, table and SQL, of what the migrations up to `version` make."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        rest = NAMES[version:]
+        migrations.apply(Database(connection, execute_plugins=False), stop_before=rest[0] if rest else None)
+        rows = connection.execute(
+            "SELECT name, type, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND tbl_name <> ?",
+            (_MIGRATIONS,),
+        ).fetchall()
+    return {name: (kind, table, sql) for name, kind, table, sql in rows}
+
+
 def check_readable(connection: sqlite3.Connection, path: Path, application: str) -> None:
     """Refuse a file that cannot be read as it is.
 
     Raises:
         DamagedError: it is empty.
-        TuningDBError: it is of an older version, or `is_ready` refuses it.
+        TuningDBError: it is of an older version, or `version_of` refuses it.
     """
-    if is_ready(connection, path, application):
-        return
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    version = version_of(connection, path, application)
     if not version:
         raise DamagedError(path, "it is empty", "record something into it or remove it")
-    raise TuningDBError(
-        path, f"its schema is version {version}, older than {VERSION}", "open it for writing once"
-    )
+    if version < VERSION:
+        reason = f"its schema is version {version}, older than {VERSION}"
+        raise TuningDBError(path, reason, "open it for writing once")
 
 
 def prepare(
-    connection: sqlite3.Connection, path: Path, columns: Mapping[str, type], application: str
+    connection: sqlite3.Connection,
+    path: Path,
+    columns: Mapping[str, type],
+    application: str,
+    derive: Callable[[sqlite3.Connection], object],
 ) -> None:
-    """Create or complete the tables and the declared columns.
+    """Create or complete the tables and the declared columns; upgrade an older file, after a backup of it.
 
     All of it is one transaction that holds the write lock from its start, which lets many processes open one
     new file at once: sqlite-utils by itself begins deferred ones, and a race of those ends in "database is
-    locked". A sound file that lacks nothing but columns and cannot be written stays without them.
+    locked". `derive` fills the derived tables after an upgrade. A sound file that lacks nothing but columns
+    and cannot be written stays without them.
 
     Raises:
         sqlite3.Error: the file does not take the tables.
-        TuningDBError: `is_ready` refuses the file.
+        TuningDBError: `version_of` refuses the file.
     """
+    if version_of(connection, path, application) == VERSION and not lacks(connection, columns):
+        return
     try:
         with transaction(connection):
-            is_ready(connection, path, application)
-            db = Database(connection, execute_plugins=False)
-            migrations.apply(db)
-            for name in sorted(lacks(connection, columns), key=list(columns).index):
-                db.table("problems").add_column(name, columns[name])
+            version = version_of(connection, path, application)
+            if 0 < version < VERSION:
+                _back_up(path, version)
+            migrations.apply(Database(connection, execute_plugins=False))
+            for name in lacks(connection, columns):
+                kind = COLUMN_TYPES[columns[name]]
+                connection.execute(f'ALTER TABLE problems ADD COLUMN "{name}" {kind}')
             connection.execute(
                 "INSERT INTO meta VALUES ('application', ?) ON CONFLICT DO NOTHING", (application,)
             )
+            if 0 < version < VERSION:
+                derive(connection)
+    except OSError as error:
+        reason = f"its backup cannot be written ({error})"
+        raise UnwritableError(path, reason, "check permissions and free space") from None
     except sqlite3.OperationalError as error:
         unwritable = isinstance(translated(path, error), UnwritableError)
-        if not (unwritable and is_ready(connection, path, application)):
+        if not (unwritable and version_of(connection, path, application) == VERSION):
             raise
+
+
+def backup_path(path: Path, version: int) -> Path:
+    """Return where a file of an older version is kept when it is upgraded."""
+    return path.with_name(f"{path.name}.v{version}.backup")
+
+
+def _back_up(path: Path, version: int) -> None:
+    """Copy the file as it was last committed; the caller holds the write lock, so it stays as it is."""
+    target = backup_path(path, version)
+    unfinished = target.with_name(target.name + ".part")
+    unfinished.unlink(missing_ok=True)
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source:
+        source.execute("VACUUM INTO ?", (str(unfinished),))
+    with unfinished.open("rb") as copy:  # SQLite leaves it to the system when the copy reaches the disk
+        os.fsync(copy.fileno())
+    unfinished.replace(target)

@@ -1,156 +1,203 @@
-"""Finished trials as text and back: JSON Lines, one trial a line, sorted, the same bytes each time."""
+"""Finished trials as text and back, and from file to file: sorted, the same bytes each time, in any order."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from dataclasses import fields as dataclass_fields
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
-from .errors import DamagedError
-from .reading import problem_from, select_problem_columns, select_trials
-from .records import EnvironmentRecord, ProblemRecord, Trial, canonical, digest, plain
-from .rows import TRIAL_COLUMNS, BadRowError, check_declared, environment_from, problem_id, trial_from, verify
+from .errors import ContradictionError, DamagedError, TuningDBError
+from .nearest import sound_problem
+from .reading import select_trials
+from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, digest, storable
+from .rows import UNPARSABLE, BadRowError, environment_from, trial_from, verify
 from .store import TuningDB
-from .writing import put_run, put_trial, settle
+from .text import MAX_LINE_CHARS, BadLineError, Head, LineReader, head_text, sealed, trial_text
+from .writing import Intake
 
-MAX_LINE_CHARS = 1_000_000  # a trial takes about 1,000; a longer line is no trial of ours
+Accept = Callable[[EnvironmentRecord, ProblemRecord, Trial], "str | None"]
+"""Says why a trial must not come in: its key, its columns or its config is none of today's; else None."""
+
+MAX_QUARANTINED = 1000  # lines kept of one import; the rest are counted
+MAX_REASONS = 20  # told of one import
+_KEPT_CHARS = 10_000  # of a line too long to be one
+_BATCH_LINES = 256
 
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import did."""
+    """What an import or a merge did."""
 
     inserted: int = 0  # trials that are new here
     known: int = 0  # trials that were here already
-    rejected: tuple[str, ...] = ()  # why `accept` refused the others, one line each
-
-
-@dataclass(frozen=True)
-class _Line:
-    environment: EnvironmentRecord
-    problem: ProblemRecord
-    run_id: str
-    origin: str
-    info: Mapping[str, Any]
-    trial: Trial
-
-    def text(self) -> str:
-        fields = {
-            "environment": {"hard": self.environment.hard, "soft": self.environment.soft},
-            "problem": {"key": self.problem.key, "columns": self.problem.columns},
-            "run": {"id": self.run_id, "origin": self.origin, "info": self.info},
-            "trial": {name.name: getattr(self.trial, name.name) for name in dataclass_fields(Trial)},
-        }
-        return canonical({**fields, "checksum": digest(canonical(fields))})
-
-
-def _parsed(text: str) -> _Line:
-    """Return a line as values; ValueError, KeyError, TypeError or RecursionError where it is not ours."""
-    if len(text) > MAX_LINE_CHARS:
-        raise ValueError(f"it has more than {MAX_LINE_CHARS} characters")
-    fields = json.loads(text)
-    if not isinstance(fields, dict) or fields.pop("checksum") != digest(canonical(fields)):
-        raise ValueError("its checksum does not fit")
-    run, trial = fields["run"], Trial(**fields["trial"])
-    if not (isinstance(run["id"], str) and isinstance(run["origin"], str) and trial.finished):
-        raise ValueError("it is no finished trial of a run")
-    return _Line(
-        environment=EnvironmentRecord(**fields["environment"]),
-        problem=ProblemRecord(**fields["problem"]),
-        run_id=run["id"],
-        origin=run["origin"],
-        info=plain("info", run["info"], scalars=False),
-        trial=trial,
-    )
+    quarantined: int = 0  # lines refused and kept in the table `quarantine`
+    reasons: tuple[str, ...] = ()  # why, for the first of them
+    bad_rows: int = 0  # rows of a merged file that were left out, since their checksum does not fit
 
 
 def export_lines(db: TuningDB) -> Iterator[str]:
     """Yield every finished trial of `db` as a line, ended by a newline.
 
     Sorted by problem key, environment hash, run id and config hash. Bad rows are left out and counted in
-    `db.bad_rows`.
+    `db.bad_rows`. No lock is held between lines: a trial that comes in meanwhile may be in or not.
     """
-    columns = list(db.columns)
-    query = f"""{select_trials(", e.doc, r.origin, r.info" + select_problem_columns(columns))}
-        WHERE t.outcome <> 'started' ORDER BY p.key, e.hash, r.id, t.config_hash"""
+    query = f"""{select_trials(", e.doc, r.origin, r.info")}
+        WHERE t.problem_id = ? AND t.outcome <> 'started' ORDER BY e.hash, r.id, t.config_hash"""
     with db.reading() as connection:
-        for row in connection.execute(query):
+        problems = connection.execute("SELECT id FROM problems ORDER BY key").fetchall()
+    for (of_problem,) in problems:
+        with db.reading() as connection:
+            rows = connection.execute(query, (of_problem,)).fetchall()
             try:
-                line = _line_from(row, columns)
+                problem = sound_problem(connection, of_problem, db.columns)
+            except BadRowError:
+                db.bad_rows += len(rows)
+                continue
+        heads: dict[str, str] = {}
+        for environment_hash, key, run_id, stored, *values, document, origin, info in rows:
+            try:
+                verify((environment_hash, key, run_id), values, stored)
+                if run_id not in heads:
+                    heads[run_id] = _head(problem, environment_hash, document, run_id, origin, info)
             except BadRowError:
                 db.bad_rows += 1
             else:
-                yield line.text() + "\n"
+                yield sealed(heads[run_id], trial_text(values)) + "\n"
 
 
-def _line_from(row: tuple[Any, ...], columns: list[str]) -> _Line:
-    own = 4 + len(TRIAL_COLUMNS)
-    (environment_hash, key, run_id, stored), values = row[:4], row[4:own]
-    document, origin, info = row[own : own + 3]
-    verify((environment_hash, key, run_id), values, stored)
-    return _Line(
-        environment=environment_from(environment_hash, document),
-        problem=problem_from(key, columns, row[own + 3 :]),
-        run_id=run_id,
-        origin=origin,
-        info=json.loads(info),
-        trial=trial_from(values),
-    )
+def _head(
+    problem: ProblemRecord, environment_hash: str, document: str, run_id: str, origin: str, info: str
+) -> str:
+    environment = environment_from(environment_hash, document)
+    try:
+        run = RunRecord(run_id, environment, origin, json.loads(info))
+    except UNPARSABLE as error:
+        raise BadRowError(str(error)) from None
+    return head_text(document, problem, run)
 
 
-def import_lines(
-    db: TuningDB,
-    lines: Iterable[str],
-    accept: Callable[[EnvironmentRecord, ProblemRecord, Trial], str | None] | None = None,
-) -> ImportSummary:
+def import_lines(db: TuningDB, lines: Iterable[str], accept: Accept | None = None) -> ImportSummary:
     """Add the trials of `export_lines` to `db` in one transaction, and derive the winners they may change.
 
-    Trials already here change nothing, so an import may be repeated, and the order of imports does not
-    matter. `accept` may refuse a trial by returning why; the rest is imported. Columns of a problem that `db`
-    was not opened with are dropped.
+    A line that is not as it was exported, that `accept` refuses, or that contradicts a finished trial is kept
+    in quarantine, with the reason, until an import takes it; the others come in. Trials already here change
+    nothing, so an import may be repeated, and the order of imports does not matter. Columns of a problem that
+    `db` was not opened with are dropped.
+    """
+    with db.intake(bulk=True) as intake:
+        importing = _Import(intake, db.columns, accept)
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                importing.take(number, line)
+        return importing.summary()
+
+
+class _Import:
+    """An import under way: lines that begin alike are taken in together."""
+
+    def __init__(self, intake: Intake, columns: Mapping[str, type], accept: Accept | None) -> None:
+        self._intake = intake
+        self._accept = accept
+        self._reader = LineReader(columns)
+        self._batch: list[tuple[int, str, tuple[Any, ...]]] = []  # line number, line, row
+        self._head: Head | None = None  # of the lines in the batch
+        self._inserted = self._known = self._refused = 0
+        self._reasons: list[str] = []
+        held = intake.connection.execute("SELECT line_hash FROM quarantine")
+        self._held = {name for (name,) in held}
+
+    def take(self, number: int, line: str) -> None:
+        try:
+            head, values = self._reader.read(line)
+        except BadLineError as error:
+            self._refuse(number, line, str(error))
+            return
+        if self._accept is not None:
+            reason = self._accept(head.run.environment, head.problem, trial_from(values))
+            if reason is not None:
+                self._refuse(number, line, reason)
+                return
+        if head is not self._head or len(self._batch) == _BATCH_LINES:
+            self._flush()
+            self._head = head
+        self._batch.append((number, line, values))
+
+    def _flush(self) -> None:
+        batch, self._batch = self._batch, []
+        if self._head is None or not batch:
+            return
+        try:
+            run = self._intake.run(self._head.run)
+        except ContradictionError as error:
+            for number, line, _ in batch:
+                self._refuse(number, line, error.reason)
+            return
+        taken = self._intake.trials(run, self._head.problem, [values for _, _, values in batch])
+        for place, (number, line, _) in enumerate(batch):
+            if place in taken.refused:
+                self._refuse(number, line, "its trial is finished already, with another result")
+            elif self._held:
+                self._release(line)
+        self._inserted += taken.new
+        self._known += len(batch) - taken.new - len(taken.refused)
+
+    def _refuse(self, number: int, line: str, reason: str) -> None:
+        self._refused += 1
+        if len(self._reasons) < MAX_REASONS:
+            self._reasons.append(f"line {number}: {reason}")
+        if self._refused <= MAX_QUARANTINED:
+            kept = line if len(line) <= MAX_LINE_CHARS else line[:_KEPT_CHARS]
+            self._intake.connection.execute(
+                "INSERT OR REPLACE INTO quarantine (line_hash, reason, line) VALUES (?, ?, ?)",
+                (_line_hash(line), storable(reason), storable(kept)),
+            )
+
+    def _release(self, line: str) -> None:
+        if _line_hash(line) in self._held:
+            self._intake.connection.execute("DELETE FROM quarantine WHERE line_hash = ?", (_line_hash(line),))
+
+    def summary(self) -> ImportSummary:
+        self._flush()
+        return ImportSummary(self._inserted, self._known, self._refused, tuple(self._reasons))
+
+
+def _line_hash(line: str) -> str:
+    return digest(storable(line.rstrip("\r\n")))
+
+
+def quarantined(db: TuningDB) -> list[tuple[str, str]]:
+    """Return each line in quarantine after the reason. `import_lines` of the lines tries them again."""
+    with db.reading() as connection:
+        rows = connection.execute("SELECT reason, line FROM quarantine ORDER BY reason, line_hash")
+        return [(reason, line) for reason, line in rows]
+
+
+def bounded_lines(file: TextIO) -> Iterator[str]:
+    """Yield the lines of a text file; of one longer than any of ours the beginning, so memory suffices."""
+    while line := file.readline(MAX_LINE_CHARS + 1):
+        yield line
+        while len(line) > MAX_LINE_CHARS and not line.endswith("\n"):
+            line = file.readline(MAX_LINE_CHARS + 1)
+
+
+def merge(db: TuningDB, donor: Path | str, accept: Accept | None = None) -> ImportSummary:
+    """Add every finished trial of the database at `donor` to `db`, as if exported and imported.
+
+    So merging is idempotent, and neither order nor grouping matters. The donor is only read. Rows whose
+    checksum does not fit are left out; a file whose structure is damaged is refused whole.
 
     Raises:
-        DamagedError: a line is not as it was exported; nothing was imported.
-        TuningDBError: a line contradicts a finished trial of the same run; nothing was imported.
+        TuningDBError: the donor cannot be used (damaged, foreign, older, newer) or is `db` itself; nothing
+            was changed.
     """
-    inserted, known, rejected = 0, 0, []
-    touched = set()
-    with db.writing() as connection:
-        for number, text in enumerate(lines, start=1):
-            if not text.strip():
-                continue
-            line = _checked(db, number, text)
-            reason = accept(line.environment, line.problem, line.trial) if accept else None
-            if reason is not None:
-                rejected.append(f"line {number}: {reason}")
-                continue
-            pair, new = _insert(db, connection, line)
-            if new:
-                touched.add(pair)
-            inserted, known = inserted + new, known + (not new)
-        for pair in sorted(touched):
-            db.bad_rows += settle(connection, *pair)
-    return ImportSummary(inserted, known, tuple(rejected))
-
-
-def _checked(db: TuningDB, number: int, text: str) -> _Line:
-    try:
-        line = _parsed(text)
-        columns = {name: value for name, value in line.problem.columns.items() if name in db.columns}
-        line = replace(line, problem=ProblemRecord(line.problem.key, columns))
-        check_declared(line.problem, db.columns)
-        return line
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"line {number} of the import is unusable: {type(error).__name__}: {error}"
-        raise DamagedError(db.path, reason[:500], "nothing was imported; export the source again") from None
-
-
-def _insert(db: TuningDB, connection: sqlite3.Connection, line: _Line) -> tuple[tuple[int, int], bool]:
-    """Insert one line; return the ids of its environment and problem, and whether the trial is new."""
-    run = put_run(connection, db.path, line.run_id, line.environment, line.origin, line.info)
-    of_problem = problem_id(connection, line.problem, db.columns)
-    new = put_trial(connection, db.path, run, line.problem.key, of_problem, line.trial)
-    return (run.environment_id, of_problem), new
+    with TuningDB.open_readonly(donor, columns=db.columns, application=db.application) as source:
+        if source.path.samefile(db.path):
+            raise TuningDBError(donor, "it is the database to merge into", "name another file")
+        with source.reading() as connection:
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise DamagedError(donor, f"the file is damaged ({found})", "restore a copy of it")
+        summary = import_lines(db, export_lines(source), accept)
+        return replace(summary, bad_rows=source.bad_rows)

@@ -1,46 +1,44 @@
-"""What happens inside a write transaction: insert runs and trials, derive winners."""
+"""What happens inside a write transaction: rows are taken in, and the winners they may change settled."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import TuningDBError
-from .reading import collect_trials, select_trials
-from .records import EnvironmentRecord, ProblemRecord, Trial, canonical, plain, storable
+from .errors import ContradictionError, DamagedError, TuningDBError
+from .nearest import put_size, stored_columns
+from .reading import select_trials
+from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, canonical, storable
 from .rows import (
     TRIAL_COLUMNS,
-    WINNER_COLUMNS,
     BadRowError,
+    StoredTrial,
+    check_declared,
     checksum,
     environment_from,
-    environment_id,
-    problem_id,
+    insert,
+    quoted,
     trial_values,
-    winner_values,
+    verify,
 )
-from .rule import choose
+from .settling import COMPETING_OUTCOMES, put_winner, settle
 
-COMPETING_OUTCOMES = ("ok", "wrong")  # what `choose` looks at
-
-
-def _insert(table: str, columns: tuple[str, ...]) -> str:
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+_SAME, _REPLACED, _CONTRADICTS = "same", "replaced", "contradicts"
+_OUTCOME = TRIAL_COLUMNS.index("outcome")
 
 
 # A started trial gives way to what comes next, a finished one to nothing.
 _PUT_TRIAL = f"""
-    {_insert("trials", ("run_id", "problem_id", *TRIAL_COLUMNS, "checksum"))}
-    ON CONFLICT (run_id, problem_id, config_hash) DO UPDATE
+    {insert("trials", ("run_id", "problem_id", *TRIAL_COLUMNS, "checksum"))}
+    ON CONFLICT (problem_id, run_id, config_hash) DO UPDATE
     SET {", ".join(f"{name} = excluded.{name}" for name in (*TRIAL_COLUMNS, "checksum"))}
     WHERE trials.outcome = 'started'"""
-_PUT_WINNER = _insert("winners", ("environment_id", "problem_id", *WINNER_COLUMNS, "checksum"))
-_COMPETING = f"""
-    {select_trials()}
-    WHERE t.problem_id = ? AND r.environment_id = ? AND t.outcome IN {COMPETING_OUTCOMES}"""
+_WRITTEN = f"{select_trials(', e.doc')} WHERE p.key = ? AND r.id = ? AND t.config_hash = ?"
+_PUT_ENVIRONMENT = insert("environments", ("hash", "hard_hash", "arch", "device", "doc"))
+_PUT_RUN = insert("runs", ("id", "environment_id", "origin", "info"))
 
 
 @dataclass(frozen=True)
@@ -52,121 +50,201 @@ class Run:
     environment_hash: str
 
 
-def find_run(connection: sqlite3.Connection, path: Path, run_id: str) -> Run:
-    """Return the run of that id.
+@dataclass(frozen=True)
+class Taken:
+    """What became of trials that came in; those neither new nor refused were there already."""
 
-    Raises:
-        TuningDBError: there is none.
+    new: int
+    refused: tuple[int, ...]  # places of those that are finished already, with another result
+
+
+class Intake:
+    """Takes rows into the file within one write transaction, and in the end settles what they may change.
+
+    It remembers the ids it met, so many rows come in fast, fastest where a problem's follow each other.
     """
-    row = connection.execute(
-        "SELECT e.id, e.hash FROM runs r JOIN environments e ON e.id = r.environment_id WHERE r.id = ?",
-        (run_id,),
-    ).fetchone()
-    if row is None:
-        raise TuningDBError(path, f"it has no run {run_id!r}", "begin one with start()")
-    return Run(run_id, *row)
 
+    def __init__(self, connection: sqlite3.Connection, path: Path, columns: Mapping[str, type]) -> None:
+        """Use `connection`, which is in a transaction, and the declared problem columns of the file."""
+        self.connection = connection
+        self._path = path
+        self._columns = columns
+        self._environments: dict[str, int] = {}
+        self._runs: dict[str, Run] = {}
+        self._problems: dict[str, int] = {}
+        self._current = (0, "")  # id and key of the problem met last
+        # Its trials by environment (id and hash), if it is new: there are no others, so none are read back.
+        self._only_trials: dict[tuple[int, str], list[StoredTrial]] | None = None
+        self._touched: set[tuple[int, int]] = set()  # environment and problem whose winner may change
 
-def put_run(
-    connection: sqlite3.Connection,
-    path: Path,
-    run_id: str,
-    environment: EnvironmentRecord,
-    origin: str,
-    info: Mapping[str, Any],
-) -> Run:
-    """Insert a run, unless it is there already, and return it.
+    def find_run(self, run_id: str, begun: RunRecord | None = None) -> Run:
+        """Return the run of that id, or else put the one that was `begun`.
 
-    Raises:
-        TuningDBError: the run is there with another environment.
-    """
-    connection.execute(
-        "INSERT INTO runs (id, environment_id, origin, info) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        (
-            run_id,
-            environment_id(connection, environment),
-            storable(origin),
-            canonical(plain("info", info, scalars=False)),
-        ),
-    )
-    run = find_run(connection, path, run_id)
-    if run.environment_hash != environment.hash:
-        raise TuningDBError(path, f"run {run_id} belongs to another environment", "start a run of its own")
-    return run
+        Raises:
+            TuningDBError: there is neither.
+        """
+        row = self.connection.execute(
+            "SELECT e.id, e.hash FROM runs r JOIN environments e ON e.id = r.environment_id WHERE r.id = ?",
+            (run_id,),
+        ).fetchone()
+        if row is None and begun is not None:
+            return self.run(begun)
+        if row is None:
+            raise TuningDBError(self._path, f"it has no run {run_id!r}", "begin one with start()")
+        return Run(run_id, *row)
 
+    def run(self, record: RunRecord) -> Run:
+        """Return the run, inserted unless it is there; raises ContradictionError if that is of elsewhere."""
+        run = self._runs.get(record.id)
+        if run is None:
+            values = (record.id, self._environment(record.environment), record.origin, canonical(record.info))
+            new = self.connection.execute(f"{_PUT_RUN} ON CONFLICT DO NOTHING", values).rowcount
+            run = Run(record.id, values[1], record.environment.hash) if new else self.find_run(record.id)
+            self._runs[record.id] = run
+        if run.environment_hash != record.environment.hash:
+            reason = f"run {record.id} belongs to another environment"
+            raise ContradictionError(self._path, reason, "start a run of its own")
+        return run
 
-def put_trial(
-    connection: sqlite3.Connection, path: Path, run: Run, problem_key: str, of_problem: int, trial: Trial
-) -> bool:
-    """Insert `trial`, or finish the one that was started; return whether anything changed.
+    def _environment(self, environment: EnvironmentRecord) -> int:
+        known = self._environments.get(environment.hash)
+        if known is not None:
+            return known
+        fields = {**environment.soft, **environment.hard}
+        named = [
+            None if fields.get(name) is None else storable(str(fields[name])) for name in ("arch", "device")
+        ]
+        values = (environment.hash, environment.hard_hash, *named, environment.document)
+        row = self.connection.execute(
+            f"""{_PUT_ENVIRONMENT} ON CONFLICT (hash) DO UPDATE SET hard_hash = excluded.hard_hash,
+            arch = excluded.arch, device = excluded.device, doc = excluded.doc  -- mends one that was damaged
+            RETURNING id""",
+            values,
+        ).fetchone()
+        self._environments[environment.hash] = row[0]
+        return int(row[0])
 
-    Raises:
-        TuningDBError: the same configuration is already finished in this run, with another result.
-    """
-    values = trial_values(trial)
-    fresh = checksum((run.environment_hash, problem_key, run.id), values)
-    done = connection.execute(_PUT_TRIAL, (run.id, of_problem, *values, fresh))
-    if done.rowcount:
+    def problem(self, problem: ProblemRecord) -> int:
+        """Return the id of `problem`, inserted unless it is there; columns missing or wrong there are mended.
+
+        Raises:
+            ValueError: one of its columns was not declared, or not with its type.
+        """
+        known = self._problems.get(problem.key)
+        if known is not None:
+            return known
+        check_declared(problem, self._columns)
+        names = list(problem.columns)
+        row = self.connection.execute(
+            f"SELECT id {''.join(f', {quoted(name)}' for name in names)} FROM problems WHERE key = ?",
+            (problem.key,),
+        ).fetchone()
+        if row is None:
+            cursor = self.connection.execute(
+                insert("problems", ["key", *map(quoted, names)]), (problem.key, *problem.columns.values())
+            )
+            of_problem = int(cursor.lastrowid or 0)
+            put_size(self.connection, of_problem, problem.columns)
+        else:
+            of_problem = int(row[0])
+            stored = dict(zip(names, row[1:], strict=True))
+            differing = {name: value for name, value in problem.columns.items() if stored[name] != value}
+            for name, value in differing.items():
+                self.connection.execute(
+                    f"UPDATE problems SET {quoted(name)} = ? WHERE id = ?", (value, of_problem)
+                )
+            if differing:
+                put_size(self.connection, of_problem, stored_columns(self.connection, of_problem))
+        self._move_on((of_problem, problem.key), is_new=row is None)
+        self._problems[problem.key] = of_problem
+        return of_problem
+
+    def _move_on(self, problem: tuple[int, str], *, is_new: bool) -> None:
+        """Note that the rows of another problem begin; one that is new has no trials but those to come."""
+        if self._only_trials is not None:
+            of_problem, key = self._current
+            for (of_environment, environment_hash), trials in self._only_trials.items():
+                ids, names = (of_environment, of_problem), (environment_hash, key)
+                put_winner(self.connection, ids, names, trials)
+        self._current = problem
+        self._only_trials = {} if is_new else None
+
+    def trials(self, run: Run, problem: ProblemRecord, trials: Sequence[tuple[Any, ...]]) -> Taken:
+        """Insert trials (rows) of one problem in one run; one that was started is finished.
+
+        Raises:
+            ValueError: one of the problem's columns was not declared, or not with its type.
+        """
+        of_problem = self.problem(problem)
+        if of_problem != self._current[0]:
+            self._move_on((of_problem, problem.key), is_new=False)
+        references = (run.environment_hash, problem.key, run.id)
+        rows = [(run.id, of_problem, *values, checksum(references, values)) for values in trials]
+        new = self.connection.executemany(_PUT_TRIAL, rows).rowcount
+        refused = []
+        if new < len(rows):
+            fates = [self._meet(references, row) for row in rows]
+            new += fates.count(_REPLACED)
+            refused = [place for place, fate in enumerate(fates) if fate == _CONTRADICTS]
+        if new:
+            competing = [StoredTrial(values) for values in trials if values[_OUTCOME] in COMPETING_OUTCOMES]
+            if competing and self._only_trials is not None and new == len(rows):
+                environment = run.environment_id, run.environment_hash
+                self._only_trials.setdefault(environment, []).extend(competing)
+            elif competing:
+                self._touched.add((run.environment_id, of_problem))
+        return Taken(new, tuple(refused))
+
+    def _meet(self, references: tuple[str, str, str], row: tuple[Any, ...]) -> str:
+        """See what is in the place of a row that may not have come in; put it in the place of a bad one."""
+        place = (row[1], row[0], row[2])
+        where = "WHERE problem_id = ? AND run_id = ? AND config_hash = ?"
+        found = self.connection.execute(
+            f"SELECT {', '.join(TRIAL_COLUMNS)}, checksum FROM trials {where}", place
+        ).fetchone()
+        if found is None:
+            raise sqlite3.DatabaseError("an index is malformed: a row is in the way that is not there")
+        *stored, kept = found
+        if kept != checksum(references, stored):
+            self.connection.execute(f"DELETE FROM trials {where}", place)
+            self.connection.execute(_PUT_TRIAL, row)
+            return _REPLACED
+        return _SAME if kept == row[-1] or row[2 + _OUTCOME] == "started" else _CONTRADICTS
+
+    def settle(self) -> int:
+        """Derive the winners that may have changed; return how many rows were bad."""
+        self._move_on((0, ""), is_new=False)
+        bad = sum(settle(self.connection, *pair) for pair in sorted(self._touched))
+        self._touched.clear()
+        return bad
+
+    def put(self, run: Run, problem: ProblemRecord, trials: Sequence[Trial]) -> int:
+        """Take in trials of one problem, settle it and read them back; return how many rows were bad.
+
+        Raises:
+            ValueError: a column of the problem was not declared.
+            ContradictionError: one is finished already in this run, with another result.
+            DamagedError: what was written cannot be found.
+        """
+        if self.trials(run, problem, [trial_values(trial) for trial in trials]).refused:
+            reason = f"a trial of run {run.id} is finished and cannot change"
+            raise ContradictionError(self._path, reason, "record it in another run")
+        bad = self.settle()
+        for trial in trials:
+            if not self._finds(run, problem, trial):
+                reason = "a trial just written cannot be found"
+                raise DamagedError(self._path, reason, "move it away or restore a copy of it")
+        return bad
+
+    def _finds(self, run: Run, problem: ProblemRecord, trial: Trial) -> bool:
+        """Look for a trial by the way that readers take: a damaged index hides a row that it took in."""
+        row = self.connection.execute(_WRITTEN, (problem.key, run.id, trial.config_hash)).fetchone()
+        if row is None:
+            return False
+        environment_hash, key, run_id, stored, *values, document = row
+        try:
+            verify((environment_hash, key, run_id), values, stored)
+            environment_from(environment_hash, document)
+        except BadRowError:
+            return False
         return True
-    (kept,) = connection.execute(
-        "SELECT checksum FROM trials WHERE run_id = ? AND problem_id = ? AND config_hash = ?",
-        (run.id, of_problem, trial.config_hash),
-    ).fetchone()
-    if trial.finished and kept != fresh:
-        raise TuningDBError(
-            path, f"a trial of run {run.id} is finished and cannot change", "record it in another run"
-        )
-    return False
-
-
-def put_trials(
-    connection: sqlite3.Connection,
-    path: Path,
-    run: Run,
-    problem: ProblemRecord,
-    columns: Mapping[str, type],
-    trials: Iterable[Trial],
-) -> int:
-    """Insert trials of one problem and settle its winner anew; return how many rows were bad.
-
-    Raises:
-        ValueError: a column of the problem was not declared.
-        TuningDBError: `put_trial` refuses one.
-    """
-    of_problem = problem_id(connection, problem, columns)
-    changed = False
-    for trial in trials:
-        put = put_trial(connection, path, run, problem.key, of_problem, trial)
-        changed |= put and trial.outcome in COMPETING_OUTCOMES
-    return settle(connection, run.environment_id, of_problem) if changed else 0
-
-
-def settle(connection: sqlite3.Connection, of_environment: int, of_problem: int) -> int:
-    """Derive the winner of one problem in one environment from its trials; return how many rows were bad.
-
-    A bad row never competes. Where the environment itself is bad, or nothing competes, there is no winner.
-    """
-    connection.execute(
-        "DELETE FROM winners WHERE environment_id = ? AND problem_id = ?", (of_environment, of_problem)
-    )
-    pair = connection.execute(
-        "SELECT e.hash, e.doc, p.key FROM environments e, problems p WHERE e.id = ? AND p.id = ?",
-        (of_environment, of_problem),
-    ).fetchone()
-    if pair is None:  # only a damaged file has trials without them
-        return 1
-    stored_hash, document, key = pair
-    try:
-        environment = environment_from(stored_hash, document)
-    except BadRowError:
-        return 1
-    trials: list[Trial] = []
-    rows = connection.execute(_COMPETING, (of_problem, of_environment))
-    bad = collect_trials(rows, trials)
-    winner = choose(environment, ProblemRecord(key), trials)
-    if winner is not None:
-        values = winner_values(winner)
-        connection.execute(
-            _PUT_WINNER, (of_environment, of_problem, *values, checksum((stored_hash, key), values))
-        )
-    return bad

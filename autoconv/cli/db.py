@@ -1,12 +1,76 @@
-"""`autoconv db`."""
+"""`autoconv db` and its commands."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
 import click
 
-from autoconv import settings
-from autoconv.cli.common import json_option, print_json
-from autoconv.lookup import open_user
+from autoconv import device as devices
+from autoconv import lookup, settings
+from autoconv.cli.common import WITHOUT_GPU, json_option, note, print_json, progress_bar
+from autoconv.environment import Environment
+from autoconv.kernels.source import source_hash
+from tuning_db import (
+    DamagedError,
+    EnvironmentRecord,
+    ImportSummary,
+    Report,
+    TuningDB,
+    bounded_lines,
+    export_lines,
+    import_lines,
+    quarantined,
+)
+from tuning_db import check as check_database
+from tuning_db import merge as merge_database
+from tuning_db import prune as prune_database
+from tuning_db import rebuild as rebuild_database
+from tuning_db import vacuum as vacuum_database
+from tuning_db.prebuilt import is_intact
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+LINES_A_STEP = 5000  # between two looks of the progress bar
+
+
+def _source_options(command: Command) -> Command:
+    """Add what names the database to read: a file, the packaged one, or else the user's."""
+    command = click.option("--packaged", is_flag=True, help="The database that autoconv was shipped with.")(
+        command
+    )
+    path = click.Path(exists=True, dir_okay=False, path_type=Path)
+    return click.argument("file", required=False, type=path)(command)
+
+
+def _opened(file: Path | None, packaged: bool) -> TuningDB:
+    """Open the database that the source options name, to be read as it is: nothing is mended."""
+    if packaged and file is not None:
+        raise click.UsageError("--packaged is a database of its own; give it or a FILE, not both")
+    if packaged:
+        return lookup.open_file(lookup.PREBUILT, immutable=True)
+    return lookup.open_file(file or settings.load().database)
+
+
+def _open_user() -> TuningDB:
+    return lookup.open_user(settings.load(), note)
+
+
+def _print(fields: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(fields)
+        return
+    for name, value in fields.items():
+        if isinstance(value, (list, tuple)):
+            for line in value:
+                click.echo(f"{name:<15}{line}")
+        else:
+            click.echo(f"{name:<15}{value}")
 
 
 @click.group()
@@ -15,13 +79,183 @@ def db() -> None:
 
 
 @db.command()
+@_source_options
 @json_option
-def info(as_json: bool) -> None:
-    """Show how much the user's database holds."""
-    with open_user(settings.load()) as database:
-        fields = database.info()
-    if as_json:
-        print_json(fields)
-    else:
-        for name, value in fields.items():
-            click.echo(f"{name:<15}{value}")
+def info(file: Path | None, packaged: bool, as_json: bool) -> None:
+    """Show how much a database holds: FILE, or the user's."""
+    given = file is not None or packaged
+    with _opened(file, packaged) if given else lookup.open_as_it_is(settings.load()) as database:
+        _print(database.info(), as_json)
+
+
+@db.command()
+@_source_options
+@json_option
+def check(file: Path | None, packaged: bool, as_json: bool) -> None:
+    """Check FILE, or the user's database, without changing it.
+
+    Looked at are its pages, its references, the checksum of every row, every winner against the trials it is
+    derived from, and whether today's kernels can run the config of every trial. Exit status 1: something is
+    wrong.
+    """
+    note("checking every row; a million trials take minutes")
+    try:
+        with _opened(file, packaged) as database:
+            report, path = check_database(database, lookup.refusal), database.path
+    except DamagedError as error:
+        report, path = Report(structure=[error.reason]), Path(error.path)
+    intact = is_intact(path) if packaged else True
+    if not intact:
+        report.structure.append("the file is not the one that was packaged; install autoconv again")
+    _print({"ok": report.ok, "path": str(path), **asdict(report)}, as_json)
+    raise SystemExit(0 if report.ok else 1)
+
+
+@db.command()
+@_source_options
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write instead.")
+@json_option
+def export(file: Path | None, packaged: bool, output: Path | None, as_json: bool) -> None:
+    """Print FILE, or the user's database, as text.
+
+    `import` reads it: one JSON object per finished trial, sorted, the same bytes each time. Bad rows are
+    left out; exit status 1 where there are some. With --output, --json prints what was written.
+    """
+    with _opened(file, packaged) as database, ExitStack() as stack:
+        lines = 0
+        part = None if output is None else output.with_name(f"{output.name}.part")
+        to = sys.stdout if part is None else stack.enter_context(_writing(part))
+        for line in export_lines(database):
+            to.write(line)
+            lines += 1
+        bad_rows = database.bad_rows
+    if part is not None and output is not None:
+        part.replace(output)
+        _print({"path": str(output), "trials": lines, "bad_rows": bad_rows}, as_json)
+    if bad_rows:
+        note(f"{bad_rows} bad rows were left out; `autoconv db check` tells more")
+    raise SystemExit(1 if bad_rows else 0)
+
+
+def _writing(path: Path) -> TextIO:
+    try:
+        return path.open("w", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise click.BadParameter(f"it cannot be written ({error.strerror})", param_hint="--output") from None
+
+
+@db.command(name="import")
+@click.argument(
+    "files", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE..."
+)
+@click.option("--quarantined", "again", is_flag=True, help="Try the lines in quarantine again.")
+@json_option
+def import_(files: tuple[Path, ...], again: bool, as_json: bool) -> None:
+    """Add the trials of exported text to the user's database.
+
+    Winners are derived anew. Every line's checksum is verified, its problem's key derived anew, and its
+    config must be one that today's kernels can run; a line that fails is kept in quarantine with the
+    reason, and the others come in. What is there already changes nothing. Exit status 1: something was
+    quarantined.
+    """
+    if not files and not again:
+        raise click.UsageError("name a FILE of exported text, or give --quarantined")
+    clean = True
+    with _open_user() as database:
+        for path in files:
+            with (
+                path.open(encoding="utf-8", errors="surrogateescape") as text,
+                progress_bar(path.name) as show,
+            ):
+                lines = _told(bounded_lines(text), path.stat().st_size, show)
+                clean &= _tell(path, import_lines(database, lines, lookup.refusal), as_json)
+        if again:
+            held = [line for _, line in quarantined(database)]
+            clean &= _tell("quarantine", import_lines(database, held, lookup.refusal), as_json)
+    raise SystemExit(0 if clean else 1)
+
+
+def _told(lines: Iterable[str], size: int, show: Callable[[str, int, int], None]) -> Iterator[str]:
+    """Yield the lines, and tell how many of the file's bytes they are; `size` counts them roughly."""
+    done = 0
+    for number, line in enumerate(lines):
+        yield line
+        done += len(line)
+        if number % LINES_A_STEP == 0:
+            show("import", min(done, size), size)
+
+
+def _tell(source: Path | str, summary: ImportSummary, as_json: bool) -> bool:
+    """Print what an import or a merge did, and return whether all of it came in."""
+    _print({"from": str(source), **asdict(summary)}, as_json)
+    return not (summary.quarantined or summary.bad_rows)
+
+
+@db.command()
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE...",
+)
+@json_option
+def merge(files: tuple[Path, ...], as_json: bool) -> None:
+    """Add the trials of other databases to the user's.
+
+    It is as if they were exported and imported: the files are only read. Order and repetition do not
+    matter. A damaged file is refused whole. Exit status 1: something was quarantined, or a row was bad
+    and left behind.
+    """
+    clean = True
+    with _open_user() as database:
+        for path in files:
+            note(f"merging {path}")
+            clean &= _tell(path, merge_database(database, path, lookup.refusal), as_json)
+    raise SystemExit(0 if clean else 1)
+
+
+@db.command()
+@click.option(
+    "--best", type=click.IntRange(min=2), help="Keep so many configs of each problem and environment."
+)
+@click.option("--outdated", is_flag=True, help="Remove what other kernel sources or another Triton gave.")
+@click.option("--quarantine", is_flag=True, help="Empty the quarantine.")
+@json_option
+def prune(best: int | None, outdated: bool, quarantine: bool, as_json: bool) -> None:
+    """Remove what is no longer wanted from the user's database.
+
+    What is kept has the winners it had. What was outdated is no longer tried first by the next sweep.
+    `vacuum` gives the space back.
+    """
+    if best is None and not outdated and not quarantine:
+        raise click.UsageError("say what to remove: --best, --outdated or --quarantine")
+    with _open_user() as database:
+        pruned = prune_database(
+            database, best=best, drop=_outdated() if outdated else None, quarantine=quarantine
+        )
+    _print(asdict(pruned), as_json)
+
+
+def _outdated() -> Callable[[EnvironmentRecord], bool]:
+    """Return whether results of an environment are none today, whatever the device."""
+    now = Environment.current(devices.find(WITHOUT_GPU), source_hash()).hard()
+    return lambda one: any(one.hard.get(name) != now[name] for name in ("triton", "kernels"))
+
+
+@db.command()
+@json_option
+def rebuild(as_json: bool) -> None:
+    """Derive every winner of the user's database anew from its trials."""
+    with _open_user() as database:
+        winners = rebuild_database(database)
+        _print({"winners": winners, "bad_rows": database.bad_rows}, as_json)
+
+
+@db.command()
+@json_option
+def vacuum(as_json: bool) -> None:
+    """Give back the space of what was removed from the user's database."""
+    with _open_user() as database:
+        freed = vacuum_database(database)
+        _print({"freed_bytes": freed, "size_bytes": database.info()["size_bytes"]}, as_json)

@@ -139,7 +139,7 @@ class Dispatcher:
                 device, environment, self._settings.cache, self.machine.on_gpu, self._settings.sweep_seconds
             )
             found = self._swept_for(problem, job, key)
-        return (found or self._tuner.guess(problem, device)).config
+        return (found or self._tuner.provisional(problem, environment, device)).config
 
     def _swept_for(self, problem: Problem, job: Job, key: Key) -> Found | None:
         """Sweep now or in a thread, as the policy says; None where a guess has to serve, if only for now."""
@@ -152,7 +152,7 @@ class Dispatcher:
         self._swept.add(subject)
         if self._settings.on_miss == "sweep":
             found = self._tune(problem, job, FLIGHT_SECONDS)
-            if found is None or found.grade != "default":
+            if found is None or found.hit:
                 return found
             # Another process is at it, and takes longer than a call should wait.
         self._provisional[subject] = {key}

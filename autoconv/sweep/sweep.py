@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,21 +54,33 @@ class Swept:
     seconds: float
 
 
-def sweep(problem: Problem, job: Job, database: TuningDB | None, crew: Crew, progress: Progress) -> Swept:
+def sweep(
+    problem: Problem,
+    job: Job,
+    database: TuningDB | None,
+    crew: Crew,
+    progress: Progress,
+    priors: Sequence[Config] = (),
+) -> Swept:
     """Sweep `problem` with the workers of `crew`, and record every trial in `database` as it ends.
 
-    Where the database cannot be written, or is None, the trials are kept in the result alone.
+    Where the database cannot be written, or is None, the trials are kept in the result alone. `priors` were
+    best in another environment: those still in their kernel's space are compiled, and on a GPU measured,
+    first. The trial of the least estimate, which would serve without a sweep, is marked as the default.
 
     Raises:
         ProblemError: no kernel runs this problem.
     """
     begun = time.monotonic()
     configs = candidates(problem, job.device)
-    chosen = _each_kernel_first(leaders(problem, configs, job.device, job.leaders))
-    recorder = _Recorder(problem, job.environment, database)
+    estimated = leaders(problem, configs, job.device, job.leaders)
+    first = [config for config in priors if config in configs]
+    chosen = list(dict.fromkeys([*first, *_each_kernel_first(estimated)]))
+    recorder = _Recorder(problem, job.environment, database, default=estimated[0])
     deadline = begun + job.seconds
     compiled = _compile(problem, chosen, job, recorder, crew.compilers, deadline, progress)
     if job.on_gpu:
+        compiled.sort(key=lambda pair: pair[0] not in first)  # stable: the others stay by prediction
         _measure(problem, compiled, recorder, crew.gpu, deadline, progress)
     else:
         _check(problem, compiled, recorder, crew.interpreters, deadline, progress)
@@ -91,8 +103,11 @@ def _each_kernel_first(configs: list[Config]) -> list[Config]:
 class _Recorder:
     """Keeps trials in memory and, as long as that works, in the database."""
 
-    def __init__(self, problem: Problem, environment: Environment, database: TuningDB | None) -> None:
+    def __init__(
+        self, problem: Problem, environment: Environment, database: TuningDB | None, default: Config
+    ) -> None:
         self.trials: list[Trial] = []
+        self._default = default.document()
         self._problem, environment_record = records(problem, environment)
         self._database = database
         self._run_id = ""
@@ -103,6 +118,8 @@ class _Recorder:
                 self._database = None
 
     def add(self, trial: Trial) -> None:
+        if trial.config == self._default:
+            trial = replace(trial, detail={**trial.detail, "default": True})
         self.trials.append(trial)
         if self._database is not None:
             try:

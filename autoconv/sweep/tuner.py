@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from autoconv import lookup
 from autoconv.config import Config
+from autoconv.cost.model import estimate
 from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.kernels.aten import ATEN
@@ -54,14 +55,14 @@ class Tuner:
     @cached_property
     def _user(self) -> TuningDB | None:
         try:
-            return lookup.open_user(self._settings)
+            return lookup.open_user(self._settings, self._warn)
         except TuningDBError:
             return None  # `layers` warns of it
 
     def find(self, problem: Problem, environment: Environment) -> Found | None:
-        """Return the best entry of the layers, or what this process tuned and could not write."""
-        found = lookup.find(self.layers, problem, environment)
-        return found or self._in_memory.get((problem, environment))
+        """Return what this process tuned and could not write, or else the best entry of the layers."""
+        found = self._in_memory.get((problem, environment))
+        return found or lookup.find(self.layers, problem, environment)
 
     def why_missing(self, problem: Problem, environment: Environment) -> list[str]:
         """Say, a line a field, what the nearest entry differs in."""
@@ -71,6 +72,13 @@ class Tuner:
         """Return the config with the least estimated time; nothing is compiled or checked."""
         config, seconds = best_guess(problem, device)
         return Found(config, "predicted", "default", "none", measured_us=None, predicted_us=seconds * 1e6)
+
+    def provisional(self, problem: Problem, environment: Environment, device: Device) -> Found:
+        """Return what serves until a sweep has ended: a config found elsewhere, or else a guess."""
+        found = lookup.transferred(self.layers, problem, environment, device)
+        if found is None or found.config == ATEN:
+            return found or self.guess(problem, device)
+        return replace(found, predicted_us=estimate(problem, found.config, device).seconds * 1e6)
 
     def kernel_for(self, problem: Problem, environment: Environment, device: Device) -> Config:
         """Return the config of one of our kernels for `problem`: the database's, or else a guess."""
@@ -93,7 +101,7 @@ class Tuner:
             problem: The problem.
             job: What to sweep for, where and how long.
             wait: Seconds to wait for another process that sweeps the same problem; where it takes longer, a
-                guess is returned.
+                provisional config is returned.
             again: Sweep even where the database has the problem.
             crew: Worker processes that outlive the sweep; where None, it starts and ends its own.
             progress: Told what is being done, how many are done, of how many.
@@ -107,9 +115,10 @@ class Tuner:
             if known is not None and not again:
                 return Tuned(known, None)
             if not mine:
-                return Tuned(self.guess(problem, job.device), None)
+                return Tuned(self.provisional(problem, job.environment, job.device), None)
+            first = lookup.priors(self.layers, problem, job.environment)
             with nullcontext(crew) if crew else Crew() as workers:
-                swept = sweep(problem, job, self._user, workers, progress)
+                swept = sweep(problem, job, self._user, workers, progress, first)
         if swept.winner is None:
             return Tuned(None, swept)
         found = self._own(problem, job.environment)
@@ -130,7 +139,7 @@ class Tuner:
 
     def _swept_before(self, problem: Problem, job: Job) -> Found | None:
         """Return the user's own entry, if a sweep now could not better its provenance."""
-        found = self._own(problem, job.environment) or self._in_memory.get((problem, job.environment))
+        found = self._in_memory.get((problem, job.environment)) or self._own(problem, job.environment)
         return found if found and (found.provenance == "measured" or not job.on_gpu) else None
 
     def _own(self, problem: Problem, environment: Environment) -> Found | None:
@@ -143,7 +152,7 @@ class Tuner:
 
 def _of_memory(winner: Winner) -> Found:
     return Found(
-        lookup.config_of(winner),
+        Config.from_document(winner.config),
         winner.provenance,
         "exact",
         "memory",

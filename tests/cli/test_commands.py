@@ -110,15 +110,36 @@ def test_lookup_says_why_it_finds_nothing(tuned, run):
     shown = run("lookup", other, "--device", "rtx4090", "--json")
     fields = one_object(shown)
     assert shown.exit_code == 1
-    assert set(fields) == documented("lookup") - {"predicted_ms", "measured_ms"}
+    assert set(fields) == documented("lookup")
     assert fields["why"] == ["nearest: another problem", "L: 17 here, 16 there"]
-    assert [fields[name] for name in ("found", "grade", "layer", "kernel", "config")] == [False] + [None] * 4
     person = run("lookup", PROBLEM, "--device", "l4")
     assert person.exit_code == 1
-    assert person.stdout.splitlines()[:2] == [
-        "not found", "  nearest: this problem in another environment, layer user",
-    ]  # fmt: skip
+    head, config, nearest, *_ = person.stdout.splitlines()
+    assert head == "not found; until it is tuned:"
+    assert config.endswith("transferred, grade scaled, layer user")
+    assert nearest == "  nearest: this problem in another environment, layer user"
     assert "  device: l4 here, rtx4090 there" in person.stdout
+
+
+def test_lookup_gives_what_serves_until_the_problem_is_tuned(tuned, run):
+    near = one_object(run("lookup", PROBLEM.replace("L=16", "L=17"), "--device", "rtx4090", "--json"))
+    assert (near["found"], near["grade"], near["layer"], near["provenance"]) == (
+        False, "nearest", "user", "transferred",
+    )  # fmt: skip
+    assert (near["kernel"], near["config"]) == (tuned.fields["kernel"], tuned.fields["config"])
+    assert near["predicted_ms"] > 0 and near["measured_ms"] is None
+    far = one_object(run("lookup", "N=1,Cin=64,Cout=64,K=3,L=4096", "--device", "rtx4090", "--json"))
+    assert (far["found"], far["grade"], far["layer"], far["provenance"]) == (
+        False, "default", "none", "predicted",
+    )  # fmt: skip
+    assert far["kernel"] in kernels() and far["predicted_ms"] > 0
+
+
+def test_lookup_says_why_when_asked_even_of_what_it_finds(tuned, run):
+    shown = run("lookup", PROBLEM, "--device", "rtx4090", "--why", "--json")
+    assert shown.exit_code == 0
+    fields = one_object(shown)
+    assert fields["why"] == ["nearest: this problem in this very environment, layer user"]
 
 
 def test_the_packaged_database_has_the_seed_problem(run):

@@ -13,10 +13,22 @@ from autoconv.config import Config
 from autoconv.device import find as find_device
 from autoconv.environment import Environment
 from autoconv.errors import MissError
-from autoconv.lookup import COLUMNS, Found, find, open_layers, records, why_missing
+from autoconv.kernels.aten import ATEN
+from autoconv.kernels.registry import kernels
+from autoconv.lookup import (
+    COLUMNS,
+    Found,
+    find,
+    open_layers,
+    priors,
+    records,
+    refusal,
+    transferred,
+    why_missing,
+)
 from autoconv.problem import Problem
 from autoconv.settings import Settings
-from tuning_db import Layers, ProblemRecord, Trial, TuningDB
+from tuning_db import EnvironmentRecord, Layers, ProblemRecord, Trial, TuningDB
 
 PROBLEM = Problem(64, 64, 128, 3, 224280, stride=3, dilation=4)
 HERE = Environment(
@@ -253,13 +265,167 @@ def test_a_kernel_that_does_not_run_the_problem_is_passed_over(
 def test_a_layer_that_cannot_be_read_is_skipped_with_one_warning(
     user: Database, site: Database, layers: Callable[[], Layers], warnings: list[str]
 ) -> None:
-    user.path.write_bytes(b"this is no database, whatever its name says" * 100)
-    site.add(config(2), predicted_us=9.0)
+    site.path.write_bytes(b"this is no database, whatever its name says" * 100)
+    user.add(config(2), predicted_us=9.0)
     opened = layers()
     for _ in range(2):
         found = find(opened, PROBLEM, HERE)
-        assert found is not None and found.layer == "site 1"
-    assert len(warnings) == 1 and str(user.path) in warnings[0] and "\n" not in warnings[0]
+        assert found is not None and found.layer == "user"
+    assert len(warnings) == 1 and str(site.path) in warnings[0] and "\n" not in warnings[0]
+    assert site.path.read_bytes().startswith(b"this is no database")
+
+
+def test_the_user_s_damaged_file_is_moved_aside_and_its_rows_salvaged(
+    user: Database, layers: Callable[[], Layers], warnings: list[str]
+) -> None:
+    user.add(config(2), predicted_us=9.0)
+    torn = b"\xa5" * 100 + user.path.read_bytes()[100:]  # the header: SQLite opens no such file
+    user.path.write_bytes(torn)
+    opened = layers()
+    for _ in range(2):
+        found = find(opened, PROBLEM, HERE)
+        assert found is not None and (found.layer, found.config) == ("user", config(2))
+    assert warnings == [f"{user.path} was damaged; it is kept as user.db.damaged-1, 1 trials were salvaged"]
+    assert user.path.with_name("user.db.damaged-1").read_bytes() == torn
+
+
+# --- what serves until a sweep has ended ----------------------------------------------------------
+
+L4 = replace(HERE, device="l4", sms=58)
+RTX4090 = find_device("rtx4090")
+
+
+def test_another_device_of_the_architecture_gives_a_scaled_config(
+    user: Database, site: Database, layers: Callable[[], Layers]
+) -> None:
+    user.add(config(4), environment=L4, predicted_us=1.0)
+    user.add(config(4), problem=replace(PROBLEM, N=32), measured_us=1.0)  # nearest: a lesser grade
+    found = transferred(layers(), PROBLEM, HERE, RTX4090)
+    assert found == Found(config(4), "transferred", "scaled", "user", None, None)
+    assert not found.hit
+    site.add(config(8), environment=L4, measured_us=9.0)  # measured comes before predicted
+    found = transferred(layers(), PROBLEM, HERE, RTX4090)
+    assert found is not None and (found.layer, found.config) == ("site 1", config(8))
+
+
+def test_the_nearest_problem_of_this_device_gives_its_config(
+    user: Database, site: Database, layers: Callable[[], Layers]
+) -> None:
+    user.add(config(8), problem=replace(PROBLEM, N=32, K=2), predicted_us=1.0)
+    site.add(config(4), problem=replace(PROBLEM, N=32), predicted_us=9.0)
+    found = transferred(layers(), PROBLEM, HERE, RTX4090)
+    assert found == Found(config(4), "transferred", "nearest", "site 1", None, None)
+    user.add(config(8), problem=replace(PROBLEM, N=8), measured_us=9.0)  # farther, but measured
+    found = transferred(layers(), PROBLEM, HERE, RTX4090)
+    assert found is not None and (found.layer, found.config) == ("user", config(8))
+
+
+@pytest.mark.parametrize(
+    ("problem", "environment"),
+    [
+        (replace(PROBLEM, N=1), HERE),  # six doublings away
+        (replace(PROBLEM, precision="ieee"), HERE),
+        (replace(PROBLEM, dtype="float16", precision=""), HERE),
+        (replace(PROBLEM, N=32), L4),
+        (replace(PROBLEM, N=32), replace(HERE, kernels="f" * 16)),
+        (PROBLEM, replace(HERE, triton="3.6")),
+        (PROBLEM, replace(L4, kernels="f" * 16)),
+    ],
+    ids=str,
+)
+def test_nothing_is_transferred_from_too_far(
+    problem: Problem, environment: Environment, user: Database, layers: Callable[[], Layers]
+) -> None:
+    user.add(config(4), problem=problem, environment=environment, measured_us=1.0)
+    assert transferred(layers(), PROBLEM, HERE, RTX4090) is None
+
+
+def test_only_what_the_kernel_offers_here_is_transferred(
+    user: Database, layers: Callable[[], Layers]
+) -> None:
+    small = replace(PROBLEM, Cout=16)  # has no use for 128 rows
+    user.add(config(4), problem=replace(small, N=32), measured_us=1.0)
+    assert transferred(layers(), small, HERE, RTX4090) is None
+    fitting = Config("dense", {**TILES, "BLOCK_CO": 16}, num_warps=4, num_stages=2)
+    user.add(fitting, problem=replace(small, N=16), measured_us=9.0)
+    found = transferred(layers(), small, HERE, RTX4090)
+    assert found is not None and found.config == fitting
+
+
+def test_older_and_other_results_of_the_architecture_are_tried_first(
+    user: Database, site: Database, layers: Callable[[], Layers]
+) -> None:
+    user.add(config(1), measured_us=1.0)  # of this very environment: no news
+    user.add(config(2), environment=replace(HERE, arch="sm_90"), measured_us=1.0)
+    user.add({"kernel": "retired", "num_warps": 4, "num_stages": 2}, environment=L4, measured_us=1.0)
+    assert priors(layers(), PROBLEM, HERE) == []
+    user.add(config(8), environment=replace(HERE, triton="3.6"), predicted_us=1.0)
+    site.add(config(4), environment=replace(HERE, kernels="f" * 16), measured_us=9.0)
+    assert find(layers(), PROBLEM, replace(HERE, kernels="e" * 16)) is None  # stale: never served
+    assert priors(layers(), PROBLEM, HERE) == [config(4), config(8)]
+
+
+# --- what may come in -----------------------------------------------------------------------------
+
+
+def test_a_trial_of_today_is_accepted() -> None:
+    problem, environment = records(PROBLEM, HERE)
+    for chosen in (config(4).document(), ATEN.document()):
+        assert refusal(environment, problem, Trial(chosen, "ok", measured_us=1.0)) is None
+    unknown = replace(HERE, device="a GPU to come")
+    assert refusal(records(PROBLEM, unknown)[1], problem, Trial(config(4).document(), "ok")) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "key"),
+    [
+        ("is the key of no problem", "N=64"),
+        ("is the key of no problem", "[" * 100_000),
+        ("is the key of no problem", PROBLEM.key().replace('"N":64', '"N":0')),
+        ("is the key of no problem", PROBLEM.key().replace('"N":64', '"N":64,"path":"/etc/passwd"')),
+        ("is no canonical key", PROBLEM.key().replace('"v":1', '"v":2')),
+        ("is no canonical key", PROBLEM.key().replace(":", ": ")),
+        ("N=64: is not what the key says", PROBLEM.key().replace('"N":64', '"N":65')),
+    ],
+    ids=range(7),
+)
+def test_a_key_is_derived_anew(said: str, key: str) -> None:
+    problem, environment = records(PROBLEM, HERE)
+    reason = refusal(environment, replace(problem, key=key), Trial(config(4).document(), "ok"))
+    assert reason is not None and said in reason and len(reason) < 500
+
+
+@pytest.mark.parametrize(
+    ("said", "document"),
+    [
+        ("kernel=retired: is not known", {**config(4).document(), "kernel": "retired"}),
+        ("BLOCK_X=16: is no tile of dense", {**config(4).document(), "BLOCK_X": 16}),
+        ("BLOCK_L=48: must be a power of two", {**config(4).document(), "BLOCK_L": 48}),
+        ("is more than 1048576", {**config(4).document(), "BLOCK_L": 2**5000}),
+        ("too large or too small", {**config(4).document(), "BLOCK_L": 4096}),
+        ("cannot run", {**config(4).document(), "kernel": "depthwise"}),
+        ("is not a kernel's name", {**config(4).document(), "kernel": None}),
+    ],
+    ids=range(7),
+)
+def test_a_config_must_be_one_of_today(said: str, document: dict[str, object]) -> None:
+    problem, environment = records(PROBLEM, HERE)
+    if document["kernel"] == "depthwise":
+        tiles = dict.fromkeys(kernels()["depthwise"].tiles, 16)
+        document = {"kernel": "depthwise", **tiles, "num_warps": 4, "num_stages": 2}
+    reason = refusal(environment, problem, Trial(document, "ok"))
+    assert reason is not None and said in reason and "\n" not in reason
+
+
+def test_an_environment_must_be_one_of_ours() -> None:
+    problem, environment = records(PROBLEM, HERE)
+    trial = Trial(config(4).document(), "ok")
+    for other in (
+        EnvironmentRecord({"arch": "sm_89"}, environment.soft),
+        EnvironmentRecord(environment.hard, {}),
+        records(PROBLEM, replace(HERE, arch="sm_90"))[1],  # which no rtx4090 is
+    ):
+        assert refusal(other, problem, trial) is not None
 
 
 # --- why a lookup missed --------------------------------------------------------------------------
@@ -281,7 +447,7 @@ def test_a_config_that_does_not_run_is_shown(user: Database, layers: Callable[[]
     user.add({"kernel": "retired", "num_warps": 4, "num_stages": 2}, measured_us=1.0)
     first, second = why_missing(layers(), PROBLEM, HERE)
     assert first.endswith("layer user")
-    assert second.startswith("its config does not run today: {") and "'retired'" in second
+    assert second.startswith("its config does not run today: ") and "kernel=retired" in second
 
 
 def test_the_nearest_problem_differs_in_the_fewest_kinds_and_then_in_size(

@@ -235,23 +235,42 @@ def test_a_database_that_cannot_be_written_keeps_the_result_in_memory(
     assert any("'user' is skipped" in warning for warning in warnings)
 
 
+def drop_trials(database: Path) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.execute("DROP TABLE trials")
+
+
+def put_a_folder_there(database: Path) -> None:
+    database.unlink()
+    database.mkdir()
+
+
+@pytest.mark.parametrize(("breaking", "layer"), [(drop_trials, "user"), (put_a_folder_there, "memory")])
 def test_a_database_that_fails_on_the_way_does_not_stop_the_sweep(
-    swept: Any, small: Problem, job: Job, crew: Crew, settings_for: SettingsFor, tmp_path: Path
+    breaking: Callable[[Path], None],
+    layer: str,
+    swept: Any,
+    small: Problem,
+    job: Job,
+    crew: Crew,
+    settings_for: SettingsFor,
+    tmp_path: Path,
 ) -> None:
+    """A damaged one is mended, and takes what is to come; one that cannot be leaves the result in memory."""
     database = tmp_path / "tuning.db"
     warnings: list[str] = []
     tuner = Tuner(settings_for(database), warn=warnings.append)
 
     def break_it(doing: str, done: int, of: int) -> None:
         if (doing, done) == ("check", 1):
-            with sqlite3.connect(database) as connection:
-                connection.execute("DROP TABLE trials")
+            breaking(database)
 
     tuned = tuner.tune(small, job, crew=crew, progress=break_it)
     assert tuned.swept is not None and tuned.found is not None
     assert len(tuned.swept.trials) == len(swept.tuned.swept.trials)
     assert tuned.found.config == swept.tuned.found.config
-    assert tuned.found.layer == "memory"
+    assert tuned.found.layer == layer
+    assert (layer == "user") == any("was damaged; it is kept as" in warning for warning in warnings)
     assert tuner.tune(small, job).swept is None
 
 

@@ -183,6 +183,30 @@ def test_a_forked_child_may_use_the_database_it_inherits(path: Path) -> None:
         assert len(db.trials("shared")) == 6
 
 
+def test_a_fork_waits_until_other_threads_have_written(path: Path) -> None:
+    """Else the child inherits SQLite's note of a lock that nobody in it will ever release."""
+    inside, waiting = threading.Event(), threading.Event()
+
+    def write(db: TuningDB) -> None:
+        with db.writing() as connection:
+            connection.execute("INSERT INTO meta VALUES ('thread', 'wrote')")
+            inside.set()
+            waiting.wait(10)
+            time.sleep(0.1)  # the fork is asked for meanwhile
+
+    with TuningDB.open(path, columns={"N": int}) as db:
+        thread = threading.Thread(target=write, args=(db,))
+        thread.start()
+        inside.wait(10)
+        waiting.set()
+        child = os.fork()
+        if child == 0:
+            with db.writing() as own:
+                os._exit(own.execute("DELETE FROM meta WHERE name = 'thread'").rowcount)
+        thread.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
 def test_a_fork_in_the_middle_of_a_write_harms_neither_side(path: Path) -> None:
     with TuningDB.open(path, columns={"N": int}) as db:
         with db.writing() as connection:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-import sqlite3
-from contextlib import closing
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tuning_db import EnvironmentRecord, ProblemRecord, Trial, TuningDB
+from tuning_db import EnvironmentRecord, ProblemRecord, Trial, TuningDB, import_lines
 
 TEXT = (Path(__file__).parents[2] / "docs" / "database.md").read_text(encoding="utf-8")
 
@@ -28,13 +29,27 @@ def test_each_query_answers(path: Path, query: str) -> None:
     environment = EnvironmentRecord({"arch": "sm_89"}, {"device": "L4"})
     with TuningDB.open(path, columns={"N": int}) as db:
         for n in range(12):
-            trials = [Trial({"BLOCK": b}, "ok", measured_us=100 + n * b) for b in (32, 64)]
+            trials = [
+                Trial({"BLOCK": b}, "ok", measured_us=100 + n * b, detail={"default": b == 64})
+                for b in (32, 64)
+            ]
             near = Trial({"BLOCK": 16}, "ok", measured_us=101 + n * 32)
             failed = Trial({"BLOCK": 256}, "resources", error="shared memory")
             problem = ProblemRecord(f"N={n:02}", {"N": n})
             db.record(environment, problem, [*trials, near, failed], origin="sweep")
-    with closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute(query).fetchall()
+        import_lines(db, ["no trial\n"])
+    shown = subprocess.run(
+        [sys.executable, "-m", "sqlite_utils", "query", str(path), query],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = json.loads(shown.stdout)
     assert rows
     if "LIMIT 10" in query:
-        assert len(rows) == 10 and rows[0] == ("N=11", "L4", 1.78)
+        assert len(rows) == 10
+        assert rows[0] == {
+            "key": "N=11", "device": "L4", "provenance": "measured",
+            "default_us": 804.0, "best_us": 452.0, "gain": 1.78,
+        }  # fmt: skip
+        assert [row["gain"] for row in rows] == sorted([row["gain"] for row in rows], reverse=True)

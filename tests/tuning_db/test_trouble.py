@@ -18,7 +18,6 @@ from tuning_db import (
     DamagedError,
     EnvironmentRecord,
     ForeignFileError,
-    NewerSchemaError,
     ProblemRecord,
     Trial,
     TuningDB,
@@ -56,14 +55,6 @@ def test_a_torn_header_is_damaged(db: TuningDB, path: Path, columns: dict[str, t
     assert isinstance(refused(path, columns), DamagedError)
 
 
-def test_a_missing_table_is_damage(db: TuningDB, path: Path, columns: dict[str, type]) -> None:
-    db.close()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript("DROP TABLE winners")
-    with TuningDB.open(path, columns=columns) as opened, pytest.raises(DamagedError, match="no such table"):
-        opened.winners("p")
-
-
 def test_an_empty_file_becomes_a_database(
     path: Path, columns: dict[str, type], environment: EnvironmentRecord, problem: ProblemRecord
 ) -> None:
@@ -87,13 +78,6 @@ def test_another_applications_tuning_database_is_left_alone(
     db.close()
     error = refused(path, columns, application="others")
     assert isinstance(error, ForeignFileError) and "'tests', not to 'others'" in str(error)
-
-
-def test_a_newer_schema_is_left_alone(db: TuningDB, path: Path, columns: dict[str, type]) -> None:
-    db.close()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.executescript("PRAGMA user_version = 99")
-    assert isinstance(refused(path, columns), NewerSchemaError)
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path, columns: dict[str, type]) -> None:

@@ -68,6 +68,11 @@ def test_text_and_key_tell_problems_apart(one, other):
 
 
 @given(problems())
+def test_a_problem_reads_back_from_its_key(problem):
+    assert Problem.from_key(problem.key()) == problem
+
+
+@given(problems())
 def test_key_holds_every_field_by_name_as_compact_sorted_json(problem):
     fields = json.loads(problem.key())
     assert fields.pop("v") == 1
@@ -189,5 +194,5 @@ def test_key_is_the_same_in_another_process(hash_seed):
 def test_columns_are_the_named_ones():
     assert Problem.parse(SEED_TEXT + ",dtype=float16").columns() == {
         "N": 64, "Cin": 64, "Cout": 128, "K": 3, "L": 224280, "stride": 3, "dilation": 4,
-        "dtype": "float16",
+        "groups": 1, "op": "conv", "dtype": "float16",
     }  # fmt: skip

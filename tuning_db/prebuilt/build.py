@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 
+from ..errors import DamagedError
 from ..store import TuningDB
 from ..transfer import import_lines
 
@@ -31,7 +32,10 @@ def build(
         with TuningDB.open(working, columns=columns, application=application) as db:
             for text_file in sorted(Path(name) for name in text_files):
                 with text_file.open(encoding="utf-8") as lines:
-                    trials += import_lines(db, lines).inserted
+                    summary = import_lines(db, lines)
+                if summary.quarantined:
+                    raise DamagedError(text_file, summary.reasons[0], "export it again")
+                trials += summary.inserted
         with closing(sqlite3.connect(working, isolation_level=None)) as connection:
             # sqlite-utils notes when a migration was applied; a build must not depend on the clock.
             connection.execute("UPDATE _sqlite_migrations SET applied_at = 'at build'")

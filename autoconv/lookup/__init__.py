@@ -1,0 +1,71 @@
+"""From a problem to the config to use: the layers of the tuning database, grades, and explained misses."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import tuning_db
+from autoconv.lookup.grades import GRADES, PROVENANCES, Found, find, priors, records, transferred
+from autoconv.lookup.legality import refusal
+from autoconv.lookup.misses import why_missing
+from autoconv.problem import Problem
+from autoconv.settings import Settings
+from tuning_db import Layers, TuningDB, open_healed
+
+__all__ = [
+    "APPLICATION", "COLUMNS", "GRADES", "PREBUILT", "PROVENANCES", "Found", "find",
+    "open_as_it_is", "open_file",
+    "open_layers", "open_user", "priors", "records", "refusal", "transferred", "warn_once", "why_missing",
+]  # fmt: skip
+
+APPLICATION = "autoconv"
+COLUMNS: Mapping[str, type] = {
+    name: type(value) for name, value in Problem(N=1, Cin=1, Cout=1, K=1, L=1).columns().items()
+}
+"""The columns of the problems table, beside the canonical key."""
+
+PREBUILT = Path(tuning_db.__file__).parent / "prebuilt" / "autoconv.db"
+
+
+def warn_once(message: str) -> None:
+    """Warn; Python's default filter shows a text once a place, which is once here."""
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+def open_user(settings: Settings, warn: Callable[[str], None] = warn_once) -> TuningDB:
+    """Open the user's database for writing, creating it as needed; a damaged one is moved aside and salvaged.
+
+    Raises:
+        TuningDBError: it cannot be written, or is a file of something else.
+    """
+    return open_healed(settings.database, columns=COLUMNS, application=APPLICATION, warn=warn)
+
+
+def open_as_it_is(settings: Settings) -> TuningDB:
+    """Open the user's database as `open_user` does, but mend nothing: for who asks what is wrong with it.
+
+    Raises:
+        TuningDBError: it cannot be used.
+    """
+    return TuningDB.open(settings.database, columns=COLUMNS, application=APPLICATION)
+
+
+def open_file(path: Path, *, immutable: bool = False) -> TuningDB:
+    """Open any database of ours to be read; `immutable` suits a packaged one. Raises TuningDBError."""
+    return TuningDB.open_readonly(path, columns=COLUMNS, application=APPLICATION, immutable=immutable)
+
+
+def open_layers(settings: Settings, warn: Callable[[str], None] = warn_once) -> Layers:
+    """Open user, site and packaged databases, in order of precedence, but for those that cannot be opened."""
+
+    def site(path: Path) -> Callable[[], TuningDB]:
+        return lambda: open_file(path)
+
+    layers = [
+        ("user", lambda: open_user(settings, warn)),
+        *((f"site {number}", site(path)) for number, path in enumerate(settings.site_databases, start=1)),
+        ("prebuilt", lambda: open_file(PREBUILT, immutable=True)),
+    ]
+    return Layers.opened(layers, warn)

@@ -1,0 +1,54 @@
+"""Why a lookup missed: field by field, how the nearest entry differs from what was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autoconv.environment import Environment
+from autoconv.errors import ConfigError
+from autoconv.lookup.grades import neighbours
+from autoconv.lookup.legality import runnable
+from autoconv.problem import Problem
+from tuning_db import Layers, Winner
+
+
+def why_missing(layers: Layers, problem: Problem, environment: Environment) -> list[str]:
+    """Say, a line a field, how the nearest entry differs: in its environment, or else in its problem too."""
+    nearest = _nearest_environment(layers, problem, environment)
+    if nearest is not None:
+        layer, winner, differing = nearest
+        try:
+            runnable(winner.config, problem)
+        except ConfigError as error:
+            differing.append(f"its config does not run today: {error}")
+        if not differing:
+            return [f"nearest: this problem in this very environment, layer {layer}"]
+        return [f"nearest: this problem in another environment, layer {layer}", *differing]
+    for other in neighbours(layers, problem):
+        nearest = _nearest_environment(layers, other, environment)
+        if nearest is not None:
+            fields = differences(problem.to_json(), other.to_json())
+            return ["nearest: another problem", *fields, *nearest[2]]
+    return ["the database has no entries; run `autoconv tune` for this problem"]
+
+
+def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """Return a line for each field that is not the same."""
+    return [
+        f"{name}: {here[name]} here, {there.get(name)} there"
+        for name in here
+        if here[name] != there.get(name)
+    ]
+
+
+def _nearest_environment(
+    layers: Layers, problem: Problem, environment: Environment
+) -> tuple[str, Winner, list[str]] | None:
+    """Return the winner of `problem` whose environment differs least, its layer, and those fields."""
+    here = {**environment.hard(), **environment.soft()}
+    told = [
+        (layer, winner, differences(here, {**winner.environment.hard, **winner.environment.soft}))
+        for layer, winner in layers.winners(problem.key())
+    ]
+    return min(told, key=lambda entry: len(entry[2]), default=None)

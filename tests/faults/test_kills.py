@@ -1,0 +1,42 @@
+"""Processes that are killed or interrupted lose nothing that was acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Scenario = Callable[..., Any]
+
+
+def test_a_kill_loses_no_acknowledged_trial(tmp_path: Path, scenario: Scenario, stress: Any) -> None:
+    times = stress.pick(25, 500)
+    found = scenario("kills", "kills", tmp_path / "tuning.db", times, 1)
+    stress.report(
+        f"kill -9 in mid-sweep ({found['acknowledged']:,} trials acknowledged)", times, found["lost"]
+    )
+    assert found["acknowledged"] >= times / 2
+    assert (found["lost"], found["twice"], found["sound"], found["aside"]) == (0, 0, True, 0)
+
+
+def test_an_interrupt_loses_no_acknowledged_trial(tmp_path: Path, scenario: Scenario, stress: Any) -> None:
+    times = stress.pick(20, 300)
+    found = scenario("kills", "interrupts", tmp_path / "tuning.db", times, 2)
+    stress.report("SIGINT in mid-sweep, and on with the same database", times, found["lost"])
+    assert found["acknowledged"] > 0 and (found["lost"], found["sound"]) == (0, True)
+
+
+def test_an_upgrade_that_is_killed_begins_again(
+    tmp_path: Path, scenario: Scenario, stress: Any, older: tuple[Path, int]
+) -> None:
+    times = stress.pick(6, 80)
+    found = scenario("kills", "upgrades_killed", tmp_path, *older, times, 3)
+    stress.report("kill -9 in mid-upgrade", times, found["lost"])
+    assert found["half_done"] >= times / 4 and (found["lost"], found["failed"]) == (0, 0)
+
+
+def test_wrong_clocks_change_no_winner(tmp_path: Path, scenario: Scenario, stress: Any) -> None:
+    years = stress.pick([-10, 10], [-10, 10] * 10)
+    winners = scenario("kills", "wrong_clocks", tmp_path / "tuning.db", years)
+    stress.report("writing with a clock ten years off", len(years), sum(winner != 1 for winner in winners))
+    assert winners == [1] * (len(years) + 1)

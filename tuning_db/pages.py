@@ -1,0 +1,144 @@
+"""The rows in the pages of an SQLite file, read without SQLite: from a damaged file, whatever can be decoded.
+
+The format is that of https://www.sqlite.org/fileformat2.html, sections 1.6 (pages) and 2.1 (records).
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_MAGIC = b"SQLite format 3\0"
+_PAGE_SIZES = frozenset(2**power for power in range(9, 17))
+_DEFAULT_PAGE_SIZE = 4096  # SQLite's, since 2016; taken where the header is lost
+_TABLE_LEAF = 0x0D
+_INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
+_FLOAT, _ZERO, _ONE = 7, 8, 9
+_MOST_HEADER = 400  # bytes of a row that say what the others are
+_MOST_BYTES = 4_000_000  # what claims to be longer is no row of ours
+
+
+class Row(NamedTuple):
+    """A row of some table; an INTEGER PRIMARY KEY is NULL among its values, for that is the rowid."""
+
+    rowid: int
+    types: list[int]  # one a value, as the format numbers them
+    body: bytes  # the values, one after the other
+
+    def values(self) -> list[Any]:
+        """Decode them; the format writes a REAL that is whole as an integer."""
+        values: list[Any] = []
+        at = 0
+        for kind in self.types:
+            size = _size(kind)
+            values.append(_value(kind, self.body[at : at + size]))
+            at += size
+        return values
+
+
+def _size(kind: int) -> int:
+    if kind in _INTEGER_BYTES:
+        return _INTEGER_BYTES[kind]
+    return 8 if kind == _FLOAT else (kind - 12) // 2 if kind >= 12 else 0
+
+
+def _value(kind: int, raw: bytes) -> Any:
+    if kind in _INTEGER_BYTES:
+        return int.from_bytes(raw, "big", signed=True)
+    if kind == _FLOAT:
+        return struct.unpack(">d", raw)[0] if len(raw) == 8 else None
+    if kind in (_ZERO, _ONE):
+        return kind - _ZERO
+    if kind >= 12:
+        return raw.decode("utf-8", "replace") if kind % 2 else raw
+    return None
+
+
+def rows_of(path: Path) -> Iterator[Row]:
+    """Yield every row on every leaf page that can be decoded, those of pages no longer in use too.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            size = int.from_bytes(content[16:18], "big")
+            size = 65536 if size == 1 else size
+            sound = content[:16] == _MAGIC and size in _PAGE_SIZES
+            pages = _Pages(content, size if sound else _DEFAULT_PAGE_SIZE)
+            for number in range(1, pages.count + 1):
+                yield from pages.rows(number)
+
+
+class _Pages:
+    def __init__(self, content: mmap.mmap, size: int) -> None:
+        self._content = content
+        self._size = size  # of a page, all of it usable: the files of this package reserve nothing
+        self.count = -(-len(content) // size)
+
+    def _page(self, number: int) -> bytes:
+        page: bytes = self._content[(number - 1) * self._size : number * self._size]
+        return page.ljust(self._size, b"\0")  # a torn one too
+
+    def rows(self, number: int) -> Iterator[Row]:
+        page = self._page(number)
+        start = 100 if number == 1 else 0  # the file's header
+        if page[start] != _TABLE_LEAF:
+            return
+        cells = int.from_bytes(page[start + 3 : start + 5], "big")
+        for place in range(start + 8, min(start + 8 + 2 * cells, self._size - 1), 2):
+            row = self._row(page, int.from_bytes(page[place : place + 2], "big"))
+            if row is not None:
+                yield row
+
+    def _row(self, page: bytes, at: int) -> Row | None:
+        try:
+            length, at = _varint(page, at)
+            rowid, at = _varint(page, at)
+            payload = self._payload(page, at, length)
+            end, at = _varint(payload, 0)
+            if end > _MOST_HEADER:
+                return None
+            types = []
+            while at < end:
+                kind, at = _varint(payload, at)
+                types.append(kind)
+        except (IndexError, ValueError):
+            return None
+        return Row(rowid, types, payload[end:])
+
+    def _payload(self, page: bytes, at: int, length: int) -> bytes:
+        """Return the bytes of a row, gathered from its overflow pages where it has some."""
+        if not 0 < length <= _MOST_BYTES:
+            raise ValueError("too long for a row")
+        most, least = self._size - 35, (self._size - 12) * 32 // 255 - 23
+        local = length
+        if length > most:
+            local = least + (length - least) % (self._size - 4)
+            local = local if local <= most else least
+        parts, missing = [page[at : at + local]], length - local
+        following = int.from_bytes(page[at + local : at + local + 4], "big")
+        while missing > 0:
+            if not 0 < following <= self.count:
+                raise ValueError("its overflow pages are lost")
+            more = self._page(following)
+            parts.append(more[4 : 4 + missing])
+            missing -= self._size - 4
+            following = int.from_bytes(more[:4], "big")
+        return b"".join(parts)
+
+
+def _varint(raw: bytes, at: int) -> tuple[int, int]:
+    """Return the integer that begins there, and where the next thing begins."""
+    value = 0
+    for place in range(at, at + 8):
+        value = value << 7 | raw[place] & 0x7F
+        if raw[place] < 0x80:
+            return value, place + 1
+    value = value << 8 | raw[at + 8]
+    return value - (1 << 64) if value >> 63 else value, at + 9
