@@ -26,10 +26,13 @@ from autoconv.sweep.tuner import Tuner
 from tuning_db import export_lines
 
 FOLDER = Path(__file__).resolve().parents[1] / "tuning_db" / "prebuilt"
-PROBLEMS = (
-    Problem(64, 64, 128, 3, 224280, stride=3, dilation=4),  # KernelBench level 1, 76, its input shortened
-    Problem(64, 64, 128, 3, 524280, stride=3, dilation=4),  # KernelBench level 1, 76
-    Problem(32, 64, 128, 3, 131072),  # KernelBench level 1, 67
+PROBLEMS = (  # KernelBench, level 1
+    Problem(64, 128, 128, 3, 65536, op="conv_transpose"),  # 64
+    Problem(32, 64, 128, 3, 131072),  # 67
+    Problem(32, 32, 64, 5, 131072, dilation=3, op="conv_transpose"),  # 74
+    Problem(64, 64, 128, 3, 524280, stride=3, dilation=4),  # 76
+    Problem(64, 64, 128, 3, 224280, stride=3, dilation=4),  # 76, its input shortened
+    Problem(16, 32, 64, 3, 131072, stride=2, padding=1, dilation=2, op="conv_transpose"),  # 79
 )
 
 
