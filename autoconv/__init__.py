@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from autoconv.cost.prediction import Prediction
     from autoconv.modules import Conv1d, ConvTranspose1d, ModelNew
     from autoconv.ops import conv1d, conv_transpose1d
+    from autoconv.serving import override
     from autoconv.simulation import interpreted, recorded
     from autoconv.swap import accelerate
 
@@ -48,6 +49,7 @@ __all__ = [
     "conv_transpose1d",
     "estimate",
     "interpreted",
+    "override",
     "predict",
     "recorded",
 ]
@@ -63,6 +65,7 @@ _LAZY = {
     "conv1d": "autoconv.ops",
     "estimate": "autoconv.cost.predict",
     "interpreted": "autoconv.simulation",
+    "override": "autoconv.serving",
     "predict": "autoconv.cost.predict",
     "recorded": "autoconv.simulation",
 }

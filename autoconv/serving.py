@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,8 +32,28 @@ def serving(x: torch.Tensor) -> Dispatcher | None:
 
 
 @contextmanager
-def served_by(dispatcher: Dispatcher) -> Iterator[None]:
-    """Have `dispatcher` serve during the block, in every thread of the process."""
+def override(database: Path | str) -> Iterator[None]:
+    """Ask `database` before the user's, the site's and the packaged one, in every thread, during the block.
+
+    For trying a database out, or for a job that must run what it was validated with. It is only read: what
+    it lacks is looked up, and tuned, as without it. Plans made before are kept for after.
+
+    Args:
+        database: A tuning database of autoconv's.
+
+    Raises:
+        TuningDBError: the file is missing, damaged, or no such database.
+    """
+    from autoconv.lookup import open_file
+
+    open_file(Path(database)).close()
+    with settings.overriding(Path(database)), served_by(None):
+        yield
+
+
+@contextmanager
+def served_by(dispatcher: Dispatcher | None) -> Iterator[None]:
+    """Have `dispatcher` serve during the block, in every thread; None: one made when it is needed."""
     global current
     before = current
     current = dispatcher

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +49,7 @@ class Settings:
         on_miss: one of ON_MISS.
         cache: folder of compiled kernels.
         sweep_seconds: bound on a sweep inside a call, seconds.
+        override: a read-only database that this process asks before all others; see `overriding`.
     """
 
     database: Path
@@ -55,6 +57,21 @@ class Settings:
     on_miss: str
     cache: Path
     sweep_seconds: float
+    override: Path | None = None
+
+
+_override: Path | None = None
+
+
+@contextmanager
+def overriding(database: Path) -> Iterator[None]:
+    """Have `load` name `database` as the override during the block, in every thread of the process."""
+    global _override
+    before, _override = _override, database.expanduser().absolute()
+    try:
+        yield
+    finally:
+        _override = before
 
 
 def load() -> Settings:
@@ -74,6 +91,7 @@ def load() -> Settings:
             os.environ.get("AUTOCONV_CACHE") or platformdirs.user_cache_path("autoconv", False),
         ),
         sweep_seconds=_seconds(os.environ.get("AUTOCONV_SWEEP_SECONDS") or "60"),
+        override=_override,
     )
 
 

@@ -58,12 +58,13 @@ def open_file(path: Path, *, immutable: bool = False) -> TuningDB:
 
 
 def open_layers(settings: Settings, warn: Callable[[str], None] = warn_once) -> Layers:
-    """Open user, site and packaged databases, in order of precedence, but for those that cannot be opened."""
+    """Open every layer, in order of precedence, but for those that cannot be opened."""
 
     def site(path: Path) -> Callable[[], TuningDB]:
         return lambda: open_file(path)
 
     layers = [
+        *([] if settings.override is None else [("process", site(settings.override))]),
         ("user", lambda: open_user(settings, warn)),
         *((f"site {number}", site(path)) for number, path in enumerate(settings.site_databases, start=1)),
         ("prebuilt", lambda: open_file(PREBUILT, immutable=True)),

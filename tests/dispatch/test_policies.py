@@ -17,7 +17,7 @@ from autoconv import Config, MissError, Problem, lookup, serving, settings
 from autoconv.device import find as device_called
 from autoconv.kernels.registry import kernels
 from autoconv.sweep.candidates import best_guess
-from tuning_db import TuningDB, export_lines, single_flight
+from tuning_db import TuningDB, TuningDBError, export_lines, single_flight
 from tuning_db.prebuilt import build
 
 DEVICE = "rtx4090"
@@ -26,6 +26,7 @@ PROBLEM = Problem(1, 16, 16, 1, 16)
 X, WEIGHT = torch.zeros(PROBLEM.x_shape), torch.zeros(PROBLEM.w_shape)
 SAME_ELSEWHERE = torch.zeros(17)[1:].view(16, 1, 1).expand(16, 16, 1)  # another plan, the same problem
 LARGER = Config("dense", {"BLOCK_CO": 32, "BLOCK_L": 32, "BLOCK_R": 16}, num_warps=2, num_stages=4)
+SMALLER = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}, num_warps=1, num_stages=2)
 
 
 def policy(monkeypatch, name, seconds=60.0):
@@ -198,6 +199,26 @@ def test_strict_serves_what_is_known_and_what_no_kernel_runs(monkeypatch, rememb
         autoconv.conv1d(X, WEIGHT)
         autoconv.conv1d(torch.zeros(0, 4, 9), torch.zeros(4, 4, 3))
     assert [config_of(launch) for launch in launches] == [LARGER]
+
+
+def test_the_process_s_own_database_comes_before_the_user_s(monkeypatch, tmp_path, remember, no_workers):
+    policy(monkeypatch, "strict")
+    given = tmp_path / "given.db"
+    monkeypatch.setenv("AUTOCONV_DB", str(given))
+    remember(PROBLEM, LARGER)
+    held = given.read_bytes()
+    monkeypatch.setenv("AUTOCONV_DB", str(tmp_path / "user.db"))
+    remember(PROBLEM, SMALLER)
+    with autoconv.override(given):
+        assert settings.load().override == given
+        with autoconv.recorded(DEVICE) as inside:
+            autoconv.conv1d(X, WEIGHT)
+    with autoconv.recorded(DEVICE) as after:
+        autoconv.conv1d(X, WEIGHT)
+    assert [config_of(launches[0]) for launches in (inside, after)] == [LARGER, SMALLER]
+    assert given.read_bytes() == held
+    with pytest.raises(TuningDBError, match="there is no such file"), autoconv.override(tmp_path / "none.db"):
+        pass
 
 
 # --- layers, forks --------------------------------------------------------------------------------
