@@ -111,7 +111,8 @@ def _run(problem: Problem, config: Config, where: str, draw: Callable[[Shape], t
     expected = _ACTIVATIONS[problem.activation](_reference(problem, x, w, bias))
     magnitude = _reference(problem, x.abs(), w.abs(), None if bias is None else bias.abs())
     written = ~y.isnan()
-    error = (y.double() - expected).abs() / magnitude.clamp_min(torch.finfo(torch.float32).tiny)
+    # Below the least normal number a dtype's rounding is no longer relative to the result.
+    error = (y.double() - expected).abs() / magnitude.clamp_min(torch.finfo(dtype).tiny)
     return _Comparison(
         error=error[written].max().item() if written.any() else math.inf,
         wrong=int((y != expected.to(dtype)).sum()),

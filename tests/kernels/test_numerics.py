@@ -108,5 +108,13 @@ def test_known_traps(name: str, problem: Problem, configs_of: ConfigsOf, verifie
         assert reply.get("ok"), f"{problem} with {config}: {reply}"
 
 
+def test_the_rounding_of_a_product_below_the_least_normal_number_is_no_error(verified: Verified) -> None:
+    """Found by `make fuzz`: one product an output, and one that float16 holds with two bits."""
+    problem = Problem.parse("N=2,Cin=4,Cout=24,K=1,L=7,op=conv_transpose,groups=4,dtype=float16")
+    tiles = {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}
+    reply = verified(problem, Config("transposed_phases", tiles, num_warps=2, num_stages=2), 1947)
+    assert reply.get("ok"), reply
+
+
 def test_every_kernel_is_run_by_some_trap() -> None:
     assert {param.values[0] for param in RUNS} == set(kernels())
