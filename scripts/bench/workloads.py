@@ -35,7 +35,7 @@ from autoconv.sweep.tasks import Task, compile_task, verify_task
 
 CANDIDATES = 2
 YARDSTICK = "im2col_rows"  # not a fitting kernel for anything
-TRIED = 6  # configs of a kernel, best estimates first, before it counts as unable
+TRIED = 24  # configs of a kernel, best estimates first, before it counts as unable
 WORKERS = 2
 
 
@@ -65,7 +65,9 @@ def main() -> None:
             results.write(json.dumps(row) + "\n")
             results.flush()
             print(f"{done}/{len(wanted)} {text}", file=sys.stderr)
-    print(json.dumps(summary(layers, known, device)))
+    found = summary(layers, known, device)
+    print(json.dumps(found))
+    print(_table(found), file=sys.stderr)
 
 
 def problem_of(layer: dict[str, Any]) -> Problem:
@@ -155,6 +157,15 @@ def summary(layers: Counter[str], known: dict[str, dict[str, Any]], device: Devi
         "fewer_than_wanted": short,
         "wrong": wrong,
     }
+
+
+def _table(found: dict[str, Any]) -> str:
+    """Return the figures by kernel, a line each."""
+    lines = [f"{'kernel':<20}{'layers':>8}{'candidates':>12}  worst error"]
+    for kernel, of_it in found["kernels"].items():
+        worst = ", ".join(f"{dtype} {error:.1e}" for dtype, error in of_it["worst_error"].items())
+        lines.append(f"{kernel:<20}{of_it['layers']:>8}{of_it['candidates']:>12}  {worst}")
+    return "\n".join(lines)
 
 
 def _in_turn(problem: Problem, device: Device) -> Iterator[Config]:
