@@ -17,7 +17,7 @@ from autoconv.device import Device
 from autoconv.kernels.base import Grid, Kernel, Scalar, forward_only
 from autoconv.kernels.dense import x_vector_bytes
 from autoconv.kernels.epilogue import finished
-from autoconv.kernels.sizes import Strides, alignment, cdiv, needs_int64, powers_of_two
+from autoconv.kernels.sizes import MAX_INT32, Strides, alignment, cdiv, needs_int64, powers_of_two
 from autoconv.kernels.space import tile_sizes
 from autoconv.kernels.work import Work, read_w, read_x, window, write_y
 from autoconv.problem import Problem
@@ -117,7 +117,8 @@ class Depthwise(Kernel):
             config = Config(self.name, tiles, num_warps=num_warps, num_stages=2)
             # Up to 16 outputs a thread: the window of x and the outputs both live in registers.
             outputs = block_co * block_l // (32 * num_warps)
-            if 1 <= outputs <= 16 and (outputs >= 4 or block_co * block_l < 512):
+            useful = 1 <= outputs <= 16 and (outputs >= 4 or block_co * block_l < 512)
+            if useful and self.grid(problem)(config.meta)[0] <= MAX_INT32:
                 yield config
 
     def grid(self, problem: Problem) -> Grid:

@@ -18,7 +18,15 @@ from autoconv.device import Device
 from autoconv.kernels.base import Grid, Kernel, Scalar, dense_only
 from autoconv.kernels.dense import x_vector_bytes
 from autoconv.kernels.epilogue import finished
-from autoconv.kernels.sizes import Strides, alignment, cdiv, needs_int64, next_power_of_two, powers_of_two
+from autoconv.kernels.sizes import (
+    MAX_INT32,
+    Strides,
+    alignment,
+    cdiv,
+    needs_int64,
+    next_power_of_two,
+    powers_of_two,
+)
 from autoconv.kernels.space import tile_sizes
 from autoconv.kernels.work import Work, read_w, read_x, window, write_y
 from autoconv.problem import Problem
@@ -110,7 +118,8 @@ class Narrow(Kernel):
             config = Config(self.name, {"BLOCK_CO": block_co, "BLOCK_L": block_l}, num_warps, num_stages=2)
             outputs = block_co * block_l // (32 * num_warps)
             # A thread's row of x is used for each of its rows of outputs, so all of a small Cout is best.
-            if 1 <= outputs <= 64 and (outputs >= 4 or block_co * block_l < 512):
+            useful = 1 <= outputs <= 64 and (outputs >= 4 or block_co * block_l < 512)
+            if useful and self.grid(problem)(config.meta)[0] <= MAX_INT32:
                 yield config
 
     def grid(self, problem: Problem) -> Grid:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from autoconv.config import Config
 from autoconv.device import Device
+from autoconv.kernels.sizes import MAX_INT32
 from autoconv.problem import Problem
 
 
@@ -216,8 +217,9 @@ def fits(work: Work, config: Config, device: Device) -> bool:
 
     Beyond 128 accumulators a thread the tile spills (255 registers hold operands and addresses too); under 4
     most lanes of a tensor-core instruction hold padding. Triton keeps num_stages - 1 stages in flight on
-    sm_80 and later.
+    sm_80 and later. A grid ends at 2**31 - 1 blocks along axis x.
     """
     accumulators = work.accumulators / (32 * config.num_warps)
     in_flight = max(1, config.num_stages - 1) * work.stage_bytes
-    return 4 <= accumulators <= 128 and in_flight <= device.arch.shared_per_block_max
+    roomy = 4 <= accumulators <= 128 and in_flight <= device.arch.shared_per_block_max
+    return roomy and work.blocks <= MAX_INT32

@@ -61,6 +61,15 @@ def test_spaces_hold_legal_configs_that_cover_the_output(
         assert math.prod(grid) == kernel.work(problem, config).blocks
 
 
+def test_no_config_has_more_blocks_than_a_grid_can_have() -> None:
+    vast = Problem(253, 1, 1702, 1, 159585)
+    for kernel in supporting(vast):
+        grid_of = kernel.grid(vast)
+        assert all(
+            grid_of(config.meta)[0] <= GRID_LIMITS[0] for config in kernel.space(vast, find("rtx4090"))
+        )
+
+
 @pytest.mark.parametrize("name", NAMES)
 @broad
 @given(data=st.data())
