@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# CI draws the same examples every time; a person's runs look further.
+settings.register_profile("autoconv", derandomize="CI" in os.environ)
+settings.load_profile("autoconv")
 
 
 @pytest.fixture(autouse=True)
