@@ -10,11 +10,11 @@ from typing import Any, ClassVar, TypeAlias
 from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.errors import ConfigError
+from autoconv.kernels.bindings import Scalar, bindings
 from autoconv.kernels.sizes import Strides, x_strides_of
 from autoconv.kernels.work import Work
 from autoconv.problem import Problem
 
-Scalar: TypeAlias = int | bool | str
 Grid: TypeAlias = Callable[[Mapping[str, int]], tuple[int, ...]]
 
 TENSORS = ("x", "w", "b", "y")
@@ -41,8 +41,8 @@ class Step:
 class Kernel(ABC):
     """One @triton.jit function together with all that decides how it is launched.
 
-    The jit function's signature is `tensors`, then what `arguments` returns, in its order, then the tiles, in
-    the order of `tiles`.
+    The jit function's signature is `tensors`, then names that `bindings` or `constants` know, then the tiles,
+    in the order of `tiles`.
     """
 
     name: ClassVar[str]
@@ -62,9 +62,15 @@ class Kernel(ABC):
     def grid(self, problem: Problem) -> Grid:
         """Return the launch grid as a function of the tiles (Triton's META): at most three axes."""
 
-    @abstractmethod
+    def constants(self, problem: Problem) -> dict[str, Scalar]:  # noqa: ARG002
+        """Return the values of parameters that `bindings` does not know, or gives another meaning."""
+        return {}
+
     def arguments(self, problem: Problem, x_strides: Strides) -> dict[str, Scalar]:
         """Return the arguments between the tensors and the tiles, in the order of the jit signature."""
+        names = self.jit.arg_names[len(self.tensors) : -len(self.tiles)]
+        values = {**bindings(problem, x_strides, names), **self.constants(problem)}
+        return {name: values[name] for name in names}
 
     @abstractmethod
     def work(self, problem: Problem, config: Config) -> Work:
@@ -126,15 +132,3 @@ def scratch(x: Any, elements: int) -> Any:
     import torch  # not above: the command line's help can do without
 
     return x.new_empty(elements, dtype=torch.float32) if elements else None
-
-
-def forward_only(problem: Problem) -> str | None:
-    """Return why a kernel for op=conv cannot run `problem`, or None where it can."""
-    return None if problem.op == "conv" else f"it runs op=conv, not op={problem.op}"
-
-
-def dense_only(problem: Problem) -> str | None:
-    """Return why a kernel for op=conv, groups=1 cannot run `problem`, or None where it can."""
-    if problem.groups != 1:
-        return f"it runs groups=1, not groups={problem.groups}"
-    return forward_only(problem)

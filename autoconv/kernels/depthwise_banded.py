@@ -14,14 +14,14 @@ from itertools import product
 import triton
 import triton.language as tl
 
-from autoconv.config import Config
 from autoconv.device import Device
-from autoconv.kernels.base import Grid, Kernel, Scalar
+from autoconv.kernels import space
+from autoconv.kernels.bindings import Scalar
 from autoconv.kernels.depthwise import depthwise_only
-from autoconv.kernels.epilogue import activated
-from autoconv.kernels.sizes import Strides, cdiv, needs_int64
-from autoconv.kernels.space import depths, pipelines, tile_sizes
-from autoconv.kernels.work import Work, fits, read_w, read_x, window, write_y
+from autoconv.kernels.implicit_gemm import ImplicitGemm, Meta
+from autoconv.kernels.sizes import cdiv, x_strides_of
+from autoconv.kernels.tiles import activated
+from autoconv.kernels.work import Access, Work, plain, window
 from autoconv.problem import Problem
 
 LEAST_TAPS = 16  # a shorter filter fills too little of the band
@@ -91,107 +91,96 @@ def depthwise_banded_kernel(
     tl.store(y_row + col, acc.to(y_ptr.dtype.element_ty), mask=col < L_out)
 
 
-class DepthwiseBanded(Kernel):
+class DepthwiseBanded(ImplicitGemm):
     """See the module's docstring."""
 
     name = "depthwise_banded"
-    tiles = ("BLOCK_P", "BLOCK_Q", "BLOCK_J")
     jit = depthwise_banded_kernel
+    tiles = ("BLOCK_P", "BLOCK_Q", "BLOCK_J")
+    raster = (("l", "co", "n"),)
 
-    def unsupported(self, problem: Problem) -> str | None:
+    def refusal(self, problem: Problem) -> str | None:
         if problem.K < LEAST_TAPS:
             return f"it runs K >= {LEAST_TAPS}, not K={problem.K}"
         return depthwise_only(problem)
 
-    def space(self, problem: Problem, device: Device) -> Iterator[Config]:
-        for block_p, block_q, block_j in product(
-            tile_sizes(cdiv(problem.L_out, 16), 128), tile_sizes(problem.L_out, 64), depths(problem, 64)
-        ):
-            tiles = {"BLOCK_P": block_p, "BLOCK_Q": block_q, "BLOCK_J": block_j}
-            for num_warps, num_stages in pipelines(cdiv(_band(problem, block_q), block_j), warps=(1, 2, 4)):
-                config = Config(self.name, tiles, num_warps=num_warps, num_stages=num_stages)
-                if fits(self.work(problem, config), config, device):
-                    yield config
+    def constants(self, problem: Problem) -> dict[str, Scalar]:
+        return {"MULTIPLIER": problem.Cout_per_group}
 
-    def grid(self, problem: Problem) -> Grid:
-        return lambda META: (
-            problem.N * problem.Cout * cdiv(problem.L_out, META["BLOCK_P"] * META["BLOCK_Q"]),
+    def tilings(self, problem: Problem, device: Device) -> Iterator[dict[str, int]]:  # noqa: ARG002
+        rows = space.tile_sizes(cdiv(problem.L_out, 16), 128)
+        columns, deep = space.tile_sizes(problem.L_out, 64), space.depths(problem, 64)
+        for block_p, block_q, block_j in product(rows, columns, deep):
+            yield {"BLOCK_P": block_p, "BLOCK_Q": block_q, "BLOCK_J": block_j}
+
+    def pipelines(self, work: Work) -> Iterator[tuple[int, int]]:
+        return space.pipelines(work.steps, warps=(1, 2, 4))
+
+    def extents(self, problem: Problem, meta: Meta) -> dict[str, int]:
+        outputs = meta["BLOCK_P"] * meta["BLOCK_Q"]
+        return {"l": cdiv(problem.L_out, outputs), "co": problem.Cout, "n": problem.N}
+
+    def block(self, problem: Problem, meta: Meta) -> tuple[int, int, int]:  # noqa: ARG002
+        return meta["BLOCK_P"], meta["BLOCK_Q"], meta["BLOCK_J"]
+
+    def steps_of(self, problem: Problem, meta: Meta) -> int:
+        return cdiv(window(problem, meta["BLOCK_Q"]), meta["BLOCK_J"])
+
+    def vectors(self, problem: Problem) -> tuple[int, int, int]:
+        return (problem.dtype_bytes,) * 3
+
+    def read_x(self, problem: Problem, meta: Meta) -> Access:
+        rows, columns, depth = self.block(problem, meta)
+        batch, channel, position = x_strides_of(problem)
+        outputs = rows * columns
+        return self.access(
+            problem,
+            meta,
+            "x",
+            columns=plain(rows, columns * problem.stride * position),
+            reduction=plain(depth, position),
+            lanes="reduction",
+            moves={
+                "l": outputs * problem.stride * position,
+                "co": channel // problem.Cout_per_group,
+                "n": batch,
+            },
+            elements=rows * depth * self.steps_of(problem, meta),
+            distinct=min(window(problem, outputs), problem.L),
+            fresh=min(1.0, outputs * problem.stride / window(problem, outputs)),
         )
 
-    def arguments(self, problem: Problem, x_strides: Strides) -> dict[str, Scalar]:
-        x_batch, x_channel, x_step = x_strides
-        return {
-            "L": problem.L,
-            "L_out": problem.L_out,
-            "x_batch": x_batch,
-            "x_channel": x_channel,
-            "x_step": x_step,
-            "COUT": problem.Cout,
-            "MULTIPLIER": problem.Cout_per_group,
-            "K": problem.K,
-            "STRIDE": problem.stride,
-            "PAD_LEFT": problem.pad_left,
-            "DILATION": problem.dilation,
-            "HAS_BIAS": problem.bias,
-            "ACTIVATION": problem.activation,
-            "PRECISION": problem.precision,
-            "INDEX_64": needs_int64(problem),
-        }
-
-    def work(self, problem: Problem, config: Config) -> Work:
-        rows, columns, depth = (config.meta[tile] for tile in self.tiles)
-        size = problem.dtype_bytes
-        steps = cdiv(_band(problem, columns), depth)
-        return Work(
-            order=(
-                ("l", cdiv(problem.L_out, rows * columns)),
-                ("co", problem.Cout),
-                ("n", problem.N),
-            ),
-            steps=steps,
-            flops=2.0 * rows * columns * depth * steps,
-            reads=(
-                read_x(
-                    problem,
-                    elements=rows * depth * steps,
-                    positions=window(problem, rows * columns),
-                    channels=1,
-                    columns=rows,
-                    depth=depth,
-                    varies=("l", "co", "n"),
-                    advance=rows * columns * problem.stride,
-                    lanes_along="reduction",
-                    taps=(depth, 1),
-                    stride=columns * problem.stride,
-                    moves=(("l", rows * columns * problem.stride), ("co", problem.L)),
-                ),
-                read_w(
-                    problem,
-                    elements=columns * depth * steps,
-                    distinct=problem.K,
-                    rows=columns,
-                    depth=depth,
-                    varies=("co",),
-                    row_stride=1,
-                ),
-            ),
-            write=write_y(
-                problem,
-                rows=rows,
-                columns=columns,
-                varies=("l", "co", "n"),
-                row_stride=columns,
-                moves=(("l", rows * columns), ("co", problem.L_out)),
-            ),
-            tile=(rows, columns),
-            stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
-            address_instructions=8.0,  # as `dense`
+    def read_w(self, problem: Problem, meta: Meta) -> Access:
+        _, columns, depth = self.block(problem, meta)
+        return self.access(
+            problem,
+            meta,
+            "w",
+            columns=plain(columns, -problem.stride),  # of the band; exact where the dilation is 1
+            reduction=plain(depth, 1),
+            lanes="reduction",
+            moves={"co": problem.K},
+            elements=columns * depth * self.steps_of(problem, meta),
+            distinct=problem.K,
         )
 
-
-def _band(problem: Problem, columns: int) -> int:
-    """Return the rows of the banded matrix for tiles of that many columns."""
-    return window(problem, columns)
+    def write_y(self, problem: Problem, meta: Meta) -> Access:
+        rows, columns, _ = self.block(problem, meta)
+        return self.access(
+            problem,
+            meta,
+            "y",
+            columns=plain(columns, 1),
+            reduction=plain(rows, columns),
+            lanes="columns",
+            moves={
+                "l": rows * columns,
+                "co": problem.L_out,
+                "n": problem.Cout * problem.L_out,
+            },
+            elements=rows * columns,
+            distinct=rows * columns,
+        )
 
 
 KERNEL = DepthwiseBanded()

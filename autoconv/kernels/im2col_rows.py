@@ -9,6 +9,7 @@ It is kept to measure the others against, never to win.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 import triton
@@ -16,11 +17,12 @@ import triton.language as tl
 
 from autoconv.config import Config
 from autoconv.device import Device
-from autoconv.kernels.base import Grid, Kernel, Scalar, dense_only
-from autoconv.kernels.epilogue import activated
-from autoconv.kernels.sizes import MAX_INT32, Strides, alignment, cdiv, largest_sample
+from autoconv.kernels.bindings import Scalar
+from autoconv.kernels.implicit_gemm import ImplicitGemm, Meta, View
+from autoconv.kernels.sizes import MAX_INT32, alignment, largest_sample
 from autoconv.kernels.space import depths, tile_sizes
-from autoconv.kernels.work import Work, fits, read_w, read_x, window, write_y
+from autoconv.kernels.tiles import activated
+from autoconv.kernels.work import Work
 from autoconv.problem import Problem
 
 
@@ -84,101 +86,52 @@ def im2col_rows_kernel(
     tl.store(y_ptr + y_offset, acc.to(y_ptr.dtype.element_ty), mask=m_mask[:, None] & co_mask[None, :])
 
 
-class Im2colRows(Kernel):
-    """See the module's docstring."""
+class Im2colRows(ImplicitGemm):
+    """See the module's docstring: what are columns elsewhere are rows here, across samples."""
 
     name = "im2col_rows"
-    tiles = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
     jit = im2col_rows_kernel
+    tiles = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
+    raster = (("l",), ("co",))
+    # In the SASS of the 64x64x32 tile for sm_89: about 650 integer instructions a thread and step for 16
+    # elements of x.
+    address_instructions = 40.0
 
-    def unsupported(self, problem: Problem) -> str | None:
-        return dense_only(problem) or (
-            "its grid puts tiles of Cout on axis y, which stops at 65535"
-            if problem.Cout > 65535 * 16
-            else None
-        )
+    def view(self, problem: Problem, meta: Meta) -> View:
+        return replace(super().view(problem, meta), columns=problem.N * problem.L_out)
 
-    def space(self, problem: Problem, device: Device) -> Iterator[Config]:
+    def constants(self, problem: Problem) -> dict[str, Scalar]:
+        return {"INDEX_64": problem.N * largest_sample(problem) > MAX_INT32}  # offsets count from x and y
+
+    def tilings(self, problem: Problem, device: Device) -> Iterator[dict[str, int]]:  # noqa: ARG002
         rows = tile_sizes(problem.N * problem.L_out, 128, least=32)
-        columns = tile_sizes(problem.Cout, 128)
-        for block_m, block_n, block_k in product(rows, columns, depths(problem, problem.reduction)):
-            tiles = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k}
-            for num_warps, num_stages in product((4, 8), (2, 3)):
-                config = Config(self.name, tiles, num_warps=num_warps, num_stages=num_stages)
-                if fits(self.work(problem, config), config, device):
-                    yield config
+        columns, deep = tile_sizes(problem.Cout, 128), depths(problem, problem.reduction)
+        for block_m, block_n, block_k in product(rows, columns, deep):
+            yield {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k}
 
-    def grid(self, problem: Problem) -> Grid:
-        rows = problem.N * problem.L_out
-        return lambda META: (cdiv(rows, META["BLOCK_M"]), cdiv(problem.Cout, META["BLOCK_N"]))
+    def pipelines(self, work: Work) -> Iterator[tuple[int, int]]:  # noqa: ARG002 - as it is published
+        yield from product((4, 8), (2, 3))
 
-    def arguments(self, problem: Problem, x_strides: Strides) -> dict[str, Scalar]:
-        x_batch, x_channel, x_step = x_strides
-        return {
-            "N": problem.N,
-            "L": problem.L,
-            "L_out": problem.L_out,
-            "x_batch": x_batch,
-            "x_channel": x_channel,
-            "x_step": x_step,
-            "stride": problem.stride,
-            "pad_left": problem.pad_left,
-            "dilation": problem.dilation,
-            "CIN": problem.Cin,
-            "COUT": problem.Cout,
-            "K": problem.K,
-            "HAS_BIAS": problem.bias,
-            "ACTIVATION": problem.activation,
-            "PRECISION": problem.precision,
-            "INDEX_64": problem.N * largest_sample(problem) > MAX_INT32,
-        }
+    def extents(self, problem: Problem, meta: Meta) -> dict[str, int]:
+        return super().extents(problem, _named(meta))
 
     def work(self, problem: Problem, config: Config) -> Work:
-        rows, columns, depth = (config.meta[tile] for tile in self.tiles)
+        tiles = Config(self.name, _named(config.tiles), config.num_warps, config.num_stages)
+        work = super().work(problem, tiles)
+        return replace(work, tile=work.tile[::-1], stage_bytes_by_operand=work.stage_bytes_by_operand[::-1])
+
+    def vectors(self, problem: Problem) -> tuple[int, int, int]:
+        # Lanes lie along the rows, which is where Triton 3.3 puts them for x and y; from 3.7 on it puts
+        # them along the reduction and along Cout, as neither axis is known to be contiguous.
         size = problem.dtype_bytes
-        steps = cdiv(problem.reduction, depth)
-        tiles_m, tiles_n = self.grid(problem)(config.meta)
-        return Work(
-            order=(("m", tiles_m), ("co", tiles_n)),
-            steps=steps,
-            flops=2.0 * rows * columns * depth * steps,
-            reads=(
-                read_x(
-                    problem,
-                    elements=rows * depth * steps,
-                    positions=window(problem, rows),
-                    channels=problem.Cin,
-                    columns=rows,
-                    depth=depth,
-                    varies=("m",),
-                    advance=rows * problem.stride,
-                    moves=(("m", rows * problem.stride),),
-                ),
-                read_w(
-                    problem,
-                    elements=columns * depth * steps,
-                    distinct=min(columns, problem.Cout) * problem.reduction,
-                    rows=columns,
-                    depth=depth,
-                    varies=("co",),
-                    vector_bytes=min(16, alignment(problem.reduction) * size),
-                ),
-            ),
-            # Lanes lie along the rows, which is where Triton 3.3 puts them for x and y; from 3.7 on it puts
-            # them along the reduction and along Cout, as neither axis is known to be contiguous.
-            write=write_y(
-                problem,
-                rows=columns,
-                columns=rows,
-                varies=("m", "co"),
-                moves=(("m", rows), ("co", columns * problem.L_out)),
-            ),
-            tile=(rows, columns),
-            stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
-            # In the SASS of the 64x64x32 tile for sm_89: about 650 integer instructions a thread and step
-            # for 16 elements of x.
-            address_instructions=40.0,
-        )
+        return size, min(16, alignment(problem.reduction) * size), size
+
+
+def _named(meta: Meta) -> dict[str, int]:
+    """Return the tiles by the names that all other kernels give them."""
+    if "BLOCK_CO" in meta:
+        return dict(meta)
+    return {"BLOCK_CO": meta["BLOCK_N"], "BLOCK_L": meta["BLOCK_M"], "BLOCK_R": meta["BLOCK_K"]}
 
 
 KERNEL = Im2colRows()

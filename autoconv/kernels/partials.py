@@ -1,13 +1,20 @@
-"""The second launch of kernels that split their reduction: sums partial results in a fixed order."""
+"""Kernels that split their reduction: scratch memory, and a second launch that sums it in a fixed order.
+
+The result is the same in every run, which atomics would not give.
+"""
 
 from __future__ import annotations
+
+import math
 
 import triton
 import triton.language as tl
 
+from autoconv.config import Config
 from autoconv.kernels.base import OPTIONS, Step
-from autoconv.kernels.epilogue import activated
-from autoconv.kernels.sizes import cdiv
+from autoconv.kernels.implicit_gemm import ImplicitGemm
+from autoconv.kernels.sizes import MAX_INT32, Strides, cdiv, largest_sample
+from autoconv.kernels.tiles import activated
 from autoconv.problem import Problem
 
 BLOCK = 1024  # results of one block; 4 warps add 8 a thread
@@ -40,7 +47,24 @@ def sum_partials_kernel(
     tl.store(y_ptr + i, activated(total, ACTIVATION).to(y_ptr.dtype.element_ty), mask=mask)
 
 
-def sum_partials(problem: Problem, split: int) -> Step:
+class SumsPartials(ImplicitGemm):
+    """A kernel whose blocks along the axis "part" each write float32 sums over a part of the reduction."""
+
+    tensors = ("x", "w", "partials")
+
+    def unsupported(self, problem: Problem) -> str | None:
+        if largest_sample(problem) > MAX_INT32:
+            return "its offsets within a sample stop at 2**31"
+        return super().unsupported(problem)
+
+    def workspace(self, problem: Problem, config: Config) -> int:
+        return config.tiles["SPLIT"] * math.prod(problem.y_shape)
+
+    def steps(self, problem: Problem, config: Config, x_strides: Strides | None = None) -> tuple[Step, ...]:
+        return *super().steps(problem, config, x_strides), _sum(problem, config.tiles["SPLIT"])
+
+
+def _sum(problem: Problem, split: int) -> Step:
     """Return the launch that sums `split` partial results into y, with bias and activation."""
     first, rows, length = problem.y_shape
     total = first * rows * length

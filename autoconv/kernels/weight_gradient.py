@@ -12,20 +12,12 @@ from itertools import product
 import triton
 import triton.language as tl
 
-from autoconv.config import Config
 from autoconv.device import Device
-from autoconv.kernels.base import Grid, Kernel, Scalar, Step
-from autoconv.kernels.partials import sum_partials
-from autoconv.kernels.sizes import (
-    MAX_INT32,
-    Strides,
-    cdiv,
-    largest_sample,
-    next_power_of_two,
-    powers_of_two,
-)
-from autoconv.kernels.space import depths, pipelines, tile_sizes
-from autoconv.kernels.work import Work, fits, read_w, read_x, window, write_y
+from autoconv.kernels.implicit_gemm import Meta
+from autoconv.kernels.partials import SumsPartials
+from autoconv.kernels.sizes import cdiv, next_power_of_two, powers_of_two, x_strides_of
+from autoconv.kernels.space import depths, tile_sizes
+from autoconv.kernels.work import Access, Axis, plain, window
 from autoconv.problem import Problem
 
 WAVES = 4  # parts beyond this many blocks an SM only add partial sums
@@ -88,114 +80,107 @@ def weight_gradient_kernel(
     tl.store(sums + offset, acc, mask=row_mask[:, None] & r_mask[None, :])
 
 
-class WeightGradient(Kernel):
-    """See the module's docstring."""
+class WeightGradient(SumsPartials):
+    """See the module's docstring: BLOCK_R taps of channels are the columns, BLOCK_L outputs the depth."""
 
     name = "weight_gradient"
-    tensors = ("x", "w", "partials")
-    tiles = ("BLOCK_CO", "BLOCK_R", "BLOCK_L", "SPLIT")
     jit = weight_gradient_kernel
+    tiles = ("BLOCK_CO", "BLOCK_R", "BLOCK_L", "SPLIT")
+    raster = (("co", "r"), ("group",), ("part",))
 
-    def unsupported(self, problem: Problem) -> str | None:
-        if problem.op != "conv_weight":
-            return f"it runs op=conv_weight, not op={problem.op}"
-        if problem.groups > 65535:
-            return "its grid puts the groups on axis y, which stops at 65535"
-        if largest_sample(problem) > MAX_INT32:
-            return "its offsets within a sample stop at 2**31"
-        return None
+    def refusal(self, problem: Problem) -> str | None:
+        return None if problem.op == "conv_weight" else f"it runs op=conv_weight, not op={problem.op}"
 
-    def space(self, problem: Problem, device: Device) -> Iterator[Config]:
+    def tilings(self, problem: Problem, device: Device) -> Iterator[dict[str, int]]:
         rows, columns = tile_sizes(problem.Cout_per_group, 128), tile_sizes(problem.reduction, 128)
         for block_co, block_r, block_l in product(rows, columns, depths(problem, problem.L_out)):
             tiles = {"BLOCK_CO": block_co, "BLOCK_R": block_r, "BLOCK_L": block_l}
-            chunks = problem.N * cdiv(problem.L_out, block_l)
             blocks, groups, _ = self.grid(problem)({**tiles, "SPLIT": 1})
-            most = min(chunks, max(1, cdiv(WAVES * device.sms, blocks * groups)), 1024)
+            most = min(_chunks(problem, tiles), max(1, cdiv(WAVES * device.sms, blocks * groups)), 1024)
             for split in powers_of_two(1, next_power_of_two(most))[-3:]:
-                for num_warps, num_stages in pipelines(cdiv(chunks, split)):
-                    config = Config(self.name, {**tiles, "SPLIT": split}, num_warps, num_stages)
-                    if fits(self.work(problem, config), config, device):
-                        yield config
+                yield {**tiles, "SPLIT": split}
 
-    def grid(self, problem: Problem) -> Grid:
-        return lambda META: (
-            cdiv(problem.Cout_per_group, META["BLOCK_CO"]) * cdiv(problem.reduction, META["BLOCK_R"]),
-            problem.groups,
-            META["SPLIT"],
-        )
-
-    def arguments(self, problem: Problem, x_strides: Strides) -> dict[str, Scalar]:
-        x_batch, x_channel, x_step = x_strides
+    def extents(self, problem: Problem, meta: Meta) -> dict[str, int]:
         return {
-            "N": problem.N,
-            "L": problem.L,
-            "L_out": problem.L_out,
-            "x_batch": x_batch,
-            "x_channel": x_channel,
-            "x_step": x_step,
-            "GROUPS": problem.groups,
-            "CIN_G": problem.Cin_per_group,
-            "COUT_G": problem.Cout_per_group,
-            "K": problem.K,
-            "STRIDE": problem.stride,
-            "PAD_LEFT": problem.pad_left,
-            "DILATION": problem.dilation,
-            "PRECISION": problem.precision,
+            "co": cdiv(problem.Cout_per_group, meta["BLOCK_CO"]),
+            "r": cdiv(problem.reduction, meta["BLOCK_R"]),
+            "group": problem.groups,
+            "part": meta["SPLIT"],
         }
 
-    def workspace(self, problem: Problem, config: Config) -> int:
-        return config.meta["SPLIT"] * problem.Cout * problem.reduction
+    def block(self, problem: Problem, meta: Meta) -> tuple[int, int, int]:  # noqa: ARG002
+        return meta["BLOCK_CO"], meta["BLOCK_R"], meta["BLOCK_L"]
 
-    def steps(self, problem: Problem, config: Config, x_strides: Strides | None = None) -> tuple[Step, ...]:
-        return *super().steps(problem, config, x_strides), sum_partials(problem, config.meta["SPLIT"])
+    def steps_of(self, problem: Problem, meta: Meta) -> int:
+        return cdiv(_chunks(problem, meta), meta["SPLIT"])
 
-    def work(self, problem: Problem, config: Config) -> Work:
-        rows, columns, depth, split = (config.meta[tile] for tile in self.tiles)
-        size = problem.dtype_bytes
-        chunks = problem.N * cdiv(problem.L_out, depth)
-        steps = cdiv(chunks, split)
-        return Work(
-            order=(
-                ("co", cdiv(problem.Cout_per_group, rows)),
-                ("r", cdiv(problem.reduction, columns)),
-                ("group", problem.groups),
-                ("part", split),
-            ),
-            steps=steps,
-            flops=2.0 * rows * columns * depth * steps,
-            reads=(
-                read_x(
-                    problem,
-                    elements=columns * depth * steps,
-                    positions=window(problem, min(problem.L_out, depth * steps)),
-                    channels=cdiv(columns, problem.K) * cdiv(depth * steps, problem.L_out),
-                    columns=depth,
-                    depth=columns,
-                    varies=("r", "group", "part"),
-                ),
-                read_w(
-                    problem,
-                    elements=rows * depth * steps,
-                    distinct=min(rows, problem.Cout_per_group) * depth * steps,
-                    rows=rows,
-                    depth=depth,
-                    varies=("co", "group", "part"),
-                    row_stride=problem.L_out,
-                ),
-            ),
-            write=write_y(
-                problem,
-                rows=rows,
-                columns=columns,
-                varies=("co", "r", "group", "part"),
-                row_stride=problem.reduction,
-            ),
-            tile=(rows, columns),
-            stage_bytes_by_operand=(rows * depth * size, columns * depth * size),
-            address_instructions=8.0,  # as `dense`
-            workspace_bytes=4 * self.workspace(problem, config),
+    def vectors(self, problem: Problem) -> tuple[int, int, int]:
+        return (problem.dtype_bytes,) * 3
+
+    def read_x(self, problem: Problem, meta: Meta) -> Access:
+        _, columns, depth = self.block(problem, meta)
+        _, channel, position = x_strides_of(problem)
+        outputs = depth * self.steps_of(problem, meta)
+        channels = cdiv(columns, problem.K) * cdiv(outputs, problem.L_out)
+        reach = window(problem, min(problem.L_out, outputs))
+        return self.access(
+            problem,
+            meta,
+            "x",
+            columns=Axis(columns, problem.K, problem.dilation * position, channel),
+            reduction=plain(depth, problem.stride * position),
+            lanes="reduction",
+            moves={
+                "r": columns // problem.K * channel,
+                "group": problem.Cin_per_group * channel,
+                "part": outputs * problem.stride * position,
+            },
+            elements=columns * outputs,
+            distinct=min(reach, problem.L) * min(channels, problem.Cin),
         )
+
+    def read_w(self, problem: Problem, meta: Meta) -> Access:
+        rows, _, depth = self.block(problem, meta)
+        outputs = depth * self.steps_of(problem, meta)
+        return self.access(
+            problem,
+            meta,
+            "w",
+            columns=plain(rows, problem.L_out),
+            reduction=plain(depth, 1),
+            lanes="reduction",
+            moves={
+                "co": rows * problem.L_out,
+                "group": problem.Cout_per_group * problem.L_out,
+                "part": outputs,
+            },
+            elements=rows * outputs,
+            distinct=min(rows, problem.Cout_per_group) * outputs,
+        )
+
+    def write_y(self, problem: Problem, meta: Meta) -> Access:
+        rows, columns, _ = self.block(problem, meta)
+        return self.access(
+            problem,
+            meta,
+            "y",
+            columns=plain(columns, 1),
+            reduction=plain(rows, problem.reduction),
+            lanes="columns",
+            moves={
+                "co": rows * problem.reduction,
+                "r": columns,
+                "group": problem.Cout_per_group * problem.reduction,
+                "part": 0,
+            },
+            elements=rows * columns,
+            distinct=rows * columns,
+        )
+
+
+def _chunks(problem: Problem, meta: Meta) -> int:
+    """Return the tiles of BLOCK_L outputs in all samples."""
+    return problem.N * cdiv(problem.L_out, meta["BLOCK_L"])
 
 
 KERNEL = WeightGradient()

@@ -20,13 +20,17 @@ class Axis(NamedTuple):
     near: int
     far: int = 0
 
+    def scaled(self, by: int) -> Axis:
+        """Return the same axis in units `by` times smaller: from elements to bytes."""
+        return Axis(self.extent, self.inner, self.near * by, self.far * by)
+
 
 class AddressMap(NamedTuple):
     """Where the lanes of a warp find their elements: in steps of the vector along `lanes`, then `rows`."""
 
     lanes: Axis
     rows: Axis
-    moves: tuple[tuple[str, int], ...] = ()  # launch axis, and the bytes its next index moves the tile by
+    moves: tuple[tuple[str, int], ...] = ()  # launch axis along which it varies, and bytes to the next's tile
     reduction: str = "rows"  # the axis that the main loop advances: "lanes", "rows" or "" for neither
 
 
@@ -41,8 +45,12 @@ class Access:
     distinct_bytes: int  # of the tensor that the block touches
     tensor_bytes: int
     map: AddressMap
-    varies: tuple[str, ...]  # the launch axes along which blocks touch other bytes
     fresh: float = 1.0  # share of a block's bytes that its neighbour along those axes does not touch
+
+    @property
+    def varies(self) -> frozenset[str]:
+        """The launch axes along which blocks touch other bytes."""
+        return frozenset(axis for axis, _ in self.map.moves)
 
 
 @dataclass(frozen=True)
@@ -77,134 +85,9 @@ class Work:
         return sum(self.stage_bytes_by_operand)
 
 
-def plain(extent: int, stride_bytes: int) -> Axis:
+def plain(extent: int, stride: int) -> Axis:
     """Return an axis of equal strides."""
-    return Axis(extent, max(1, extent), stride_bytes)
-
-
-def read_x(
-    problem: Problem,
-    *,
-    elements: int,
-    positions: int,
-    channels: int,
-    columns: int,
-    depth: int,
-    varies: tuple[str, ...],
-    advance: int = 0,
-    vector_bytes: int | None = None,
-    lanes_along: str = "positions",
-    taps: tuple[int, int] | None = None,
-    stride: int | None = None,
-    moves: tuple[tuple[str, int], ...] = (),
-) -> Access:
-    """Return a block's reads of x, in tiles of `columns` positions by `depth` of the reduction.
-
-    Args:
-        problem: The problem.
-        elements: Requested over the block's life.
-        positions: Neighbouring input positions that the block touches in each channel.
-        channels: Input channels that it touches.
-        columns: Output positions of a tile.
-        depth: Of the reduction, in one main-loop step.
-        varies: Launch axes along which blocks read other parts of x.
-        advance: Input positions from a block to its neighbour; less than `positions` where they overlap.
-        vector_bytes: Moved by a thread in one instruction; one element by default.
-        lanes_along: "positions", or "reduction" where neighbouring lanes read neighbouring channels or taps.
-        taps: How many are neighbours in the reduction, and the positions from one to the next; by default
-            the problem's taps, tap fastest.
-        stride: Input positions between neighbouring columns; the problem's by default.
-        moves: Launch axes that shift the tile, and by how many elements.
-    """
-    size = problem.dtype_bytes
-    channel, position = (1, problem.Cin) if problem.layout == "nlc" else (problem.L, 1)
-    inner, apart = taps or (problem.K, problem.dilation)
-    step = problem.stride if stride is None else stride
-    along_l = plain(columns, step * position * size)
-    along_r = Axis(depth, inner, apart * position * size, channel * size)
-    on_positions = lanes_along == "positions"
-    return Access(
-        "x",
-        elements,
-        size,
-        vector_bytes or size,
-        min(positions, problem.L) * min(channels, problem.Cin) * size,
-        math.prod(problem.x_shape) * size,
-        AddressMap(
-            along_l if on_positions else along_r,
-            along_r if on_positions else along_l,
-            tuple((axis, shift * size) for axis, shift in moves),
-            "rows" if on_positions else "lanes",
-        ),
-        varies,
-        min(1.0, advance / positions) if advance else 1.0,
-    )
-
-
-def read_w(
-    problem: Problem,
-    *,
-    elements: int,
-    distinct: int,
-    rows: int,
-    depth: int,
-    varies: tuple[str, ...],
-    vector_bytes: int | None = None,
-    lane_stride: int = 1,
-    row_stride: int | None = None,
-) -> Access:
-    """Return a block's reads of the weight, of which it touches `distinct` elements.
-
-    A tile is `rows` output channels, `row_stride` elements apart (the reduction's length by default), by
-    `depth` of the reduction, along which the lanes lie, `lane_stride` elements apart.
-    """
-    size = problem.dtype_bytes
-    tensor_bytes = math.prod(problem.w_shape) * size
-    return Access(
-        "w",
-        elements,
-        size,
-        vector_bytes or size,
-        min(distinct * size, tensor_bytes),
-        tensor_bytes,
-        AddressMap(
-            plain(depth, lane_stride * size),
-            plain(rows, (row_stride or problem.reduction) * size),
-            reduction="lanes",
-        ),
-        varies,
-    )
-
-
-def write_y(
-    problem: Problem,
-    *,
-    rows: int,
-    columns: int,
-    varies: tuple[str, ...],
-    vector_bytes: int | None = None,
-    lane_stride: int = 1,
-    row_stride: int | None = None,
-    moves: tuple[tuple[str, int], ...] = (),
-) -> Access:
-    """Return a block's writes of y: `rows`, L_out elements apart by default, of `columns` elements each."""
-    size = problem.dtype_bytes
-    tensor_bytes = math.prod(problem.y_shape) * size
-    return Access(
-        "y",
-        rows * columns,
-        size,
-        vector_bytes or size,
-        min(rows * columns * size, tensor_bytes),
-        tensor_bytes,
-        AddressMap(
-            plain(columns, lane_stride * size),
-            plain(rows, (row_stride or problem.L_out) * size),
-            tuple((axis, shift * size) for axis, shift in moves),
-            "",
-        ),
-        varies,
-    )
+    return Axis(extent, 1, 0, stride)
 
 
 def window(problem: Problem, positions: int) -> int:

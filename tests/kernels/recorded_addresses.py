@@ -1,0 +1,208 @@
+"""The addresses that launches touch, held against the kernels' address maps; run with TRITON_INTERPRET=1.
+
+Prints one JSON object: for each kernel and problem how many comparisons were made, and which failed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from triton.runtime.interpreter import InterpreterBuilder
+
+from autoconv.config import Config
+from autoconv.device import find
+from autoconv.kernels.base import Kernel
+from autoconv.kernels.registry import kernels
+from autoconv.kernels.work import Access, Axis, Work
+from autoconv.problem import Problem
+
+PROBLEMS = [
+    "N=2,Cin=8,Cout=40,K=3,L=70,stride=2,dilation=3,padding=2,bias=1",
+    "N=2,Cin=8,Cout=40,K=4,L=70,layout=nlc",
+    "N=2,Cin=24,Cout=40,K=1,L=150,stride=3",
+    "N=2,Cin=24,Cout=40,K=1,L=508,padding=2",
+    "N=2,Cin=24,Cout=40,K=1,L=100,layout=nlc",
+    "N=2,Cin=20,Cout=40,K=3,L=70,stride=2,dilation=2,layout=nlc",
+    "N=2,Cin=2,Cout=70,K=5,L=200,stride=2",
+    "N=2,Cin=40,Cout=96,K=3,L=70,groups=2,padding=1",
+    "N=2,Cin=16,Cout=24,K=3,L=70,groups=8,dilation=2",
+    "N=2,Cin=16,Cout=24,K=3,L=70,groups=8,layout=nlc",
+    "N=2,Cin=20,Cout=20,K=5,L=200,groups=20,stride=2,padding=2",
+    "N=2,Cin=20,Cout=20,K=5,L=200,groups=20,layout=nlc",
+    "N=2,Cin=4,Cout=4,K=33,L=900,groups=4,padding=16",
+    "N=2,Cin=4,Cout=4,K=33,L=700,groups=4,layout=nlc",
+    "N=2,Cin=32,Cout=40,K=4,L=60,op=conv_transpose,stride=2,padding=1",
+    "N=2,Cin=32,Cout=40,K=6,L=60,op=conv_transpose,stride=2,groups=2,layout=nlc",
+    "N=2,Cin=16,Cout=40,K=4,L=60,op=conv_transpose,stride=3,dilation=2,padding=2",
+    "N=2,Cin=16,Cout=40,K=5,L=60,op=conv_transpose,stride=2,dilation=4",
+    "N=2,Cin=32,Cout=40,K=2,L=70,op=conv_weight,padding=1",
+    "N=2,Cin=32,Cout=40,K=4,L=70,op=conv_weight,stride=2,groups=2,layout=nlc",
+]
+STEPS = 3  # of a block's main loop that are compared
+
+Block = tuple[int, ...]  # its index along each launch axis
+Record = tuple[
+    np.ndarray[Any, Any], np.ndarray[Any, Any]
+]  # of one access: addresses, which lanes are masked in
+
+
+class Recorder:
+    """Notes the pointers and the mask of each load and store, by program."""
+
+    def __init__(self) -> None:
+        """Note nothing until `records` is looked at."""
+        self.records: dict[tuple[int, int, int], list[Record]] = defaultdict(list)
+
+    def install(self) -> None:
+        """Stand before the interpreter's own loads and stores."""
+        for name in ("create_masked_load", "create_masked_store"):
+            setattr(InterpreterBuilder, name, self._noting(getattr(InterpreterBuilder, name)))
+
+    def _noting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(builder: Any, pointers: Any, *rest: Any) -> Any:
+            mask = next(one for one in rest if one.data.dtype == bool)
+            self.records[builder.grid_idx].append((pointers.data.astype(np.int64), mask.data))
+            return original(builder, pointers, *rest)
+
+        return noting
+
+
+def main() -> None:
+    """Print what was compared."""
+    recorder = Recorder()
+    recorder.install()
+    found: dict[str, dict[str, Any]] = defaultdict(dict)
+    for text in PROBLEMS:
+        problem = Problem.parse(text)
+        for name, kernel in kernels().items():
+            if kernel.unsupported(problem) is None:
+                found[name][text] = compared(kernel, problem, recorder)
+    print(json.dumps(found))
+
+
+def compared(kernel: Kernel, problem: Problem, recorder: Recorder) -> dict[str, Any]:
+    """Launch one config, and compare."""
+    if kernel.name == "im2col_rows":  # a map knows one stride for its rows, which run across samples
+        problem = replace(problem, N=1)
+    config = spread(kernel, problem)
+    x = torch.randn(problem.x_shape)
+    if problem.layout == "nlc":
+        x = x.transpose(1, 2).contiguous().transpose(1, 2)
+    w, y = torch.randn(problem.w_shape), torch.empty(problem.y_shape)
+    bias = torch.randn(problem.Cout) if problem.bias else None
+    tensors = {"x": x, "w": w, "y": y}
+    scratch = torch.empty(max(1, kernel.workspace(problem, config)))
+    if "partials" in kernel.tensors:
+        tensors["y"] = scratch
+    recorder.records.clear()
+    step, *_ = kernel.steps(problem, config, x.stride())
+    step.jit[step.grid](
+        *({**tensors, "b": bias, "partials": scratch}[t] for t in step.tensors), **step.keywords
+    )
+    work = kernel.work(problem, config)
+    failures, count = [], 0
+    for access in (*work.reads, work.write):
+        for claim, holds in claims(access, work, by_block(work, step.grid, recorder), tensors):
+            count += 1
+            if not holds:
+                failures.append(f"{config}: {access.tensor}: {claim}")
+    return {"compared": count, "failures": sorted(set(failures))}
+
+
+def spread(kernel: Kernel, problem: Problem) -> Config:
+    """Return a config with several blocks along most launch axes, of those the quickest to interpret."""
+
+    def rank(config: Config) -> tuple[int, float, str]:
+        work = kernel.work(problem, config)
+        several = sum(extent > 1 for _, extent in work.order)
+        return -several, work.blocks * (work.steps + 2), str(config)
+
+    return min(kernel.space(problem, find("rtx4090")), key=rank)
+
+
+def by_block(work: Work, grid: tuple[int, int, int], recorder: Recorder) -> dict[Block, list[Record]]:
+    """Return the records by the index along each launch axis; of parts one, as others may cut a channel."""
+    of_block = {}
+    for (px, py, pz), records in recorder.records.items():
+        index, rest = {}, px + grid[0] * (py + grid[1] * pz)
+        for axis, extent in work.order:
+            index[axis], rest = rest % round(extent), rest // round(extent)
+        if index.get("part", 0) == 0:
+            of_block[tuple(index.values())] = records
+    return of_block
+
+
+def claims(
+    access: Access,
+    work: Work,
+    blocks: dict[Block, list[Record]],
+    tensors: dict[str, torch.Tensor],
+) -> Iterator[tuple[str, bool]]:
+    """Yield what the map says of the tile, of the steps and of the blocks, and whether it is so."""
+    start = tensors[access.tensor].data_ptr()
+    end = start + tensors[access.tensor].untyped_storage().nbytes()
+    bases: dict[Block, int] = {}
+    for block, records in blocks.items():
+        own = [(a, m) for a, m in records if m.any() and start <= a[m].min() and a[m].max() < end]
+        for step, pieces in enumerate(_steps(access, own)[: STEPS if access.map.reduction else 1]):
+            base = _base(access, step, pieces)
+            if base is None:
+                yield f"a tile of step {step} does not lie as {access.map}", False
+                break
+            if step:
+                yield (
+                    f"step {step} lies {base - bases.get(block, base)} bytes off",
+                    base == bases.get(block, base),
+                )
+            bases.setdefault(block, base)
+    moves = dict(access.map.moves)
+    for block, base in bases.items():
+        for number, (axis, _) in enumerate(work.order):
+            after = tuple(index + (position == number) for position, index in enumerate(block))
+            # Phases have first taps and padding of their own, in no even steps.
+            if after in bases and axis != "phase":
+                moved = bases[after] - base
+                yield f"{axis} moves by {moved} bytes", moved == moves.get(axis, 0)
+
+
+def _steps(access: Access, records: list[Record]) -> list[list[Record]]:
+    """Return the records of part 0 by main-loop step: an unrolled step makes its tile of several loads."""
+    size = access.map.lanes.extent * access.map.rows.extent
+    together = max(1, size // records[0][0].size) if records else 1
+    return [records[at : at + together] for at in range(0, len(records), together)]
+
+
+def _base(access: Access, step: int, pieces: list[Record]) -> int | None:
+    """Return where the tile would start at step 0, or None where it does not lie as the map says."""
+    lanes, rows = access.map.lanes, access.map.rows
+    first = _offsets(lanes, step if access.map.reduction == "lanes" else 0)
+    other = _offsets(rows, step if access.map.reduction == "rows" else 0)
+    expected = other[:, None] + first[None, :]
+    for axis in (0, 1):
+        addresses = np.concatenate([_two_axes(a) for a, _ in pieces], axis)
+        inside = np.concatenate([np.broadcast_to(_two_axes(m), _two_axes(a).shape) for a, m in pieces], axis)
+        for actual, taken in ((addresses, inside), (addresses.T, inside.T)):
+            if actual.shape == expected.shape:
+                base = set((actual - expected)[taken].tolist())
+                if len(base) == 1:
+                    return int(base.pop())
+    return None
+
+
+def _two_axes(values: Any) -> Any:
+    return values[:, None] if values.ndim == 1 else values
+
+
+def _offsets(axis: Axis, step: int) -> Any:
+    index = step * axis.extent + np.arange(axis.extent, dtype=np.int64)
+    return (index % axis.inner) * axis.near + (index // axis.inner) * axis.far
+
+
+if __name__ == "__main__":
+    main()
