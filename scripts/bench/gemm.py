@@ -14,7 +14,7 @@ from pathlib import Path
 
 from autoconv.config import Config
 from autoconv.kernels.sizes import cdiv
-from autoconv.kernels.work import Access, AddressMap, Axis, Work, plain
+from autoconv.kernels.work import Access, AddressMap, Work, plain
 from autoconv.problem import Problem
 
 GROUP_M = 8
@@ -76,9 +76,8 @@ def work(gemm: Gemm, config: Config) -> Work:
         gemm.M * gemm.N * size,
         AddressMap(
             plain(columns, size), plain(rows, gemm.N * size),
-            (("m", rows * gemm.N * size), ("n", columns * size)), "",
+            (("m", rows * gemm.N * size), ("n", columns * size), ("group", group * rows * gemm.N * size)), "",
         ),
-        ("m", "n", "group"),
     )  # fmt: skip
     return Work(
         order=(("m", group), ("n", tiles_n), ("group", tiles_m / group)),
@@ -97,9 +96,9 @@ def _operand(
 ) -> Access:
     """Return the reads of A (its rows of length K) or of B (its columns, as rows of its transpose)."""
     size = gemm.problem.dtype_bytes
-    varies = ("m", "group") if name == "x" else ("n",)
     pitch = (gemm.K if by_row else length) * size
     along_k, along_rows = (depth, rows) if by_row else (rows, depth)
+    tile = rows * (pitch if by_row else size)
     return Access(
         name,
         rows * depth * steps,
@@ -108,12 +107,11 @@ def _operand(
         rows * gemm.K * size,
         length * gemm.K * size,
         AddressMap(
-            Axis(along_k, along_k, size),
+            plain(along_k, size),
             plain(along_rows, pitch),
-            ((varies[0], rows * (pitch if by_row else size)),),
+            (("m", tile), ("group", GROUP_M * tile)) if name == "x" else (("n", tile),),
             "lanes" if by_row else "rows",
         ),
-        varies,
     )
 
 
