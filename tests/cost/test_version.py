@@ -1,0 +1,62 @@
+"""The model's version follows its code and constants, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from autoconv.cost.version import model_version, sources, version_of
+
+
+def changed(module: str, before: str, after: str) -> str:
+    """The version where `before` reads `after` in one module."""
+    modules = sources()
+    assert before in modules[module]
+    return version_of({**modules, module: modules[module].replace(before, after, 1)})
+
+
+def test_sixteen_hex_digits() -> None:
+    assert re.fullmatch("[0-9a-f]{16}", model_version())
+    assert model_version() == version_of(sources())
+
+
+@pytest.mark.parametrize(
+    ("module", "before", "after"),
+    [
+        ("cost/constants.py", "prologue: float = 600.0", "prologue: float = 601.0"),
+        ("cost/memory.py", "FITS, SPILLS = 0.7", "FITS, SPILLS = 0.8"),
+        ("cost/timeline.py", "1 + k.throttle", "1 - k.throttle"),
+        ("kernels/work.py", "problem.Cin) * size", "problem.Cin) * size * 2"),
+        ("kernels/dense.py", "flops=2.0", "flops=4.0"),
+    ],
+)
+def test_a_changed_constant_or_rule_is_another_version(module: str, before: str, after: str) -> None:
+    assert changed(module, before, after) != model_version()
+
+
+@pytest.mark.parametrize(
+    ("module", "before", "after"),
+    [
+        ("cost/constants.py", "_KIB = 1024", "_KIB = 1024  # bytes"),
+        ("cost/constants.py", "_KIB = 1024", "_KIB = (\n    1024\n)"),
+        ("cost/memory.py", '"""Bytes at each level', '"""What goes by at each level'),
+        ("cost/constants.py", '"""The constants by', '"""All constants by'),
+        ("kernels/dense.py", "tl.zeros(", "tl.full("),  # the jit function has a hash of its own
+    ],
+)
+def test_words_and_layout_are_not(module: str, before: str, after: str) -> None:
+    assert changed(module, before, after) == model_version()
+
+
+def test_a_new_module_is_another_version() -> None:
+    assert version_of({**sources(), "cost/power.py": "WATTS = 450"}) != model_version()
+
+
+def test_it_imports_neither_triton_nor_torch() -> None:
+    code = "import sys; from autoconv.cost.version import model_version; print(model_version()); "
+    code += "print(*{'torch', 'triton', 'numpy'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == [model_version()]
