@@ -13,7 +13,7 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
 _NO_PART = {"space", "unsupported", "arguments"}
-"""Methods of a kernel that say which configs it has and how one is launched, not what it asks of the machine."""
+"""Methods of a kernel that say which configs it has and how one is launched: no part of an estimate."""
 
 
 @lru_cache(maxsize=1)

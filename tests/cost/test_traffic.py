@@ -38,18 +38,9 @@ def test_a_misaligned_run_touches_one_sector_more() -> None:
     lanes = AddressMap(plain(32, 4), plain(1, 0), (("m", 4),))
     aligned = AddressMap(plain(32, 4), plain(1, 0), (("m", 128),))
     assert count_map(aligned, 4, 4).sectors == 4
-    assert count_map(aligned, 4, 4).partial_share == 0
     rows = AddressMap(plain(32, 4), plain(8, 4 + 128), (("m", 128),))  # seven rows of eight start askew
     assert count_map(rows, 4, 4).sectors == pytest.approx(4 + 7 / 8)
-    assert count_map(rows, 4, 4).partial_share > 0.5
     assert count_map(lanes, 4, 4).sectors >= 4
-
-
-def test_only_the_lines_where_one_request_ends_and_another_begins_are_written_in_part() -> None:
-    askew = AddressMap(plain(64, 4), plain(8, 8 + 4096))  # six rows of eight start off a sector's start
-    # Requests of 128 bytes end in every line of such a row; those of 256 bytes in every other.
-    assert count_map(askew, 4, 4).partial_share == pytest.approx(3 / 4)
-    assert count_map(askew, 8, 4).partial_share == pytest.approx(3 / 8)
 
 
 def test_taps_of_one_step_share_sectors() -> None:
