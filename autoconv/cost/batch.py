@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -13,7 +14,7 @@ from autoconv.compiler.resources import Resources
 from autoconv.config import Config
 from autoconv.cost import instructions
 from autoconv.cost.occupancy import occupancy
-from autoconv.cost.traffic import count
+from autoconv.cost.traffic import SECTOR, count
 from autoconv.device import Device
 from autoconv.kernels.work import Access, Work
 from autoconv.problem import Problem
@@ -37,7 +38,7 @@ class Touch(NamedTuple):
     distinct_bytes: Column
     fresh: Column
     tensor_bytes: Column
-    varies: tuple[Column, ...]  # by launch axis: 1.0 where blocks along it touch other bytes
+    varies: tuple[Column, ...]  # by launch axis: 1.0 where others read other bytes, write other sectors
 
 
 class Slots(NamedTuple):
@@ -117,7 +118,8 @@ def _row(
     problem: Problem, config: Config, work: Work, taken: Resources, device: Device, rate: float
 ) -> list[float]:
     warps = config.num_warps
-    down, across = warp_grid(work.tile, warps)
+    # Of dots in a chain, as tf32x3 makes of one, Triton puts all warps along the rows.
+    down, across = (warps, 1) if problem.precision == "tf32x3" else warp_grid(work.tile, warps)
     on_tensor = work.tensor_cores and not (problem.dtype == "float32" and problem.precision == "ieee")
     flops = work.flops / work.steps
     rows_bytes, columns_bytes = work.stage_bytes_by_operand
@@ -173,11 +175,14 @@ def _touches(work: Work) -> list[float]:
 
 
 def _touch(access: Access, work: Work, *, per_step: bool) -> list[float]:
-    varies = [1.0 if axis in access.varies else 0.0 for axis, _ in work.order]
+    # Blocks along an axis that moves by less than a sector touch other bytes of the same sectors.
+    within = {axis for axis, shift in access.map.moves if 0 < shift < SECTOR} if not per_step else set()
+    varies = [1.0 if axis in access.varies and axis not in within else 0.0 for axis, _ in work.order]
+    shared = math.prod(extent for axis, extent in work.order if axis in within)
     return [
         *count(access, work, per_step=per_step),
         access.vector_bytes,
-        access.distinct_bytes,
+        access.distinct_bytes * min(shared, SECTOR / access.element_bytes),
         access.fresh,
         access.tensor_bytes,
         *varies,

@@ -8,6 +8,7 @@ import numpy as np
 
 from autoconv.cost.batch import Batch, Column, Touch
 from autoconv.cost.constants import Constants
+from autoconv.cost.traffic import SECTOR
 from autoconv.device import Device
 
 FITS, SPILLS = 0.7, 1.3  # of the L2: below, a working set stays; above, nothing of it is found again
@@ -44,7 +45,7 @@ def memory(b: Batch, device: Device, constants: Constants) -> Memory:
         for read, past in zip(b.reads, from_l1, strict=True)
     ]
     read_bytes: Column = np.sum(fetched, axis=0)
-    writes = b.write.tensor_bytes + _beyond_l2(2 * b.workspace_bytes, device)
+    writes = b.write.tensor_bytes * _passes(b, together, device) + _beyond_l2(2 * b.workspace_bytes, device)
     write_sectors = b.write.sectors
     past_l1, past_l2 = _local_misses(b, constants.l1_shared_bytes, device)
     local_bytes = past_l1 * (b.local.loaded + b.local.stored)
@@ -77,6 +78,15 @@ def _past_l1(read: Touch, l1_bytes: int, sector: int) -> Column:
     return past
 
 
+def _passes(b: Batch, together: Column, device: Device) -> Column:
+    """Return how often each sector of the output is written to DRAM.
+
+    It is once, but where each pass leaves a part of a sector to a later one, and the L2 cannot wait for it.
+    """
+    covered = 32 * b.write.requests * b.write.vector_bytes / (SECTOR * b.write.unique_sectors)
+    return np.minimum(visits(b.write, b, together, device.l2_bytes), np.maximum(1, 1 / covered))
+
+
 def _local_misses(b: Batch, l1_shared_bytes: int, device: Device) -> tuple[Column, Column]:
     """Return the shares of the traffic of local memory that the L1 and the L2 pass on.
 
@@ -107,7 +117,7 @@ def footprint(access: Touch, b: Batch, blocks: Column) -> Column:
 
 
 def visits(access: Touch, b: Batch, together: Column, l2_bytes: float) -> Column:
-    """Return how often each byte of a tensor comes from DRAM.
+    """Return how often each byte of a tensor comes from DRAM, or each sector of an output goes there.
 
     Along a launch axis that a tensor does not vary with, the same bytes are asked for again. Blocks that run
     together share one fetch. Those that run later find the bytes in the L2 if all that is touched in between

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
+from autoconv.cost.batch import batch
 from autoconv.cost.instructions import local, slots, split
 from autoconv.cost.model import estimate, predict_compiled
+from autoconv.cost.predict import compiled_resources
 from autoconv.cost.prediction import Prediction
 from autoconv.device import Device, find
+from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.problem import Problem
 
 RTX4090 = find("rtx4090")
@@ -160,3 +164,27 @@ def test_an_estimate_and_a_prediction_of_the_same_kernel_agree() -> None:
     judged = estimate(problem, config, RTX4090)
     given = predict_compiled(problem, config, RTX4090, Resources(judged.registers, 0, judged.shared))
     assert given.seconds == judged.seconds
+
+
+@pytest.mark.parametrize(
+    ("precision", "tiles", "num_warps"),
+    [("tf32x3", (16, 16, 64), 2), ("tf32x3", (64, 64, 32), 4), ("ieee", (64, 64, 32), 4)],
+)
+def test_the_products_of_a_compiled_step_are_those_that_the_work_names(
+    precision: str,
+    tiles: tuple[int, int, int],
+    num_warps: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So a loop that was not unrolled counts as one step, small tiles with their redundant products too."""
+    monkeypatch.setenv("AUTOCONV_CACHE", str(tmp_path))
+    problem = Problem(1, 64, 64, 3, 1000, precision=precision)
+    names = ("BLOCK_CO", "BLOCK_L", "BLOCK_R")
+    config = Config("dense", dict(zip(names, tiles, strict=True)), num_warps, num_stages=3)
+    taken = compiled_resources(problem, config, RTX4090)
+    work = kernel_called("dense").work(problem, config)
+    b = batch(problem, [config], [work], [taken], RTX4090)
+    assert b.loop.issue[0] == num_warps * sum(taken.loop.values())
+    multiplies = sum(count for name, count in taken.loop.items() if name.split(".")[0] in ("HMMA", "FFMA"))
+    assert num_warps * multiplies == b.products[0]

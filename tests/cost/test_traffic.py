@@ -70,6 +70,20 @@ def test_a_swizzle_spares_the_dram() -> None:
     assert read[8] < 0.8 * read[1]
 
 
+@pytest.mark.parametrize(("stride", "passes"), [(2, 2), (4, 4), (16, 8)])
+def test_passes_that_each_write_a_part_of_every_sector_are_not_one_write(stride: int, passes: int) -> None:
+    """A phase of a transposed convolution leaves gaps that the next phase fills, all samples later."""
+    tiles = {"BLOCK_CO": 64, "BLOCK_L": 128, "BLOCK_R": 16}
+    config = Config("transposed_phases", tiles, num_warps=4, num_stages=3)
+    device = find("rtx4090")
+    for samples, expected in ((256, passes), (1, 1)):  # y is 537 MB, which the L2 lets go, then 2.1 MB
+        problem = Problem(samples, 32, 64, stride, 8192 // stride, stride=stride, op="conv_transpose")
+        work = kernel_called("transposed_phases").work(problem, config)
+        b = batch(problem, [config], [work], [guess(config, work)], device)
+        written = float(memory(b, device, CONSTANTS[89]).dram_write_bytes[0])
+        assert written == pytest.approx(expected * work.write.tensor_bytes, rel=0.05)
+
+
 def test_reuse_needs_an_l2_that_holds_what_lies_between() -> None:
     problem = Problem(64, 64, 128, 3, 224280, stride=3, dilation=4)
     config = Config("im2col_rows", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)
