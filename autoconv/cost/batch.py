@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -109,9 +109,8 @@ def batch(
     extents, columns = tuple(columns[:MOST_AXES]), columns[MOST_AXES:]
     *reads, write = accesses
     plain, loop, once, local = columns[:-10], columns[-10:-6], columns[-6:-2], columns[-2:]
-    return Batch(
-        extents, tuple(reads), write, *plain, Slots._make(loop), Slots._make(once), Local._make(local)
-    )
+    fields: list[Any] = [*plain, Slots._make(loop), Slots._make(once), Local._make(local)]
+    return Batch(extents, tuple(reads), write, *fields)
 
 
 def _row(
@@ -153,6 +152,7 @@ def _row(
 
 def _of_warps(taken: Resources, flops: float, steps: int, warps: int) -> list[float]:
     """Return the issue slots of a step and of what is outside the loop, and the bytes of local memory."""
+    slots: tuple[float, ...]
     if taken.instructions:
         step, outside = instructions.split(taken, flops, warps)
         slots = (*instructions.slots(step), *instructions.slots(outside))

@@ -84,7 +84,8 @@ def _passes(b: Batch, together: Column, device: Device) -> Column:
     It is once, but where each pass leaves a part of a sector to a later one, and the L2 cannot wait for it.
     """
     covered = 32 * b.write.requests * b.write.vector_bytes / (SECTOR * b.write.unique_sectors)
-    return np.minimum(visits(b.write, b, together, device.l2_bytes), np.maximum(1, 1 / covered))
+    passes: Column = np.minimum(visits(b.write, b, together, device.l2_bytes), np.maximum(1, 1 / covered))
+    return passes
 
 
 def _local_misses(b: Batch, l1_shared_bytes: int, device: Device) -> tuple[Column, Column]:

@@ -92,8 +92,8 @@ def _slots_in_step(b: Batch, k: Constants) -> Slots:
 
 def _dispatch(slots: Slots, warps: Column) -> Column:
     """Return the cycles to issue so much: the same instructions take a slot each and keep their pipe busy."""
-    most: Column = np.maximum.reduce([slots.issue, slots.integer, slots.xu])
-    return most / np.minimum(SCHEDULERS, warps)
+    cycles: Column = np.maximum.reduce([slots.issue, slots.integer, slots.xu]) / np.minimum(SCHEDULERS, warps)
+    return cycles
 
 
 def _cycles_of_pipes(b: Batch, in_step: Slots) -> dict[str, Column]:
