@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
+from autoconv.cost import instructions
 from autoconv.cost.occupancy import occupancy
-from autoconv.cost.traffic import count
+from autoconv.cost.traffic import SECTOR, count
 from autoconv.device import Device
 from autoconv.kernels.work import Access, Work
 from autoconv.problem import Problem
@@ -32,12 +34,27 @@ class Touch(NamedTuple):
     sectors: Column
     lines: Column
     unique_sectors: Column
-    partial_share: Column
     vector_bytes: Column
     distinct_bytes: Column
     fresh: Column
     tensor_bytes: Column
-    varies: tuple[Column, ...]  # by launch axis: 1.0 where blocks along it touch other bytes
+    varies: tuple[Column, ...]  # by launch axis: 1.0 where others read other bytes, write other sectors
+
+
+class Slots(NamedTuple):
+    """Issue slots, summed over the warps of a block; see `instructions.Slots`."""
+
+    issue: Column
+    integer: Column
+    xu: Column
+    shuffles: Column
+
+
+class Local(NamedTuple):
+    """Bytes that a block moves to and from local memory over its life."""
+
+    loaded: Column
+    stored: Column
 
 
 @dataclass(frozen=True)
@@ -45,7 +62,7 @@ class Batch:
     """Candidates for one problem or several, one per entry of each column."""
 
     extents: tuple[Column, ...]  # of the launch axes, the fastest first
-    reads: tuple[Touch, Touch]
+    reads: tuple[Touch, ...]
     write: Touch
     blocks: Column
     steps: Column
@@ -53,17 +70,21 @@ class Batch:
     stages: Column
     flops: Column  # of a block and step
     flops_per_second: Column  # the device's peak for them
+    issued_flops: Column  # of a block and step, once for each pass that the precision takes
     products: Column  # warp instructions that multiply, of a block and step
     staged_bytes: Column  # written to shared memory in a step
     operand_bytes: Column  # read from shared memory in a step, by all warps together
     slices: Column  # 32-byte slices of the reduction in a step: links of the dependent chain
     tensor_cores: Column  # 1.0 or 0.0
     address_instructions: Column  # warp instructions of a block and step
-    loop_instructions: Column  # warp instructions of a block and step, as compiled; 0 where unknown
-    once_instructions: Column  # warp instructions of a block outside the loop, as compiled; 0 where unknown
-    spilled_bytes: Column  # of a block, written and read in every step
     workspace_bytes: Column
     blocks_per_sm: Column
+    compiled: Column  # 1.0 where the instruction mix is known, else 0.0
+    shared_bytes: Column  # shared memory of a block
+    local_bytes: Column  # local memory of a block
+    loop: Slots  # of a block and step; where not compiled, what spills alone add
+    once: Slots  # of a block outside the loop; 0 where not compiled
+    local: Local  # of a block
 
 
 def batch(
@@ -82,28 +103,30 @@ def batch(
     ]
     columns = list(np.array(rows, dtype=np.float64).T)
     accesses = []
-    for _ in range(3):
-        figures, columns = columns[: 9 + MOST_AXES], columns[9 + MOST_AXES :]
-        accesses.append(Touch._make([*figures[:9], tuple(figures[9:])]))
+    for _ in range(len(works[0].reads) + 1):
+        figures, columns = columns[: 8 + MOST_AXES], columns[8 + MOST_AXES :]
+        accesses.append(Touch._make([*figures[:8], tuple(figures[8:])]))
     extents, columns = tuple(columns[:MOST_AXES]), columns[MOST_AXES:]
-    return Batch(extents, (accesses[0], accesses[1]), accesses[2], *columns)
+    *reads, write = accesses
+    plain, loop, once, local = columns[:-10], columns[-10:-6], columns[-6:-2], columns[-2:]
+    fields: list[Any] = [*plain, Slots._make(loop), Slots._make(once), Local._make(local)]
+    return Batch(extents, tuple(reads), write, *fields)
 
 
 def _row(
     problem: Problem, config: Config, work: Work, taken: Resources, device: Device, rate: float
 ) -> list[float]:
     warps = config.num_warps
-    down, across = warp_grid(work.tile, warps)
+    # Of dots in a chain, as tf32x3 makes of one, Triton puts all warps along the rows.
+    down, across = (warps, 1) if problem.precision == "tf32x3" else warp_grid(work.tile, warps)
     on_tensor = work.tensor_cores and not (problem.dtype == "float32" and problem.precision == "ieee")
     flops = work.flops / work.steps
     rows_bytes, columns_bytes = work.stage_bytes_by_operand
-    loop = sum(taken.loop.values())
-    once = sum(taken.instructions.values()) - loop
     depth_bytes = rows_bytes / max(1, work.tile[0])
     room = occupancy(taken.registers, taken.shared, warps, device.arch)
-    repeats = 3 if problem.precision == "tf32x3" else 1
     if on_tensor:  # warps whose part is less than one instruction's 16 rows or 8 columns compute padding
         flops *= max(1.0, 16 * down / work.tile[0]) * max(1.0, 8 * across / work.tile[1])
+    issued = flops * (3 if on_tensor and problem.precision == "tf32x3" else 1)
     return [
         work.blocks,
         work.steps,
@@ -111,26 +134,40 @@ def _row(
         config.num_stages,
         flops,
         rate if on_tensor else device.fp32_tflops * 1e12,
-        flops * repeats / TENSOR_FLOPS[problem.dtype_bytes] if on_tensor else flops / FMA_FLOPS,
+        issued,
+        issued / (TENSOR_FLOPS[problem.dtype_bytes] if on_tensor else FMA_FLOPS),
         rows_bytes + columns_bytes,
         rows_bytes * across + columns_bytes * down,
         depth_bytes / 32,
         1.0 if work.tensor_cores else 0.0,
         work.address_instructions * work.reads[0].elements / (32 * work.steps),
-        warps * loop,
-        warps * once,
-        2 * 32 * warps * taken.spills,
         work.workspace_bytes,
         room.blocks_per_sm,
+        1.0 if taken.instructions else 0.0,
+        taken.shared,
+        32 * warps * taken.spills,
+        *_of_warps(taken, issued, work.steps, warps),
     ]
 
 
+def _of_warps(taken: Resources, flops: float, steps: int, warps: int) -> list[float]:
+    """Return the issue slots of a step and of what is outside the loop, and the bytes of local memory."""
+    slots: tuple[float, ...]
+    if taken.instructions:
+        step, outside = instructions.split(taken, flops, warps)
+        slots = (*instructions.slots(step), *instructions.slots(outside))
+        moved = zip(instructions.local(step), instructions.local(outside), strict=True)
+        local = [32 * (steps * of_step + once) for of_step, once in moved]
+    else:  # what spills are mostly addresses: words that go out once and come back in every step
+        slots = (taken.spills / 4, *[0.0] * 7)
+        local = [32.0 * steps * taken.spills, 32.0 * taken.spills]
+    return [warps * figure for figure in (*slots, *local)]
+
+
 def _touches(work: Work) -> list[float]:
-    x, w = work.reads
     extents = [extent for _, extent in work.order]
     return [
-        *_touch(x, work, per_step=True),
-        *_touch(w, work, per_step=True),
+        *(figure for read in work.reads for figure in _touch(read, work, per_step=True)),
         *_touch(work.write, work, per_step=False),
         *extents,
         *[1] * (MOST_AXES - len(extents)),
@@ -138,11 +175,14 @@ def _touches(work: Work) -> list[float]:
 
 
 def _touch(access: Access, work: Work, *, per_step: bool) -> list[float]:
-    varies = [1.0 if axis in access.varies else 0.0 for axis, _ in work.order]
+    # Blocks along an axis that moves by less than a sector touch other bytes of the same sectors.
+    within = {axis for axis, shift in access.map.moves if 0 < shift < SECTOR} if not per_step else set()
+    varies = [1.0 if axis in access.varies and axis not in within else 0.0 for axis, _ in work.order]
+    shared = math.prod(extent for axis, extent in work.order if axis in within)
     return [
         *count(access, work, per_step=per_step),
         access.vector_bytes,
-        access.distinct_bytes,
+        access.distinct_bytes * min(shared, SECTOR / access.element_bytes),
         access.fresh,
         access.tensor_bytes,
         *varies,
@@ -172,7 +212,8 @@ def guess(config: Config, work: Work) -> Resources:
 
     Registers are the accumulators, two slices of the operands' fragments, a pointer for each load of a
     step, and some twenty for all else; against cross-compiled GEMM and conv tiles this is within about
-    12 % of ptxas.
+    12 % of ptxas. All beyond 255 counts as spilled, which is more than ptxas does (it computes a part anew:
+    400 bytes of 852 in one GEMM tile) and stands for the stalls of a thread that has no register to spare.
     """
     threads = 32 * config.num_warps
     down, across = warp_grid(work.tile, config.num_warps)

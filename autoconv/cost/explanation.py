@@ -12,6 +12,8 @@ _LIMITS = {
     "shared": "shared-memory bandwidth",
     "tensor": "multiplications",
     "issue": "instruction issue",
+    "integer": "integer arithmetic",
+    "xu": "conversions and reciprocals, as of divisions",
     "latency": "latency that too few blocks and stages hide",
 }
 
@@ -37,8 +39,8 @@ def rows(config: Config, p: Prediction) -> dict[str, str]:
         f"shared memory a block ({'given or compiled' if p.compiled else 'judged from the tile'})",
         "L1": f"{_gb(p.l1_bytes)} in sectors of the requests",
         "L2": f"{_gb(p.l2_bytes)} both ways, {p.l2_hit_pct:.1f} % hits",
-        "DRAM": f"{_gb(p.dram_bytes)}; ideal {_gb(p.ideal_bytes)}: read {_gb(p.dram_read_bytes)}, fetched "
-        f"for partly written sectors {_gb(p.dram_fill_bytes)}; {p.dram_throughput_pct:.1f} % of the peak",
+        "DRAM": f"{_gb(p.dram_bytes)}; ideal {_gb(p.ideal_bytes)}: read {_gb(p.dram_read_bytes)}; "
+        f"{p.dram_throughput_pct:.1f} % of the peak",
         "SM": f"{p.sm_throughput_pct:.1f} % of the peak of its busiest unit",
         "issue slots": ", ".join(f"{100 * share:.0f} % {name}" for name, share in p.slots.items())
         or "unknown",

@@ -8,6 +8,7 @@ import numpy as np
 
 from autoconv.cost.batch import Batch, Column, Touch
 from autoconv.cost.constants import Constants
+from autoconv.cost.traffic import SECTOR
 from autoconv.device import Device
 
 FITS, SPILLS = 0.7, 1.3  # of the L2: below, a working set stays; above, nothing of it is found again
@@ -16,18 +17,18 @@ FITS, SPILLS = 0.7, 1.3  # of the L2: below, a working set stays; above, nothing
 class Memory(NamedTuple):
     """Bytes at each level of the memory system."""
 
-    l2_read_sectors: Column  # of a block and step, past the L1
-    l2_write_sectors: Column  # of a block
+    l2_read_sectors: Column  # of a block and step, past the L1; of its reads, local memory left out
+    l2_write_sectors: Column  # of a block, likewise
+    l2_local_bytes: Column  # of a block's local memory, both ways, past the L1
     l2_bytes: Column  # of the launch, both ways
     dram_read_bytes: Column
-    dram_fill_bytes: Column  # fetched because a store covered a part of a sector only; not in the above
     dram_write_bytes: Column
     l2_hit_share: Column
 
     @property
     def dram_bytes(self) -> Column:
         """All that passes between L2 and DRAM."""
-        return self.dram_read_bytes + self.dram_fill_bytes + self.dram_write_bytes
+        return self.dram_read_bytes + self.dram_write_bytes
 
 
 def memory(b: Batch, device: Device, constants: Constants) -> Memory:
@@ -35,28 +36,31 @@ def memory(b: Batch, device: Device, constants: Constants) -> Memory:
     sector = constants.sector_bytes
     l1_bytes = constants.l1_shared_bytes - device.arch.shared_per_sm
     from_l1 = [_past_l1(read, l1_bytes, sector) for read in b.reads]
-    read_sectors = from_l1[0] + from_l1[1]
+    read_sectors: Column = np.sum(from_l1, axis=0)
     together = np.minimum(b.blocks, device.sms * np.maximum(1, b.blocks_per_sm))
-    reads = [
+    fetched = [
         np.minimum(
             read.tensor_bytes * visits(read, b, together, device.l2_bytes), past * sector * b.steps * b.blocks
         )
         for read, past in zip(b.reads, from_l1, strict=True)
     ]
-    writes = b.write.tensor_bytes + _beyond_l2(2 * b.workspace_bytes, device)
-    fills = b.write.tensor_bytes * b.write.partial_share
+    read_bytes: Column = np.sum(fetched, axis=0)
+    writes = b.write.tensor_bytes * _passes(b, together, device) + _beyond_l2(2 * b.workspace_bytes, device)
     write_sectors = b.write.sectors
-    lookups: Column = b.blocks * (b.steps * read_sectors + write_sectors)
-    # A store is taken in by the L2 at once, so it counts as a hit even where a fetch must follow.
-    missed = (reads[0] + reads[1]) / sector
+    past_l1, past_l2 = _local_misses(b, constants.l1_shared_bytes, device)
+    local_bytes = past_l1 * (b.local.loaded + b.local.stored)
+    lookups: Column = b.blocks * (b.steps * read_sectors + write_sectors + local_bytes / sector)
+    read_bytes += b.blocks * past_l2 * b.local.loaded
+    writes += b.blocks * past_l2 * b.local.stored
+    # A store is taken in by the L2 at once, byte for byte, and counts as a hit.
     return Memory(
         l2_read_sectors=read_sectors,
         l2_write_sectors=write_sectors,
+        l2_local_bytes=local_bytes,
         l2_bytes=lookups * sector,
-        dram_read_bytes=reads[0] + reads[1],
-        dram_fill_bytes=fills,
+        dram_read_bytes=read_bytes,
         dram_write_bytes=writes,
-        l2_hit_share=np.clip(1 - missed / lookups, 0, 1),
+        l2_hit_share=np.clip(1 - read_bytes / sector / lookups, 0, 1),
     )
 
 
@@ -74,6 +78,34 @@ def _past_l1(read: Touch, l1_bytes: int, sector: int) -> Column:
     return past
 
 
+def _passes(b: Batch, together: Column, device: Device) -> Column:
+    """Return how often each sector of the output is written to DRAM.
+
+    It is once, but where each pass leaves a part of a sector to a later one, and the L2 cannot wait for it.
+    """
+    covered = 32 * b.write.requests * b.write.vector_bytes / (SECTOR * b.write.unique_sectors)
+    passes: Column = np.minimum(visits(b.write, b, together, device.l2_bytes), np.maximum(1, 1 / covered))
+    return passes
+
+
+def _local_misses(b: Batch, l1_shared_bytes: int, device: Device) -> tuple[Column, Column]:
+    """Return the shares of the traffic of local memory that the L1 and the L2 pass on.
+
+    The L1 keeps stores to local memory and writes them back when it needs the room. What all resident blocks
+    spill is used again and again, so of it the L1 serves the part that fits beside their shared memory.
+    """
+    resident = np.maximum(1, b.blocks_per_sm)
+    wanted = resident * b.local_bytes
+    room = l1_shared_bytes - np.minimum(device.arch.shared_per_sm, resident * b.shared_bytes)
+    past_l1 = 1 - room / np.maximum(wanted, room)
+    return past_l1, past_l1 * _lost(wanted * device.sms, device.l2_bytes)
+
+
+def _lost(distance: Column, l2_bytes: float) -> Column:
+    """Return the share of what was touched so many bytes ago that the L2 no longer has."""
+    return np.clip((distance / l2_bytes - FITS) / (SPILLS - FITS), 0, 1)
+
+
 def footprint(access: Touch, b: Batch, blocks: Column) -> Column:
     """Return the bytes of a tensor that so many blocks, one after the other in launch order, touch."""
     tiles = np.ones_like(blocks)
@@ -86,7 +118,7 @@ def footprint(access: Touch, b: Batch, blocks: Column) -> Column:
 
 
 def visits(access: Touch, b: Batch, together: Column, l2_bytes: float) -> Column:
-    """Return how often each byte of a tensor comes from DRAM.
+    """Return how often each byte of a tensor comes from DRAM, or each sector of an output goes there.
 
     Along a launch axis that a tensor does not vary with, the same bytes are asked for again. Blocks that run
     together share one fetch. Those that run later find the bytes in the L2 if all that is touched in between
@@ -98,11 +130,11 @@ def visits(access: Touch, b: Batch, together: Column, l2_bytes: float) -> Column
         shared = np.clip(together / before, 1, extent)
         between = np.maximum(together, before)
         distance = sum(footprint(one, b, between) for one in (*b.reads, b.write))
-        lost = np.clip((distance / l2_bytes - FITS) / (SPILLS - FITS), 0, 1)
-        times = times * np.where(varies > 0, 1.0, 1 + (extent / shared - 1) * lost)
+        again = 1 + (extent / shared - 1) * _lost(np.asarray(distance), l2_bytes)
+        times = times * np.where(varies > 0, 1.0, again)
         before = before * extent
     return times
 
 
 def _beyond_l2(size: Column, device: Device) -> Column:
-    return size * np.clip((size / device.l2_bytes - FITS) / (SPILLS - FITS), 0, 1)
+    return size * _lost(size, device.l2_bytes)

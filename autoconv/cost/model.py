@@ -13,8 +13,9 @@ import numpy as np
 
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
-from autoconv.cost.batch import Column, batch, guess
-from autoconv.cost.constants import CONSTANTS
+from autoconv.cost.batch import Batch, Column, batch, guess
+from autoconv.cost.constants import CONSTANTS, Constants
+from autoconv.cost.instructions import split
 from autoconv.cost.memory import memory
 from autoconv.cost.occupancy import occupancy
 from autoconv.cost.prediction import Prediction, floor_seconds
@@ -24,7 +25,7 @@ from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.kernels.work import Work
 from autoconv.problem import Problem
 
-SM_UNITS = ("tensor", "issue", "l1", "shared")  # whose use sm__throughput shows
+SM_UNITS = ("tensor", "issue", "integer", "xu", "l1", "shared")  # whose use sm__throughput shows
 
 
 def estimate(problem: Problem, config: Config, device: Device) -> Prediction:
@@ -102,34 +103,42 @@ def _prediction(
         compiled=compiled,
         dram_bytes=dram_bytes,
         dram_read_bytes=int(moved.dram_read_bytes[0]),
-        dram_fill_bytes=int(moved.dram_fill_bytes[0]),
         l2_bytes=int(moved.l2_bytes[0]),
-        l1_bytes=int(sum(read.sectors[0] for read in columns.reads) * work.steps * work.blocks)
-        * constants.sector_bytes,
+        l1_bytes=_l1_bytes(columns, constants),
         ideal_bytes=problem.ideal_bytes,
         l2_hit_pct=100 * float(moved.l2_hit_share[0]),
         dram_throughput_pct=min(100.0, 100 * dram_bytes / (device.dram_gbps * 1e9) / seconds),
         sm_throughput_pct=min(100.0, 100 * max(terms[name] for name in SM_UNITS) / seconds),
         floor_seconds=floor,
-        slots=_slots(taken, work),
+        slots=_slots(taken, columns),
     )
+
+
+def _l1_bytes(columns: Batch, constants: Constants) -> int:
+    """Return the bytes asked of the L1s: sectors of read requests, and local memory both ways."""
+    in_step = sum(read.sectors[0] for read in columns.reads) * constants.sector_bytes
+    local = columns.local.loaded[0] + columns.local.stored[0]
+    return int(columns.blocks[0] * (columns.steps[0] * in_step + local))
 
 
 KINDS = {
     "products": ("HMMA", "IMMA", "FFMA", "HFMA2", "FMUL", "FADD"),
-    "loads and stores": ("LDG", "STG", "LDGSTS", "LDL", "STL", "LD", "ST"),
-    "shared memory": ("LDS", "LDSM", "STS"),
+    "loads and stores": ("LDG", "STG", "LDGSTS", "LD", "ST"),
+    "local memory": ("LDL", "STL"),
+    "shared memory": ("LDS", "LDSM", "STS", "SHFL"),
+    "conversions and reciprocals": ("MUFU", "I2F", "F2I"),
     "waiting": ("BAR", "DEPBAR", "LDGDEPBAR", "WARPSYNC"),
 }
 
 
-def _slots(taken: Resources, work: Work) -> dict[str, float]:
+def _slots(taken: Resources, columns: Batch) -> dict[str, float]:
     """Return the share of a warp's instructions by kind; what has no kind is arithmetic on addresses."""
     issued: dict[str, float] = {}
-    for opcode, whole in taken.instructions.items():
-        in_loop = taken.loop.get(opcode, 0)
+    in_step, outside = split(taken, float(columns.issued_flops[0]), int(columns.warps[0]))
+    steps = float(columns.steps[0])
+    for opcode, once in outside.items():
         base = opcode.split(".")[0]
         kind = next((kind for kind, names in KINDS.items() if base in names), "addresses and masks")
-        issued[kind] = issued.get(kind, 0) + whole - in_loop + work.steps * in_loop
+        issued[kind] = issued.get(kind, 0) + once + steps * in_step.get(opcode, 0)
     total = sum(issued.values())
     return {kind: count / total for kind, count in sorted(issued.items(), key=lambda one: -one[1])}

@@ -16,7 +16,7 @@ class Prediction:
     """A predicted time and the figures it rests on. Nothing in it was measured."""
 
     seconds: float  # infinite where the device cannot launch a block: blocks_per_sm is 0
-    bound: str  # the largest term: "dram", "l2", "l1", "shared", "tensor", "issue" or "latency"
+    bound: str  # the largest term: "dram", "l2", "l1", "shared", "tensor", "issue", "integer", ...
     runner_up: str  # the next
     terms: dict[str, float]  # seconds each term alone would take
     grid: tuple[int, ...]
@@ -27,11 +27,10 @@ class Prediction:
     spills: int  # bytes of a thread
     shared: int  # bytes of a block
     compiled: bool  # whether registers, spills and shared come from a cubin or from a guess
-    dram_bytes: int  # read, filled and written
+    dram_bytes: int  # read and written
     dram_read_bytes: int
-    dram_fill_bytes: int  # read because stores covered sectors in part only
     l2_bytes: int  # between the SMs and the L2, both ways
-    l1_bytes: int  # sectors of all read requests, each by itself
+    l1_bytes: int  # sectors of all read requests, each by itself, and what local memory moves
     ideal_bytes: int  # every tensor moved once
     l2_hit_pct: float  # Nsight Compute: lts__t_sector_hit_rate.pct
     dram_throughput_pct: float
@@ -66,7 +65,6 @@ class Prediction:
             "compiled": self.compiled,
             "dram_bytes": self.dram_bytes,
             "dram_read_bytes": self.dram_read_bytes,
-            "dram_fill_bytes": self.dram_fill_bytes,
             "l2_bytes": self.l2_bytes,
             "l1_bytes": self.l1_bytes,
             "ideal_bytes": self.ideal_bytes,

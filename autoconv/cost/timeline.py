@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autoconv.cost.batch import Batch, Column
+from autoconv.cost.batch import Batch, Column, Slots
 from autoconv.cost.constants import Constants
 from autoconv.cost.memory import Memory
 from autoconv.device import Device
@@ -27,7 +27,7 @@ class _Step(NamedTuple):
     """SM cycles of one main-loop step of one block, on each unit."""
 
     tensor: Column
-    issue: Column
+    dispatch: Column  # of warp instructions, to the busiest pipe or one a scheduler and cycle
     l1: Column
     shared: Column
     port: Column  # from the L2 into the SM
@@ -41,13 +41,15 @@ def timeline(b: Batch, m: Memory, device: Device, k: Constants) -> Timeline:
     takes when so many are resident. L2 and DRAM serve all SMs, in time of their own.
     """
     clock = device.boost_mhz * 1e6
-    step = _step(b, m, device, k, clock)
-    stored = m.l2_write_sectors * k.sector_bytes
-    ending = stored / k.port_bytes_per_cycle + b.write.lines + b.once_instructions / SCHEDULERS
+    in_step = _slots_in_step(b, k)
+    step = _step(b, m, in_step, device, k, clock)
+    stores = m.l2_write_sectors * k.sector_bytes / k.port_bytes_per_cycle + b.write.lines
+    once = _dispatch(b.once, b.warps)
     busy = _norm(step, k.units)
-    work = b.steps * busy + ending
-    alone = k.prologue + k.dram_latency * k.loaded + b.steps * _period(b, m, step, busy, k) + k.epilogue
-    wait = np.maximum(0.0, alone + ending - work)
+    work = b.steps * busy + stores + once
+    # Prologue and epilogue are times of kernels as they are, so they hold their instructions already.
+    ends = np.maximum(k.prologue + k.epilogue, once) + k.dram_latency * k.loaded + stores
+    wait = np.maximum(0.0, ends + b.steps * _period(b, m, step, busy, k) - work)
     of_sm = np.ceil(b.blocks / device.sms)
     resident = np.minimum(of_sm, np.maximum(1, b.blocks_per_sm))
     sm = of_sm * _per_block(work, wait, resident)
@@ -61,7 +63,7 @@ def timeline(b: Batch, m: Memory, device: Device, k: Constants) -> Timeline:
     seconds = np.where(b.blocks_per_sm > 0, cycles / clock + launches * k.launch_seconds, np.inf)
     of_units = {
         "tensor": step.tensor * b.steps,
-        "issue": step.issue * b.steps + b.once_instructions / SCHEDULERS,
+        **_cycles_of_pipes(b, in_step),
         "l1": step.l1 * b.steps + b.write.lines,
         "shared": step.shared * b.steps,
     }
@@ -77,22 +79,43 @@ def _norm(parts: tuple[Column, ...], exponent: float) -> Column:
     return np.asarray(most * total ** (1 / exponent))
 
 
-def _step(b: Batch, m: Memory, device: Device, k: Constants, clock: float) -> _Step:
-    requests = [read.requests for read in b.reads]
+def _slots_in_step(b: Batch, k: Constants) -> Slots:
+    """Return the issue slots of a block and step: as compiled, or judged by what it copies and multiplies."""
     copies = sum(
-        np.where(read.vector_bytes < COPY_BYTES, THROUGH_REGISTERS, 1.0) * k.load_instructions * of_step
-        for read, of_step in zip(b.reads, requests, strict=True)
+        np.where(read.vector_bytes < COPY_BYTES, THROUGH_REGISTERS, 1.0) * k.load_instructions * read.requests
+        for read in b.reads
     )
     matrix_loads = b.operand_bytes / 512  # ldmatrix.x4
     judged = b.products + matrix_loads + copies + b.warps * k.warp_instructions + b.address_instructions
-    instructions = np.where(b.loop_instructions > 0, b.loop_instructions, judged)
-    spills = b.spilled_bytes / k.shared_bytes_per_cycle
+    return b.loop._replace(issue=b.loop.issue + (1 - b.compiled) * judged)
+
+
+def _dispatch(slots: Slots, warps: Column) -> Column:
+    """Return the cycles to issue so much: the same instructions take a slot each and keep their pipe busy."""
+    cycles: Column = np.maximum.reduce([slots.issue, slots.integer, slots.xu]) / np.minimum(SCHEDULERS, warps)
+    return cycles
+
+
+def _cycles_of_pipes(b: Batch, in_step: Slots) -> dict[str, Column]:
+    """Return the cycles of a block that issue, and the pipes behind it, are each busy for."""
+    partitions = np.minimum(SCHEDULERS, b.warps)
+    return {
+        name: (getattr(in_step, name) * b.steps + getattr(b.once, name)) / partitions
+        for name in ("issue", "integer", "xu")
+    }
+
+
+def _step(b: Batch, m: Memory, slots: Slots, device: Device, k: Constants, clock: float) -> _Step:
+    local = (b.local.loaded + b.local.stored) / b.steps
+    through_shared = b.staged_bytes + b.operand_bytes
+    from_l2 = m.l2_read_sectors * k.sector_bytes + m.l2_local_bytes / b.steps
     return _Step(
         tensor=b.flops * device.sms * clock / b.flops_per_second,
-        issue=instructions / np.minimum(SCHEDULERS, b.warps),
-        l1=b.reads[0].lines + b.reads[1].lines + spills,
-        shared=(b.staged_bytes + b.operand_bytes) / k.shared_bytes_per_cycle,
-        port=m.l2_read_sectors * k.sector_bytes / k.port_bytes_per_cycle,
+        dispatch=_dispatch(slots, b.warps),
+        # A warp's 4-byte words of local memory are one line.
+        l1=sum(read.lines for read in b.reads) + local / k.line_bytes,
+        shared=through_shared / k.shared_bytes_per_cycle + slots.shuffles,
+        port=from_l2 / k.port_bytes_per_cycle,
     )
 
 
@@ -103,16 +126,16 @@ def _period(b: Batch, m: Memory, step: _Step, busy: Column, k: Constants) -> Col
     feeds a step is issued num_stages - 1 steps ahead, once the step before it has left the buffer.
     """
     of_partitions = np.minimum(SCHEDULERS, b.warps) / SCHEDULERS
-    products = _norm((step.tensor, step.issue * of_partitions, step.shared * of_partitions), k.units)
+    products = _norm((step.tensor, step.dispatch * of_partitions, step.shared * of_partitions), k.units)
     chain = k.barrier + k.shared_latency + k.tensor_latency + b.slices * k.slice_cycles
     chain = b.tensor_cores * chain + products / of_partitions
     # Blocks that run together march in step, and all wait for those whose part comes from DRAM.
     fetch = k.dram_latency * k.loaded + step.port
     ahead = np.maximum(1, b.stages - 1)
     copied = np.maximum(chain, (fetch + chain) / ahead)
-    narrow = np.minimum(b.reads[0].vector_bytes, b.reads[1].vector_bytes) < COPY_BYTES
+    narrow = np.minimum.reduce([read.vector_bytes for read in b.reads]) < COPY_BYTES
     copied = np.where(narrow, np.maximum(copied, chain + k.unhidden * fetch), copied)
-    past_l1 = m.l2_read_sectors / (b.reads[0].sectors + b.reads[1].sectors)
+    past_l1 = m.l2_read_sectors / sum(read.sectors for read in b.reads)
     near = k.shared_latency + past_l1 * (k.l2_latency * k.loaded + step.port)
     loaded = chain + near  # to registers, in the order of the program
     return np.asarray(np.maximum(busy, np.where(b.tensor_cores > 0, copied, loaded)))

@@ -31,7 +31,6 @@ class Counted(NamedTuple):
     sectors: float  # of all requests, each by itself
     lines: float  # likewise: look-ups in the L1
     unique_sectors: float  # of all requests together
-    partial_share: float  # of the lines written, those with a sector that a request covers in part only
 
 
 def count(access: Access, work: Work, *, per_step: bool) -> Counted:
@@ -40,16 +39,12 @@ def count(access: Access, work: Work, *, per_step: bool) -> Counted:
     extents = dict(work.order)
     moves = tuple((extents.get(axis, 1), shift) for axis, shift in access.map.moves)
     lanes, rows, *_ = access.map
-    stored = access is work.write
-    sample = _sample(
-        lanes, rows, moves, access.map.reduction, access.vector_bytes, access.element_bytes, stored
-    )
+    sample = _sample(lanes, rows, moves, access.map.reduction, access.vector_bytes, access.element_bytes)
     requests = elements * access.element_bytes / (32 * access.vector_bytes)
     scale = elements / sample.requests
     return Counted(
-        requests, requests * sample.sectors, requests * sample.lines, sample.unique_sectors * scale,
-        sample.partial_share,
-    )  # fmt: skip
+        requests, requests * sample.sectors, requests * sample.lines, sample.unique_sectors * scale
+    )
 
 
 @lru_cache(maxsize=65536)
@@ -60,13 +55,12 @@ def _sample(
     reduction: str,
     vector: int,
     element: int,
-    stored: bool,
 ) -> Counted:
     """Return figures of one request, `requests` being the elements looked at and their sectors together."""
     width = max(1, vector // element)
     across = max(1, lanes.extent // width)
     down = max(1, min(rows.extent, MOST_ELEMENTS // (across * width)))
-    sectors = lines = unique = partial = written = 0.0
+    sectors = lines = unique = 0.0
     for number in range(SAMPLES):
         base = sum(int(extent * number / SAMPLES) * shift for extent, shift in moves)
         step = number if reduction else 0
@@ -77,15 +71,11 @@ def _sample(
         sectors += _distinct(requests // SECTOR)
         lines += _distinct(requests // LINE)
         unique += len(np.unique(addresses // SECTOR)) + _spill_over(addresses, vector)
-        if stored:
-            covered, all_lines = _partial_lines(requests, vector)
-            partial, written = partial + covered, written + all_lines
     return Counted(
         float(across * width * down),
         sectors / SAMPLES,
         lines / SAMPLES,
         unique / SAMPLES,
-        partial / max(1.0, written),
     )
 
 
@@ -93,7 +83,7 @@ def count_map(address_map: AddressMap, vector: int, element: int) -> Counted:
     """Return the figures of one request of `address_map`, for tables and tests."""
     return _sample(
         address_map.lanes, address_map.rows, tuple((1 << 20, shift) for _, shift in address_map.moves),
-        address_map.reduction, vector, element, True,
+        address_map.reduction, vector, element,
     )  # fmt: skip
 
 
@@ -118,16 +108,3 @@ def _spill_over(addresses: Addresses, vector: int) -> float:
     """Return the sectors that only the far ends of vectors touch; aligned vectors touch none."""
     near, far = addresses // SECTOR, (addresses + vector - 1) // SECTOR
     return float(len(np.setdiff1d(far, near))) if (near != far).any() else 0.0
-
-
-def _partial_lines(requests: Addresses, vector: int) -> tuple[float, float]:
-    """Return (lines with a sector that a request covers in part only, lines), over all requests.
-
-    A line at a tile's edge counts by the part of it that the tile writes; its neighbour writes the rest.
-    """
-    rows = np.arange(len(requests))[:, None] * (1 << 44)
-    touched, writes = np.unique(rows + requests % (1 << 44) // SECTOR, return_counts=True)
-    incomplete = touched[writes * vector < SECTOR] % (1 << 44) // (LINE // SECTOR)
-    lines, written = np.unique(np.unique(requests) % (1 << 44) // LINE, return_counts=True)
-    parts = np.minimum(1.0, written * vector / LINE)
-    return float(parts[np.isin(lines, incomplete)].sum()), float(parts.sum())

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from gemm import Gemm, Measured, read, work
 
-from autoconv.cost.batch import Batch, Column, Touch, batch, guess
+from autoconv.cost.batch import Batch, Column, batch, guess
 from autoconv.cost.constants import CONSTANTS, Constants
 from autoconv.cost.memory import memory
 from autoconv.cost.timeline import timeline
@@ -56,10 +56,9 @@ def columns(table: Table) -> Batch:
 
 def _joined(parts: list[Any]) -> Any:
     first = parts[0]
-    if isinstance(first, Touch):
-        return Touch(*(_joined(list(field)) for field in zip(*parts, strict=True)))
     if isinstance(first, tuple):
-        return tuple(_joined(list(field)) for field in zip(*parts, strict=True))
+        fields = [_joined(list(field)) for field in zip(*parts, strict=True)]
+        return type(first)._make(fields) if hasattr(first, "_make") else tuple(fields)
     return np.concatenate(parts)
 
 

@@ -29,7 +29,7 @@ ROWS = Config("im2col_rows", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_
 AS_BUILT = Resources(registers=184, spills=0, shared=16384)  # by Triton 3.3.1, as measured
 MEASURED = {
     "warps_active_pct": 16.54, "dram_throughput_pct": 94.85, "l2_hit_pct": 58.73, "sm_throughput_pct": 23.15,
-    "milliseconds": 13.08,
+    "milliseconds": 10.532,  # less the fill of y that its benchmark timed besides, see docs/cost_model.md
 }  # fmt: skip
 PUBLIC = {
     "KernelBench 67": Problem(32, 64, 128, 3, 131072),
