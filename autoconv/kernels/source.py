@@ -1,8 +1,8 @@
 """What a stored result depends on in the code: one hash a kernel, read from the files without Triton.
 
-It covers the jit functions of the kernel, those they call, and the host's constants that can reach the
-compiled code: those that a jit function names, and those that the kernel's own code names, be it through
-functions and base classes of this package, anywhere but in the methods that only plan a launch.
+It covers the jit functions that a launch of the kernel runs, those they call, and the host's constants that
+can reach the compiled code: those that a jit function names, and those that the host's own code names on the
+way from `Kernel.launch` to the arguments. The config space, the grid and the estimate are not on that way.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
-PLANNING = frozenset({"unsupported", "space", "grid", "work", "workspace", "check"})
-"""Methods of a kernel from which nothing reaches the compiler: what to try, where to run it, how long it may
-take. A change there leaves results valid. All others count, so one with a name not known here does too."""
+ENTRIES = frozenset({"launch", "__init__"})
+"""Members of a kernel's class from which everything that reaches the compiler is reached."""
+
+PLANNING = frozenset({"grid", "workspace", "check"})
+"""Members that a launch asks too, but not for anything that the compiler sees."""
 
 _PACKAGE = "autoconv.kernels"
 _UNSPOKEN = ("ctx", "kind", "type_comment")  # fields of the syntax tree that say nothing about the code
@@ -53,22 +55,41 @@ def source_of(kernel: str) -> str | None:
 
 
 def _hash(name: str, modules: dict[str, _Module]) -> str:
-    parts = set()
-    reached: set[Symbol] = set()
-    ahead = [(name, "KERNEL")]
-    while ahead:
-        symbol = ahead.pop()
-        if symbol in reached:
-            continue
-        reached.add(symbol)
-        module, node = modules[symbol[0]], modules[symbol[0]].symbols[symbol[1]]
-        parts.update(_parts(symbol[1], node))
-        ahead += [there for used in _names(node) for there in _resolved(used, symbol[0], module, modules)]
+    parts = {modules[module].spelled(symbol) for module, symbol in _reached(name, modules)}
     return hashlib.sha256("\x00".join(sorted(parts)).encode()).hexdigest()[:16]
 
 
+def _reached(name: str, modules: dict[str, _Module]) -> set[Symbol]:
+    """Return the symbols that a launch of the kernel in module `name` uses, members of classes among them.
+
+    Whose member an attribute is cannot be read from the text, so it may be that of any class reached.
+    """
+    reached: set[Symbol] = set()
+    attributes = set(ENTRIES)
+    ahead = [(name, "KERNEL")]
+    while ahead:
+        here, symbol = ahead.pop()
+        if (here, symbol) not in reached:
+            reached.add((here, symbol))
+            for used in modules[here].names(symbol):
+                attributes.update(used.split(".")[1:])
+                ahead += _resolved(used, here, modules)
+        if not ahead:
+            members = {(module, f"{one}.{attribute}") for module, one in reached for attribute in attributes}
+            ahead = [one for one in members - reached if one[1] in modules[one[0]].symbols]
+    return reached
+
+
+def _resolved(used: str, here: str, modules: dict[str, _Module]) -> list[Symbol]:
+    """Return the symbol of this package that a name, plain or dotted, means in a module, if it is one."""
+    first, *rest = used.split(".")
+    module, name = modules[here].imports.get(first, (here, first))
+    symbol = module, name or ".".join(rest[:1])
+    return [symbol] if module in modules and symbol[1] in modules[module].symbols else []
+
+
 class _Module:
-    """One file of the package: its top-level functions, classes and constants, and what it imports."""
+    """One file of the package: its functions, classes, their members, and constants; what it imports."""
 
     def __init__(self, text: str) -> None:
         """Parse the text."""
@@ -76,12 +97,12 @@ class _Module:
 
     @cached_property
     def symbols(self) -> dict[str, ast.stmt]:
-        """What the file defines, by name."""
-        found: dict[str, ast.stmt] = {}
-        for node in self._tree.body:
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-                found[node.name] = node
-            found.update(dict.fromkeys(_assigned(node), node))
+        """What the file defines, by name; the members of classes but for PLANNING as `Class.member`."""
+        found = dict(_defined(self._tree.body))
+        for name, node in list(found.items()):
+            if isinstance(node, ast.ClassDef):
+                members = _defined(node.body)
+                found.update((f"{name}.{one}", member) for one, member in members if one not in PLANNING)
         return found
 
     @cached_property
@@ -90,58 +111,49 @@ class _Module:
         found = {}
         for node in self._tree.body:
             if isinstance(node, ast.ImportFrom):
-                source = f"{_PACKAGE}.{node.module or ''}".strip(".") if node.level else node.module or ""
+                module = f"{_PACKAGE}.{node.module or ''}".strip(".") if node.level else node.module or ""
                 for alias in node.names:
-                    if source == _PACKAGE:
+                    if module == _PACKAGE:
                         found[alias.asname or alias.name] = (alias.name, "")
-                    elif source.startswith(f"{_PACKAGE}."):
-                        found[alias.asname or alias.name] = (source[len(_PACKAGE) + 1 :], alias.name)
+                    elif module.startswith(f"{_PACKAGE}."):
+                        found[alias.asname or alias.name] = (module[len(_PACKAGE) + 1 :], alias.name)
         return found
 
+    def names(self, symbol: str) -> Iterator[str]:
+        """Yield the names that a symbol uses, dotted ones whole; those of a class are its bases'."""
+        node = self.symbols[symbol]
+        for part in [*node.bases, *node.keywords] if isinstance(node, ast.ClassDef) else [node]:
+            yield from _names(part)
 
-def _resolved(used: str, here: str, module: _Module, modules: dict[str, _Module]) -> Iterator[Symbol]:
-    """Yield the symbol that a name, plain or dotted, means in a module, if it is one of this package."""
-    first, _, rest = used.partition(".")
-    there, name = module.imports.get(first, (here, first))
-    symbol = there, name or rest
-    if there in modules and symbol[1] in modules[there].symbols:
-        yield symbol
-
-
-def _parts(name: str, node: ast.stmt) -> Iterator[str]:
-    """Yield what the hash takes of a symbol: a jit function whole, of all else the constants."""
-    if isinstance(node, ast.FunctionDef):
-        if any(_is_jit(decorator) for decorator in node.decorator_list):
-            yield _spelled(node)
-    elif isinstance(node, ast.ClassDef):
-        for statement in node.body:
-            for attribute in _assigned(statement):
-                yield f"{attribute}={_spelled(_value(statement))}"
-    else:
-        yield f"{name}={_spelled(_value(node))}"
+    def spelled(self, symbol: str) -> str:
+        """Return what the hash takes of a symbol: a jit function, or a constant; all else is empty."""
+        node = self.symbols[symbol]
+        if isinstance(node, ast.FunctionDef):
+            return _spelled(node) if any(map(_is_jit, node.decorator_list)) else ""
+        value = getattr(node, "value", None)
+        return "" if value is None else f"{symbol.rpartition('.')[2]}={_spelled(value)}"
 
 
-def _assigned(node: ast.stmt) -> list[str]:
-    """Return the names that a statement gives a value to."""
-    if isinstance(node, ast.AnnAssign) and node.value is None:
-        return []
-    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-    return [one.id for target in targets if target for one in ast.walk(target) if isinstance(one, ast.Name)]
-
-
-def _value(node: ast.stmt) -> ast.expr | None:
-    value = getattr(node, "value", None)
-    return value if isinstance(value, ast.expr) else None
+def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name, node
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                yield from ((one.id, node) for one in ast.walk(target) if isinstance(one, ast.Name))
 
 
 def _names(node: ast.AST) -> Iterator[str]:
-    """Yield the names that a symbol uses, those of `module.name` dotted; not in planning, nor in hints."""
-    if isinstance(node, ast.FunctionDef) and node.name in PLANNING:
+    """Yield the names in code, `super().arguments` as `.arguments`; those of type hints are left out."""
+    dotted = ""
+    while isinstance(node, ast.Attribute):
+        dotted = f".{node.attr}{dotted}"
+        node = node.value
+    if isinstance(node, ast.Name):
+        yield f"{node.id}{dotted}"
         return
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-        yield f"{node.value.id}.{node.attr}"
-    elif isinstance(node, ast.Name):
-        yield node.id
+    if dotted:
+        yield dotted
     for field, child in ast.iter_fields(node):
         if field not in ("annotation", "returns"):
             for one in child if isinstance(child, list) else [child]:
@@ -163,13 +175,8 @@ def _spelled(node: object) -> str:
         return f"[{' '.join(map(_spelled, node))}]"
     if not isinstance(node, ast.AST):
         return repr(node)
-    fields = [
-        f"{field}={_spelled(value)}"
-        for field, value in ast.iter_fields(node)
-        if field not in _UNSPOKEN and value not in (None, [])
-    ]
+    fields = {name: value for name, value in ast.iter_fields(node) if name not in _UNSPOKEN}
     if isinstance(node, ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
-        fields = [
-            f"body={_spelled(node.body[1:])}" if field.startswith("body=") else field for field in fields
-        ]
-    return f"{type(node).__name__}({' '.join(fields)})"
+        fields["body"] = node.body[1:]
+    spelled = [f"{name}={_spelled(value)}" for name, value in fields.items() if value not in (None, [])]
+    return f"{type(node).__name__}({' '.join(spelled)})"

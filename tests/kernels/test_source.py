@@ -56,7 +56,7 @@ KERNEL = Twice()
 
 OTHER_KERNEL = """
 import triton
-from autoconv.kernels import common
+from autoconv.kernels import common, host
 
 FACTOR = 2
 
@@ -64,9 +64,16 @@ FACTOR = 2
 def thrice_kernel(x_ptr):
     tl.store(x_ptr, common.doubled(tl.load(x_ptr)))
 
-class Thrice:
+class Thrice(host.Base):
     jit = thrice_kernel
     factor = FACTOR
+    most_rows = 16
+
+    def arguments(self, problem):
+        return {"FACTOR": self.factor}
+
+    def space(self, problem):
+        return range(self.most_rows)
 
 KERNEL = Thrice()
 """
@@ -93,10 +100,14 @@ def unused(x):
 HOST = """
 OPTIONS = {"enable_fp_fusion": True}
 GRAIN = 16
+BLOCKS = 2
 
 class Base:
     def launch(self, problem):
-        self.jit[1](**self.arguments(problem), **OPTIONS)
+        self.jit[self.grid(problem)](**self.arguments(problem), **OPTIONS)
+
+    def grid(self, problem):
+        return problem.N // BLOCKS
 
 def rounded(n):
     return n // GRAIN * GRAIN
@@ -116,6 +127,8 @@ SAME = {
     "code outside": ("twice", "return n + 1", "return n + 2"),
     "a constant that nothing of the kernel uses": ("twice", "LIMIT = 3", "LIMIT = 4"),
     "a constant of the config space": ("twice", "MOST_TILES = 8", "MOST_TILES = 9"),
+    "a bound of the config space": ("thrice", "most_rows = 16", "most_rows = 32"),
+    "a constant of the grid": ("host", "BLOCKS = 2", "BLOCKS = 3"),
     "an imported constant that is not used": ("common", "WIDTH = 4", "WIDTH = 5"),
     "a jit function that nobody calls": ("common", "return x\n", "return -x\n"),
 }
@@ -129,7 +142,7 @@ OTHER = {
     "a constant that the jit function names": ("twice", "SIGN = 1", "SIGN = -1", {"twice"}),
     "a constant of the class": ("thrice", "FACTOR = 2", "FACTOR = 3", {"thrice"}),
     "a constant of a helper of the host": ("host", "GRAIN = 16", "GRAIN = 8", {"twice"}),
-    "the compiler's options": ("host", "True", "False", {"twice"}),
+    "the compiler's options": ("host", "True", "False", {"twice", "thrice"}),
     "a helper": ("common", "x * 2", "x * 3", {"twice", "thrice"}),
     "a helper's helper": ("common", "return 1", "return -1", {"twice", "thrice"}),
 }
