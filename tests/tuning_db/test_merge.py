@@ -82,7 +82,7 @@ def told(lines: Iterable[str]) -> tuple[set[str], dict[str, bool]]:
     for line in lines:
         fields = json.loads(line)
         run = fields["run"]
-        ended[run["id"]] = ended.get(run["id"], False) or run.pop("finished")
+        ended[run["id"]] = run.pop("finished") or ended.get(run["id"], False)
         trials.add(json.dumps({**fields, "verify": None}))
     return trials, ended
 
@@ -146,8 +146,8 @@ def test_bad_rows_stay_behind(db: TuningDB, donor: Path) -> None:
     with TuningDB.open(donor, columns=COLUMNS) as source, source.writing() as connection:
         connection.execute("DELETE FROM trials WHERE id = 2")
         connection.execute(
-            "INSERT INTO trials SELECT 2, run_id, problem_id, 'x', config, source, predictor, outcome, predicted_us, 0.001,"
-            " samples_us, max_err, error, detail, checksum FROM trials WHERE id = 1"
+            "INSERT INTO trials SELECT 2, run_id, problem_id, 'x', config, source, predictor, outcome,"
+            " predicted_us, 0.001, samples_us, max_err, error, detail, checksum FROM trials WHERE id = 1"
         )
     assert (merge(db, donor).inserted, merge(db, donor).bad_rows) == (116, 1)
 

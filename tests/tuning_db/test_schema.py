@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.tuning_db.later import STEPS as LATER_STEPS
 from tuning_db import (
     DamagedError,
     EnvironmentRecord,
@@ -20,9 +21,8 @@ from tuning_db import (
     check,
     export_lines,
     import_lines,
+    migrations,
 )
-from tests.tuning_db.later import STEPS as LATER_STEPS
-from tuning_db import migrations
 from tuning_db.schema import backup_path
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -107,10 +107,11 @@ def test_an_older_file_is_backed_up_before_it_is_upgraded(path: Path, later: int
     before = as_dump(golden(path, 1))
     TuningDB.open(path, columns=COLUMNS).close()
     backup = backup_path(path, 1)
-    assert as_dump(backup) == before
+    assert sorted(as_dump(backup).splitlines()) == sorted(before.splitlines())
+    kept = backup.read_bytes()
     assert sorted(path.parent.iterdir()) == [path, backup]
     TuningDB.open(path, columns=COLUMNS).close()  # once is enough
-    assert as_dump(backup) == before
+    assert backup.read_bytes() == kept
 
 
 def test_rows_that_were_bad_before_an_upgrade_stay_bad(path: Path, later: int) -> None:

@@ -16,19 +16,19 @@ from autoconv.environment import TIMING_PROTOCOL, Environment
 HERE = Environment(
     arch="sm_89",
     triton="3.7",
-    kernels="abc",
     device="rtx4090",
     sms=128,
+    memory_gib=24,
     triton_patch="3.7.1",
     cuda_driver="580.1",
     power_limit_w=450,
     protocol=1,
 )
 OTHER = {
-    "arch": "sm_86", "triton": "3.6", "kernels": "abd", "device": "l4", "sms": 58, "triton_patch": "3.7.2",
+    "arch": "sm_86", "triton": "3.6", "device": "l4", "sms": 58, "memory_gib": 12, "triton_patch": "3.7.2",
     "cuda_driver": None, "power_limit_w": None, "protocol": 2,
 }  # fmt: skip
-HARD = {"arch", "triton", "kernels"}
+HARD = {"arch", "triton"}
 
 
 def install(monkeypatch, **versions: str) -> None:
@@ -57,7 +57,7 @@ def test_every_field_is_in_the_hash_and_only_hard_ones_in_the_hard_hash(field):
 
 def test_hashes_stay_as_released():
     # Databases hold these.
-    assert HERE.hash == "4d9770f350899232"
+    assert HERE.hash == "08d6a2d108c9c13c"
     assert HERE.hard_hash == "fa2fc2ebfb222478"
 
 
@@ -78,18 +78,18 @@ def test_hashes_are_the_same_in_another_process():
 
 def test_current_reads_versions_and_device(monkeypatch):
     install(monkeypatch, triton="3.7.1")
-    assert Environment.current(find("l4"), "abc") == Environment(
+    assert Environment.current(find("l4")) == Environment(
         arch="sm_89",
         triton="3.7",
-        kernels="abc",
         device="l4",
         sms=58,
+        memory_gib=24,
         triton_patch="3.7.1",
         cuda_driver=None,
         power_limit_w=None,
         protocol=TIMING_PROTOCOL,
     )
-    with_gpu = Environment.current(find("l4"), "abc", cuda_driver="580.1", power_limit_w=72)
+    with_gpu = Environment.current(find("l4"), cuda_driver="580.1", power_limit_w=72)
     assert (with_gpu.cuda_driver, with_gpu.power_limit_w) == ("580.1", 72)
 
 
@@ -104,9 +104,9 @@ def test_current_reads_versions_and_device(monkeypatch):
 )
 def test_triton_is_found_under_each_of_its_names(monkeypatch, versions, triton, patch):
     install(monkeypatch, **versions)
-    current = Environment.current(find("l4"), "abc")
+    current = Environment.current(find("l4"))
     assert (current.triton, current.triton_patch) == (triton, patch)
 
 
 def test_versions_are_those_installed():
-    assert Environment.current(find("l4"), "abc").triton_patch == metadata.version("triton")
+    assert Environment.current(find("l4")).triton_patch == metadata.version("triton")
