@@ -187,14 +187,18 @@ class _Recorder:
         found = winners(self._environment, self._problem, self.trials)
         return min(found, key=_rank, default=None)
 
+    @property
+    def checked(self) -> int:
+        """How many candidates were checked, those of earlier sweeps included."""
+        return sum("check" in trial.detail or trial.outcome == "launch" for trial in self.trials)
+
     def settled(self, ahead: Prediction) -> bool:
         """Whether enough were checked, and one that passed is better than what is predicted so."""
         passed = [trial for trial in self.trials if trial.outcome == "ok"]
-        checked = sum("check" in trial.detail or trial.outcome == "launch" for trial in self.trials)
         best = min(
             (_order(trial.detail.get("spills", 0), trial.predicted_us) for trial in passed), default=None
         )
-        return checked >= CHECKED and best is not None and best <= _order(ahead.spills, _us(ahead))
+        return self.checked >= CHECKED and best is not None and best <= _order(ahead.spills, _us(ahead))
 
 
 def _rank(winner: Winner) -> tuple[float, float, str]:
@@ -248,7 +252,8 @@ def _check(
     """
     left = list(compiled)
     while left and not recorder.settled(left[0][1]):
-        batch, left = left[:CHECKED], left[CHECKED:]
+        size = CHECKED - recorder.checked % CHECKED  # of an interrupted sweep's batch, what is left of it
+        batch, left = left[:size], left[size:]
         tasks = [verify_task(problem, config, on_gpu=False) for config, _ in batch]
         for (config, prediction), reply in _replies(pool, tasks, batch, "check", deadline, progress):
             recorder.add(_checked(config, prediction, reply))
