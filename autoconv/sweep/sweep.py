@@ -25,7 +25,7 @@ from autoconv.problem import Problem
 from autoconv.sweep.candidates import candidates, leaders
 from autoconv.sweep.pool import Crew, Pool
 from autoconv.sweep.tasks import Reply, Task, compile_task, time_task, verify_task
-from tuning_db import Trial, TuningDB, TuningDBError, Winner
+from tuning_db import ContradictionError, Trial, TuningDB, TuningDBError, Winner
 from tuning_db.rule import winners
 
 LEADERS = 16  # candidates to compile
@@ -114,7 +114,8 @@ def _each_kernel_first(configs: list[Config]) -> list[Config]:
 class _Recorder:
     """Keeps trials in memory and, as long as that works, in the database.
 
-    A run of just such a sweep that did not come to its end is gone on with; else one is begun.
+    A run of just such a sweep that did not come to its end is gone on with; else one is begun, and another
+    where that run has a lesser result already of what is tried now, which never changes.
     """
 
     def __init__(
@@ -127,9 +128,10 @@ class _Recorder:
         self._problem, self._environment = records(problem, job.environment)
         self._info = tried(problem, model_version(), on_gpu=job.on_gpu)
         self._database = database
+        self._run_ids: list[str] = []
         try:
             if database is not None:
-                self._run_id = self._begun(database, again)
+                self._run_ids = [(None if again else self._resumed(database)) or self._begun(database)]
         except TuningDBError:
             self._database = None
 
@@ -138,17 +140,19 @@ class _Recorder:
         """Whether the database took everything so far."""
         return self._database is not None
 
-    def _begun(self, database: TuningDB, again: bool) -> str:
-        key = self._problem.key
-        if not again:
-            for trial in filter(self._counts, database.trials(key, self._environment.hash)):
-                with suppress(ConfigError):
-                    self.done[Config.from_document(trial.config)] = trial
-            self.trials = list(self.done.values())
-            for run in database.runs(key):
-                if not run.finished and run.environment == self._environment and run.info == self._info:
-                    return run.id
+    def _begun(self, database: TuningDB) -> str:
         return database.start(self._environment, origin="sweep", info=self._info)
+
+    def _resumed(self, database: TuningDB) -> str | None:
+        """Take over what counts of earlier sweeps; return the id of a run to go on with, if there is one."""
+        for trial in filter(self._counts, database.trials(self._problem.key, self._environment.hash)):
+            with suppress(ConfigError):
+                self.done[Config.from_document(trial.config)] = trial
+        self.trials = list(self.done.values())
+        for run in database.runs(self._problem.key):
+            if not run.finished and run.environment == self._environment and run.info == self._info:
+                return run.id
+        return None
 
     def _counts(self, trial: Trial) -> bool:
         """Whether a trial need not be made again: it is of today's source, and tells what one here would."""
@@ -170,15 +174,23 @@ class _Recorder:
         self.trials.append(trial)
         if self._database is not None:
             try:
-                self._database.add(self._run_id, self._problem, trial)
+                self._put(self._database, trial)
             except TuningDBError:
                 self._database = None  # the sweep goes on: its result is still of use to this process
+
+    def _put(self, database: TuningDB, trial: Trial) -> None:
+        try:
+            database.add(self._run_ids[-1], self._problem, trial)
+        except ContradictionError:
+            self._run_ids.append(self._begun(database))
+            database.add(self._run_ids[-1], self._problem, trial)
 
     def finish(self) -> None:
         """Note that the sweep came to its end, by its deadline or because nothing is left to try."""
         if self._database is not None:
             try:
-                self._database.finish(self._run_id)
+                for run_id in self._run_ids:
+                    self._database.finish(run_id)
             except TuningDBError:
                 self._database = None
 

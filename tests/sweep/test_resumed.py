@@ -10,11 +10,13 @@ from typing import Any, cast
 import pytest
 
 from autoconv.config import Config
+from autoconv.cost.version import model_version
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
-from autoconv.lookup import open_user, records
+from autoconv.lookup import open_user, records, tried
 from autoconv.problem import Problem
 from autoconv.settings import Settings
+from autoconv.sweep.candidates import best_guess
 from autoconv.sweep.pool import Crew
 from autoconv.sweep.sweep import Job
 from autoconv.sweep.tuner import Tuned, Tuner
@@ -111,6 +113,25 @@ def test_a_sweep_that_ended_tries_what_one_that_was_interrupted_would_have(
         for one in (whole, settings)
     ]
     assert outcomes[0] == outcomes[1] and len(outcomes[0]) > 5
+
+
+def test_what_an_interrupted_sweep_compiled_and_had_no_time_for_is_measured(
+    small: Problem, job: Job, settings: Settings
+) -> None:
+    """The run that is gone on with has it already, compiled, and a finished trial never changes."""
+    measuring = replace(job, on_gpu=True)
+    config, _ = best_guess(small, job.device)
+    record, environment = records(small, job.environment)
+    named = {"source": source_of(config.kernel) or "", "predictor": model_version()}
+    with open_user(settings) as database:
+        run = database.start(environment, origin="sweep", info=tried(small, model_version(), on_gpu=True))
+        database.add(run, record, Trial(config.document(), "compiled", 1.0, **named))
+    tuned = tune(settings, small, measuring, InstantCrew())
+    assert tuned.found is not None and tuned.found.layer == "user" and tuned.found.grade == "exact"
+    trials, runs, _ = content(settings, small, measuring)
+    assert [t.outcome for t in trials if t.config == config.document()] == ["compiled", "ok"]
+    assert len(runs) == 2 and all(run.finished for run in runs)
+    assert tune(settings, small, measuring, InstantCrew()).swept is None
 
 
 def test_again_tries_all_of_it_anew(small: Problem, job_: Job, settings: Settings) -> None:
