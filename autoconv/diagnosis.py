@@ -13,7 +13,7 @@ from autoconv import device as devices
 from autoconv import gpu, lookup, settings
 from autoconv.environment import Environment
 from autoconv.errors import SettingError
-from autoconv.kernels.source import source_hash
+from autoconv.kernels.source import sources
 from autoconv.settings import Settings
 from tuning_db import TuningDBError
 
@@ -42,7 +42,7 @@ def diagnose() -> list[Finding]:
 
 def _toolchain() -> Environment:
     """Return the environment of this process; its versions are the same for every device."""
-    return Environment.current(devices.find("rtx4090"), source_hash())
+    return Environment.current(devices.find("rtx4090"))
 
 
 def _triton(_: Settings) -> Finding:
@@ -103,18 +103,19 @@ def _database(now: Settings) -> Finding:
 def _prebuilt(_: Settings) -> Finding:
     try:
         with lookup.open_file(lookup.PREBUILT, immutable=True) as database:
-            environments = {
-                (winner.environment.hard.get("kernels"), winner.environment.hard.get("triton"))
+            tritons = [
+                str(winner.environment.hard.get("triton"))
                 for problem in database.problems()
                 for winner in database.winners(problem.key)
-            }
+                if winner.source in sources().values()
+            ]
             winners = database.info()["winners"]
     except TuningDBError as error:
         return Finding("prebuilt", "warning", error.reason, "reinstall autoconv")
-    if source_hash() not in {kernels for kernels, _ in environments}:
-        return Finding("prebuilt", "warning", "was made for other kernels than these", "reinstall autoconv")
-    tritons = ", ".join(sorted(str(triton) for _, triton in environments))
-    return Finding("prebuilt", "ok", f"{winners} winners, for Triton {tritons}")
+    if len(tritons) < winners:
+        detail = f"{winners - len(tritons)} of {winners} winners were made for other kernels than these"
+        return Finding("prebuilt", "warning", detail, "reinstall autoconv")
+    return Finding("prebuilt", "ok", f"{winners} winners, for Triton {', '.join(sorted(set(tritons)))}")
 
 
 def _cache(now: Settings) -> Finding:

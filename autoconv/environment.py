@@ -13,6 +13,10 @@ from autoconv.device import Device
 TIMING_PROTOCOL = 1
 """Version of the way kernels are timed; raised when times before and after do not compare."""
 
+IDENTITY = ("device", "sms", "memory_gib")
+"""The soft fields that make the device. Boards of one name are sold with other SM counts or other memory, and
+slices of a partitioned GPU may carry the whole one's name: each of them is a device of its own."""
+
 # Triton is shipped under another name in torch's nightlies and on Windows.
 _TRITON_PACKAGES = ("triton", "pytorch-triton", "triton-windows")
 
@@ -22,14 +26,16 @@ class Environment:
     """Where a trial ran.
 
     A result from an environment that differs in a hard field is no result here. One that differs in
-    soft fields only is served, labelled, and may be measured anew.
+    soft fields only is served, labelled, and may be measured anew. Device, SMs and memory are soft as well,
+    for a sweep on one device learns from another; together they say which device it is, see `IDENTITY`.
+    The kernels' sources are no part of it: each trial has that of its own kernel.
 
     Attributes:
         arch: hard; architecture compiled for, such as ``"sm_89"``.
         triton: hard; Triton's major and minor version, such as ``"3.7"``.
-        kernels: hard; hash of the kernels' sources.
         device: the device's name in the catalogue.
         sms: its streaming multiprocessors.
+        memory_gib: its memory, whole GiB, rounded up: what a driver reports varies by some MB.
         triton_patch: Triton's full version; ``"absent"`` where it is not installed.
         cuda_driver: the driver's version; None where there is no GPU.
         power_limit_w: the board's power limit in force, watts; None where there is no GPU.
@@ -38,9 +44,9 @@ class Environment:
 
     arch: str
     triton: str
-    kernels: str
     device: str
     sms: int
+    memory_gib: int
     triton_patch: str
     cuda_driver: str | None = None
     power_limit_w: int | None = None
@@ -50,7 +56,6 @@ class Environment:
     def current(
         cls,
         device: Device,
-        kernels: str,
         cuda_driver: str | None = None,
         power_limit_w: int | None = None,
     ) -> Environment:
@@ -60,7 +65,6 @@ class Environment:
 
         Args:
             device: the device tuned for; it need not be present.
-            kernels: hash of the kernels' sources.
             cuda_driver: the driver's version, None where there is no GPU.
             power_limit_w: the board's power limit in watts, None where there is no GPU.
         """
@@ -68,9 +72,9 @@ class Environment:
         return cls(
             arch=device.arch_name,
             triton=_major_minor(triton_patch),
-            kernels=kernels,
             device=device.name,
             sms=device.sms,
+            memory_gib=-(-device.memory_bytes // 2**30),
             triton_patch=triton_patch,
             cuda_driver=cuda_driver,
             power_limit_w=power_limit_w,
@@ -78,13 +82,14 @@ class Environment:
 
     def hard(self) -> dict[str, str]:
         """Return the fields in which a difference is a miss."""
-        return {"arch": self.arch, "triton": self.triton, "kernels": self.kernels}
+        return {"arch": self.arch, "triton": self.triton}
 
     def soft(self) -> dict[str, str | int | None]:
         """Return the fields in which a difference is only told."""
         return {
             "device": self.device,
             "sms": self.sms,
+            "memory_gib": self.memory_gib,
             "triton_patch": self.triton_patch,
             "cuda_driver": self.cuda_driver,
             "power_limit_w": self.power_limit_w,

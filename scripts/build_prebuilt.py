@@ -4,7 +4,8 @@
 
 Each problem is tuned as `autoconv tune` tunes it, into a database of its own, and the trials that passed
 their check are exported to tuning_db/prebuilt/DEVICE-tritonX.Y.jsonl. Run it under every supported Triton
-(`make prebuilt`) whenever a kernel's source changes: a stored result holds for the source it was made with.
+(`make prebuilt`) whenever a kernel's source or the cost model changes: a result holds for what it was made
+with.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from pathlib import Path
 from autoconv import device as devices
 from autoconv import lookup, settings
 from autoconv.environment import Environment
-from autoconv.kernels.source import source_hash
 from autoconv.problem import Problem
 from autoconv.sweep.pool import Crew
 from autoconv.sweep.sweep import Job
@@ -49,7 +49,7 @@ def main() -> None:
 def build(name: str) -> None:
     """Tune for one device and write its text."""
     device = devices.find(name)
-    environment = Environment.current(device, source_hash())
+    environment = Environment.current(device)
     with tempfile.TemporaryDirectory() as folder:
         files = replace(settings.load(), database=Path(folder) / "tuning.db")
         tuner = Tuner(files)

@@ -16,7 +16,7 @@ from .locks import single_flight
 from .maintenance import Pruned, prune, rebuild, vacuum
 from .nearest import Neighbour
 from .reading import Ranked
-from .records import EnvironmentRecord, ProblemRecord, Trial, Winner
+from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, Winner
 from .store import TuningDB
 from .transfer import ImportSummary, bounded_lines, export_lines, import_lines, merge, quarantined
 
@@ -34,6 +34,7 @@ __all__ = [
     "Pruned",
     "Ranked",
     "Report",
+    "RunRecord",
     "Trial",
     "TuningDB",
     "TuningDBError",

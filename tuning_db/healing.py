@@ -22,7 +22,7 @@ from .errors import (
     translated,
 )
 from .locks import single_flight
-from .migrations import VERSION
+from .migrations import version
 from .salvage import Wreck
 from .schema import version_of
 from .store import TuningDB
@@ -54,7 +54,7 @@ def open_healed(
     try:
         database = TuningDB.open(path, columns=columns, application=application)
     except NewerSchemaError as error:
-        beside = path.with_name(f"{path.stem}.v{VERSION}{path.suffix}")
+        beside = path.with_name(f"{path.stem}.v{version()}{path.suffix}")
         warn(f"{path}: {error.reason}; {beside} is used until this package is upgraded")
         return open_healed(beside, columns=columns, application=application, warn=warn)
     except DamagedError:

@@ -15,6 +15,9 @@ from .rule import rank
 from .settling import derive
 from .store import TuningDB
 
+Drop = Callable[[EnvironmentRecord, "str | None"], bool]
+"""Says whether what was tried of a source in an environment is no longer wanted; None: nothing was tried."""
+
 _COUNTED = ("trials", "runs", "problems", "environments", "quarantine")
 
 
@@ -41,7 +44,7 @@ def prune(
     db: TuningDB,
     *,
     best: int | None = None,
-    drop: Callable[[EnvironmentRecord], bool] | None = None,
+    drop: Drop | None = None,
     quarantine: bool = False,
 ) -> Pruned:
     """Remove what is no longer wanted, in one transaction; what is left keeps its winners as they are.
@@ -50,10 +53,11 @@ def prune(
 
     Args:
         db: the database.
-        best: keep, of every problem and environment, only the trials of so many configurations, 2 at least,
-            of those tied with the winner, of the default one, and the "wrong" and "started" ones, which say
-            what must not be tried again.
-        drop: remove all rows of the environments for which this returns True.
+        best: keep, of every problem, environment and source, only the trials of so many configurations, 2 at
+            least, of those tied with the winner, of the default one, and the "wrong" and "started" ones,
+            which say what must not be tried again. Predictions are counted for each predictor.
+        drop: remove the trials of the environments and sources for which this returns True, and the
+            environments that are left without any.
         quarantine: empty the quarantine.
 
     Raises:
@@ -64,10 +68,7 @@ def prune(
     with _unchecked_references(db), db.writing() as connection:
         before = _counts(connection)
         if drop is not None:
-            rows = connection.execute("SELECT id, hash, doc FROM environments").fetchall()
-            for number, stored_hash, document in rows:
-                if _dropped(drop, stored_hash, document):
-                    _drop_environment(connection, number)
+            _drop(connection, drop)
         if best is not None:
             for (of_problem,) in connection.execute("SELECT id FROM problems").fetchall():
                 _keep_best(connection, of_problem, best)
@@ -96,34 +97,50 @@ def _counts(connection: sqlite3.Connection) -> list[int]:
     return [connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in _COUNTED]
 
 
-def _dropped(drop: Callable[[EnvironmentRecord], bool], stored_hash: str, document: str) -> bool:
+def _drop(connection: sqlite3.Connection, drop: Drop) -> None:
+    pairs = connection.execute(
+        """SELECT DISTINCT e.id, e.hash, e.doc, t.source FROM environments e
+        LEFT JOIN runs r ON r.environment_id = e.id LEFT JOIN trials t ON t.run_id = r.id"""
+    ).fetchall()
+    kept = set()
+    for number, stored_hash, document, source in pairs:
+        if not _dropped(drop, stored_hash, document, source):
+            kept.add(number)
+            continue
+        pair = {"environment": number, "source": source}
+        connection.execute(
+            "DELETE FROM winners WHERE environment_id = :environment AND source = :source", pair
+        )
+        connection.execute(
+            """DELETE FROM trials WHERE source = :source
+            AND run_id IN (SELECT id FROM runs WHERE environment_id = :environment)""",
+            pair,
+        )
+    for number in {pair[0] for pair in pairs} - kept:
+        connection.execute("DELETE FROM runs WHERE environment_id = ?", (number,))
+        connection.execute("DELETE FROM environments WHERE id = ?", (number,))
+
+
+def _dropped(drop: Drop, stored_hash: str, document: str, source: str | None) -> bool:
     try:
-        return drop(environment_from(stored_hash, document))
+        return drop(environment_from(stored_hash, document), source)
     except BadRowError:
         return True  # no reader sees its rows
 
 
-def _drop_environment(connection: sqlite3.Connection, number: int) -> None:
-    connection.execute("DELETE FROM winners WHERE environment_id = ?", (number,))
-    connection.execute(
-        "DELETE FROM trials WHERE run_id IN (SELECT id FROM runs WHERE environment_id = ?)", (number,)
-    )
-    connection.execute("DELETE FROM runs WHERE environment_id = ?", (number,))
-    connection.execute("DELETE FROM environments WHERE id = ?", (number,))
-
-
 def _keep_best(connection: sqlite3.Connection, of_problem: int, best: int) -> None:
     """Delete the problem's trials but for the best, the tied, the default, the wrong and the started ones."""
-    trials: dict[str, list[tuple[int, StoredTrial]]] = {}
+    trials: dict[tuple[str, str], list[tuple[int, StoredTrial]]] = {}
     unwanted = []
     rows = connection.execute(f"{select_trials(', t.id')} WHERE t.problem_id = ?", (of_problem,))
-    for environment_hash, key, run_id, stored, *values, number in rows:
+    for environment_hash, key, run_id, _, stored, *values, number in rows:
         try:
             verify((environment_hash, key, run_id), values, stored)
         except BadRowError:
             unwanted.append(number)
         else:
-            trials.setdefault(environment_hash, []).append((number, StoredTrial(values)))
+            trial = StoredTrial(values)
+            trials.setdefault((environment_hash, trial.source), []).append((number, trial))
     for numbered in trials.values():
         kept = _kept([trial for _, trial in numbered], best)
         unwanted += [
@@ -135,11 +152,11 @@ def _keep_best(connection: sqlite3.Connection, of_problem: int, best: int) -> No
 
 
 def _kept(trials: list[StoredTrial], best: int) -> set[str]:
-    ranking = rank(trials)
-    if ranking is None:
-        return set()
-    leaders = ranking.contenders[: max(best, 1 + ranking.ties)]
-    return {one.config_hash for one in leaders} | {trial.config_hash for trial in trials if trial.is_default}
+    """Return the config hashes of one source in one environment that are to be kept."""
+    kept = {trial.config_hash for trial in trials if trial.is_default}
+    for ranking in rank(trials):
+        kept |= {one.config_hash for one in ranking.contenders[: max(best, 1 + ranking.ties)]}
+    return kept
 
 
 def vacuum(db: TuningDB) -> int:

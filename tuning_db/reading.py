@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from .records import EnvironmentRecord, ProblemRecord, Trial, Winner
+from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, Winner
 from .rows import (
     TRIAL_COLUMNS,
     WINNER_COLUMNS,
@@ -16,29 +16,35 @@ from .rows import (
     StoredTrial,
     environment_from,
     quoted,
+    run_from,
     trial_from,
     verify,
     winner_from,
 )
-from .rule import Contender, rank
+from .rule import Contender, Ranking, rank
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A configuration of one problem with its place in one environment."""
+    """A configuration of one problem with its place in one environment, among those of all sources."""
 
     environment: EnvironmentRecord
-    place: int  # 0 is the winner
+    place: int  # 0 is the best
     config: dict[str, Any]
+    source: str
     provenance: str  # "measured" or "predicted": what its place rests on
-    measured_us: float | None  # microseconds, median over the runs
-    predicted_us: float | None  # microseconds, median over the runs
+    predictor: str  # which predicted; places are among the predictions of one predictor
+    time_us: float  # microseconds, median over the runs
 
 
 def select_trials(more: str = "") -> str:
-    """Return a query for trials: environment hash, problem key, run id, checksum, TRIAL_COLUMNS, `more`."""
+    """Return a query for trials.
+
+    Its columns: hash of the environment, key of the problem, id of the run and whether that has finished,
+    checksum, TRIAL_COLUMNS, `more`.
+    """
     names = ", ".join(f"t.{name}" for name in TRIAL_COLUMNS)
-    return f"""SELECT e.hash, p.key, r.id, t.checksum, {names} {more}
+    return f"""SELECT e.hash, p.key, r.id, r.finished, t.checksum, {names} {more}
         FROM trials t JOIN problems p ON p.id = t.problem_id
         JOIN runs r ON r.id = t.run_id JOIN environments e ON e.id = r.environment_id"""
 
@@ -46,20 +52,20 @@ def select_trials(more: str = "") -> str:
 def stored_trials(rows: Iterable[Sequence[Any]], into: list[StoredTrial]) -> int:
     """Append the sound trials among `rows` of `select_trials` to `into`; return how many rows were bad."""
     bad = 0
-    for environment_hash, key, run_id, stored, *values in rows:
+    for environment_hash, key, run_id, finished, stored, *values in rows:
         try:
             verify((environment_hash, key, run_id), values, stored)
         except BadRowError:
             bad += 1
         else:
-            into.append(StoredTrial(values))
+            into.append(StoredTrial(values, finished=bool(finished)))
     return bad
 
 
 def collect_trials(rows: Iterable[Sequence[Any]], into: list[Trial]) -> int:
     """Append the sound trials among `rows` of `select_trials` to `into`; return how many rows were bad."""
     bad = 0
-    for environment_hash, key, run_id, stored, *values in rows:
+    for environment_hash, key, run_id, _, stored, *values in rows:
         try:
             verify((environment_hash, key, run_id), values, stored)
             into.append(trial_from(values))
@@ -97,7 +103,10 @@ def _select_winners(columns: tuple[str, ...]) -> str:
 def winners_of(
     connection: sqlite3.Connection, problem_key: str, columns: Sequence[str], into: list[Winner]
 ) -> int:
-    """Append the sound winners of a problem to `into`, by environment hash; return how many rows were bad."""
+    """Append the sound winners of a problem to `into`, by environment hash, source and predictor.
+
+    Return how many rows were bad.
+    """
     bad, own = 0, len(WINNER_COLUMNS)
     query = _select_winners(tuple(columns))
     for environment_hash, document, stored, *rest in connection.execute(query, (problem_key,)):
@@ -108,7 +117,25 @@ def winners_of(
             into.append(winner_from(environment, problem_from(problem_key, columns, named), values))
         except BadRowError:
             bad += 1
-    into.sort(key=lambda winner: winner.environment.hash)
+    into.sort(key=lambda winner: (winner.environment.hash, winner.source, winner.predictor))
+    return bad
+
+
+def runs_of(connection: sqlite3.Connection, problem_key: str, into: list[RunRecord]) -> int:
+    """Append the runs that have trials of a problem to `into`, by id; return how many rows were bad."""
+    bad = 0
+    query = """SELECT DISTINCT r.id, r.origin, r.info, r.finished, e.hash, e.doc
+        FROM trials t JOIN problems p ON p.id = t.problem_id
+        JOIN runs r ON r.id = t.run_id JOIN environments e ON e.id = r.environment_id
+        WHERE p.key = ? ORDER BY r.id"""
+    for run_id, origin, info, finished, environment_hash, document in connection.execute(
+        query, (problem_key,)
+    ):
+        try:
+            environment = environment_from(environment_hash, document)
+            into.append(run_from(run_id, environment, origin, info, finished))
+        except BadRowError:
+            bad += 1
     return bad
 
 
@@ -136,19 +163,16 @@ def ranked_of(
     for environment in sorted(environments, key=lambda one: one.hash):
         trials: list[StoredTrial] = []
         bad += stored_trials(connection.execute(query, (problem_key, environment.hash)), trials)
-        ranking = rank(trials)
-        if ranking is None:
-            continue
-        for place, contender in enumerate(ranking.contenders[:limit]):
-            try:
-                into.append(_ranked(environment, place, ranking.provenance, contender))
-            except BadRowError:
-                bad += 1
+        for ranking in rank(trials):
+            for place, contender in enumerate(ranking.contenders[:limit]):
+                try:
+                    into.append(_ranked(environment, ranking, place, contender))
+                except BadRowError:
+                    bad += 1
     return bad
 
 
-def _ranked(
-    environment: EnvironmentRecord, place: int, provenance: str, contender: Contender[StoredTrial]
-) -> Ranked:
+def _ranked(environment: EnvironmentRecord, ranking: Ranking, place: int, contender: Contender) -> Ranked:
     config = dict(contender.trials[0].config)
-    return Ranked(environment, place, config, provenance, contender.measured_us, contender.predicted_us)
+    named = contender.source, ranking.provenance, ranking.predictor, contender.time
+    return Ranked(environment, place, config, *named)

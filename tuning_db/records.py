@@ -84,6 +84,12 @@ def storable(value: str) -> str:
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
 
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name}={value!r} is no text; give a string")
+    return storable(value)
+
+
 @dataclass(frozen=True)
 class EnvironmentRecord:
     """What a figure holds for: the machine and its tools.
@@ -150,19 +156,20 @@ class RunRecord:
     """One sweep: where its trials ran, and what the caller notes about it.
 
     Raises:
-        ValueError: the id or the origin is no text, or the info is not JSON.
+        ValueError: the id or the origin is no text, the info is not JSON, or `finished` is no bool.
     """
 
     id: str  # a UUID
     environment: EnvironmentRecord
     origin: str
     info: Mapping[str, Any] = field(default_factory=dict)  # any JSON
+    finished: bool = False  # whether it came to its end; one that did not is to be taken up again
 
     def __post_init__(self) -> None:
         for name, value in (("id", self.id), ("origin", self.origin)):
-            if not isinstance(value, str):
-                raise ValueError(f"{name}={value!r} is no text; give a string")
-            object.__setattr__(self, name, storable(value))
+            object.__setattr__(self, name, _text(name, value))
+        if not isinstance(self.finished, bool):
+            raise ValueError(f"finished={self.finished!r} is neither True nor False; give one of them")
         object.__setattr__(self, "info", plain("info", self.info, scalars=False))
 
 
@@ -182,6 +189,8 @@ class Trial:
     max_err: float | None = None  # largest error seen; an infinite or NaN one is kept as None
     error: str | None = None  # what went wrong, in words
     detail: Mapping[str, Any] = field(default_factory=dict)  # any JSON; "default": true has a meaning
+    source: str = ""  # names the code that was tried; any text of the caller's
+    predictor: str = ""  # names what made `predicted_us`, likewise; empty where nothing was predicted
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
@@ -197,6 +206,8 @@ class Trial:
         put("samples_us", samples)
         put("max_err", largest if math.isfinite(largest) else None)
         put("error", None if self.error is None else storable(self.error))
+        put("source", _text("source", self.source))
+        put("predictor", _text("predictor", self.predictor))
         put("config", plain("config", self.config, scalars=True))
         put("detail", plain("detail", self.detail, scalars=False))
 
@@ -218,20 +229,28 @@ class Trial:
 
 @dataclass(frozen=True)
 class Winner:
-    """The configuration to use for one problem in one environment, derived from the trials."""
+    """The best configuration of one source for one problem in one environment, derived from the trials.
+
+    There is one where anything of that source was measured there, and else one a predictor: measured and
+    predicted times do not compare, nor do those of two predictors. Whoever asks knows which sources are
+    today's, and chooses among those.
+    """
 
     environment: EnvironmentRecord
     problem: ProblemRecord
     config: Mapping[str, Any]
     provenance: str  # "measured" or "predicted": what the choice, the margin and the ties rest on
     measured_us: float | None  # microseconds, median over the runs; None where only predicted
-    predicted_us: float | None  # microseconds, median over the runs
+    predicted_us: float | None  # microseconds, median over the runs; of the trial told about, if measured
     max_err: float | None  # the largest over the runs
     margin: float | None  # runner-up's time / winner's time - 1; None without a runner-up
     ties: int  # other configurations within TIE_TOLERANCE of the winner
     noise: float | None = None  # median deviation of its samples from their median, over that median
     default_us: float | None = None  # microseconds, of the default configuration; same provenance
     detail: Mapping[str, Any] = field(default_factory=dict)  # of the trial nearest the median
+    source: str = ""  # of its trials
+    predictor: str = ""  # of its trials where predicted; empty where measured
+    finished: bool = True  # whether a run that came to its end is among those it was chosen from
 
     @cached_property
     def config_hash(self) -> str:

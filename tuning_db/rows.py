@@ -11,16 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
-from .records import EnvironmentRecord, ProblemRecord, Trial, Winner, canonical, digest
+from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, Winner, canonical, digest
 
 TRIAL_COLUMNS = (
-    "config_hash", "config", "outcome", "predicted_us", "measured_us", "samples_us", "max_err", "error",
-    "detail",
+    "config_hash", "config", "source", "predictor", "outcome", "predicted_us", "measured_us", "samples_us",
+    "max_err", "error", "detail",
 )  # fmt: skip
 WINNER_COLUMNS = (
-    "config_hash", "config", "provenance", "measured_us", "predicted_us", "max_err", "margin", "ties",
-    "detail", "noise", "default_us",
+    "source", "predictor", "config_hash", "config", "provenance", "measured_us", "predicted_us", "max_err",
+    "margin", "ties", "noise", "default_us", "finished", "detail",
 )  # fmt: skip
+_JSON_OF_TRIAL = ("config", "samples_us", "detail")
 UNPARSABLE = (ValueError, TypeError, KeyError, RecursionError)  # what text that is not ours raises
 
 _decode = json.JSONDecoder().decode  # json.loads looks at its arguments first, each time
@@ -48,11 +49,6 @@ def checksum(references: Sequence[str], values: Sequence[Any]) -> str:
     return digest("\x1f".join(map(str, (*references, *values))))
 
 
-def checksum_1(references: Sequence[str], values: Sequence[Any]) -> str:
-    """Return the checksum as version 1 of the schema had it."""
-    return digest(json.dumps([*references, *values], default=str))
-
-
 def verify(references: Sequence[str], values: Sequence[Any], stored: str) -> None:
     """Raise BadRowError unless `stored` is the checksum of the row."""
     if checksum(references, values) != stored:
@@ -73,6 +69,8 @@ def trial_values(trial: Trial) -> tuple[Any, ...]:
     return (
         digest(config),
         config,
+        trial.source,
+        trial.predictor,
         trial.outcome,
         trial.predicted_us,
         trial.measured_us,
@@ -85,30 +83,21 @@ def trial_values(trial: Trial) -> tuple[Any, ...]:
 
 def trial_from(values: Sequence[Any]) -> Trial:
     """Return the trial of a verified row; raises BadRowError where it is none."""
-    _, config, outcome, predicted_us, measured_us, samples_us, max_err, error, detail = values
-    return _parsed(
-        lambda: Trial(
-            config=json.loads(config),
-            outcome=outcome,
-            predicted_us=predicted_us,
-            samples_us=tuple(json.loads(samples_us)),
-            measured_us=measured_us,
-            max_err=max_err,
-            error=error,
-            detail=json.loads(detail),
-        )
-    )
+    named = dict(zip(TRIAL_COLUMNS, values, strict=True))
+    del named["config_hash"]
+    return _parsed(lambda: Trial(**named | {name: json.loads(named[name]) for name in _JSON_OF_TRIAL}))
 
 
 class StoredTrial:
     """A verified row as the rule looks at it: the texts in it are parsed when asked for, which is seldom."""
 
-    def __init__(self, values: Sequence[Any]) -> None:
-        """Take the row, in the order of TRIAL_COLUMNS."""
+    def __init__(self, values: Sequence[Any], *, finished: bool = True) -> None:
+        """Take the row, in the order of TRIAL_COLUMNS, and whether its run came to its end."""
         (
-            self.config_hash, self.config_text, self.outcome, self.predicted_us, self.measured_us,
-            self._samples, self.max_err, _, self.detail_text,
+            self.config_hash, self.config_text, self.source, self.predictor, self.outcome, self.predicted_us,
+            self.measured_us, self.samples_text, self.max_err, _, self.detail_text,
         ) = values  # fmt: skip
+        self.finished = finished
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -118,17 +107,12 @@ class StoredTrial:
     @cached_property
     def samples_us(self) -> tuple[float, ...]:
         """Microseconds, each one timed."""
-        return _parsed(lambda: tuple(map(float, json.loads(self._samples))))
-
-    @cached_property
-    def detail(self) -> Mapping[str, Any]:
-        """What else was noted."""
-        return _mapping(self.detail_text)
+        return _parsed(lambda: tuple(map(float, json.loads(self.samples_text))))
 
     @property
     def is_default(self) -> bool:
         """Whether it is the configuration in use without tuning."""
-        return '"default":true' in self.detail_text and self.detail.get("default") is True
+        return '"default":true' in self.detail_text and _mapping(self.detail_text).get("default") is True
 
 
 def _mapping(text: str) -> Mapping[str, Any]:
@@ -141,40 +125,12 @@ def _mapping(text: str) -> Mapping[str, Any]:
     return found
 
 
-def winner_values(winner: Winner) -> tuple[Any, ...]:
-    """Return the row of `winner`, in the order of WINNER_COLUMNS."""
-    return (
-        winner.config_hash,
-        canonical(winner.config),
-        winner.provenance,
-        winner.measured_us,
-        winner.predicted_us,
-        winner.max_err,
-        winner.margin,
-        winner.ties,
-        canonical(winner.detail),
-        winner.noise,
-        winner.default_us,
-    )
-
-
 def winner_from(environment: EnvironmentRecord, problem: ProblemRecord, values: Sequence[Any]) -> Winner:
     """Return the winner of a verified row; raises BadRowError where it is none."""
-    _, config, provenance, measured, predicted, max_err, margin, ties, detail, noise, default_us = values
-    return Winner(
-        environment=environment,
-        problem=problem,
-        config=_mapping(config),
-        provenance=provenance,
-        measured_us=measured,
-        predicted_us=predicted,
-        max_err=max_err,
-        margin=margin,
-        ties=ties,
-        noise=noise,
-        default_us=default_us,
-        detail=_mapping(detail),
-    )
+    named = dict(zip(WINNER_COLUMNS, values, strict=True))
+    del named["config_hash"]
+    named |= {name: _mapping(named[name]) for name in ("config", "detail")}
+    return Winner(environment, problem, **{**named, "finished": bool(named["finished"])})
 
 
 @lru_cache(maxsize=1024)  # there are few environments, and one stands in every row
@@ -190,6 +146,11 @@ def environment_from(stored_hash: str, document: str) -> EnvironmentRecord:
     if environment.document != document:
         raise BadRowError(f"environment {stored_hash} is not in canonical form")
     return environment
+
+
+def run_from(run_id: str, environment: EnvironmentRecord, origin: str, info: str, finished: int) -> RunRecord:
+    """Return the run of a row; raises BadRowError where it is none."""
+    return _parsed(lambda: RunRecord(run_id, environment, origin, json.loads(info), bool(finished)))
 
 
 def check_declared(problem: ProblemRecord, declared: Mapping[str, type]) -> None:

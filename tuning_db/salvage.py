@@ -6,9 +6,9 @@ was found, whether its page is still in use, or what else a page may be: what fi
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +17,10 @@ from .pages import Row, rows_of
 from .records import EnvironmentRecord, ProblemRecord, RunRecord
 from .rows import (
     TRIAL_COLUMNS,
-    UNPARSABLE,
     BadRowError,
     checksum,
-    checksum_1,
     environment_from,
+    run_from,
     trial_from,
 )
 
@@ -46,10 +45,10 @@ class Wreck:
         self._path = path
         self._columns = columns
         self._problems: dict[int, list[list[Any]]] = {}
-        self._sizes: dict[int, set[tuple[float, int]]] = {}  # as noted; none before version 2 of the schema
+        self._sizes: dict[int, set[tuple[float, int]]] = {}  # as noted
         self._names: list[str] = []  # of the problems' columns, where the schema can still be read
         environments: dict[int, list[EnvironmentRecord]] = {}
-        runs: list[tuple[str, int, str, str]] = []
+        runs: list[tuple[str, int, str, str, int]] = []
         for row in rows_of(path):
             if _may_be_trial(row):
                 continue
@@ -60,18 +59,16 @@ class Wreck:
                     self._problems.setdefault(row.rowid, []).append([text, *rest])
                     if rest and isinstance(rest[-1], str):  # it may as well be an environment
                         self._note_environment(environments, row.rowid, text, rest[-1])
-                case [str(run_id), int(environment_id), str(origin), str(info)]:
-                    runs.append((run_id, environment_id, origin, info))
+                case [str(run_id), int(environment_id), str(origin), str(info), 0 | 1 as finished]:
+                    runs.append((run_id, environment_id, origin, info, finished))
                 case ["table", "problems", "problems", int(), str(sql)]:
                     self._names = _COLUMN.findall(sql)[2:]
         self.runs: dict[str, list[RunRecord]] = {}
-        for run_id, environment_id, origin, info in runs:
+        for run_id, environment_id, origin, info, finished in runs:
             for environment in environments.get(environment_id, ()):
-                try:
-                    run = RunRecord(run_id, environment, origin, json.loads(info))
-                except UNPARSABLE:
-                    continue
-                self.runs.setdefault(run_id, []).append(run)
+                with suppress(BadRowError):
+                    run = run_from(run_id, environment, origin, info, finished)
+                    self.runs.setdefault(run_id, []).append(run)
 
     @staticmethod
     def _note_environment(
@@ -97,7 +94,7 @@ class Wreck:
         for run in self.runs.get(run_id, ()):
             for key, *named in self._problems.get(of_problem, ()):
                 references = (run.environment.hash, key, run_id)
-                if stored in (checksum(references, values), checksum_1(references, values)):
+                if stored == checksum(references, values):
                     try:
                         trial_from(values)
                         return Salvaged(run, self._problem(of_problem, key, named), values)

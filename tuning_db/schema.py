@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sqlite_utils import Database
 
+from . import migrations
 from .connection import transaction
 from .errors import (
     DamagedError,
@@ -21,7 +22,6 @@ from .errors import (
     UnwritableError,
     translated,
 )
-from .migrations import APPLICATION_ID, NAMES, VERSION, migrations
 
 COLUMN_TYPES = {int: "INTEGER", str: "TEXT"}
 _RESERVED = {"id", "key"}
@@ -77,12 +77,12 @@ def version_of(connection: sqlite3.Connection, path: Path, application: str) -> 
         """SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)
         FROM pragma_application_id, pragma_user_version"""
     ).fetchone()
-    if identity != APPLICATION_ID:
+    if identity != migrations.APPLICATION_ID:
         if tables or identity or version:
             raise ForeignFileError(path, "it is an SQLite file of something else", "choose another path")
         return 0
-    if version > VERSION:
-        reason = f"its schema is version {version}, this package knows {VERSION}"
+    if version > migrations.version():
+        reason = f"its schema is version {version}, this package knows {migrations.version()}"
         raise NewerSchemaError(path, reason, "upgrade, or choose another path")
     if version < 1:
         raise DamagedError(path, f"its schema is version {version}", "move it away or restore a copy of it")
@@ -106,7 +106,7 @@ def _check_shape(connection: sqlite3.Connection, path: Path, version: int) -> No
     Whoever made the file may have put a view where a table should be, or a trigger that runs with our writes.
     Tables, views and plain indices that a person adds do no harm and are let be.
     """
-    ours = _expected(version)
+    ours = _expected(migrations.STEPS[:version])
     tables = {_MIGRATIONS, *(name for name, (kind, _, _) in ours.items() if kind == "table")}
     query = "SELECT name, type, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
     found = {name: tuple(rest) for name, *rest in connection.execute(query)}
@@ -131,11 +131,10 @@ def _alike(name: str, found: tuple[str, ...] | None, ours: tuple[str, ...]) -> b
 
 
 @lru_cache
-def _expected(version: int) -> dict[str, tuple[str, str, str]]:
-    """Return name to type, table and SQL, of what the migrations up to `version` make."""
+def _expected(steps: tuple[object, ...]) -> dict[str, tuple[str, str, str]]:
+    """Return name to type, table and SQL, of what the first steps of the migrations, these, make."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        rest = NAMES[version:]
-        migrations.apply(Database(connection, execute_plugins=False), stop_before=rest[0] if rest else None)
+        migrations.apply(Database(connection, execute_plugins=False), upto=len(steps))
         rows = connection.execute(
             "SELECT name, type, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND tbl_name <> ?",
             (_MIGRATIONS,),
@@ -153,8 +152,8 @@ def check_readable(connection: sqlite3.Connection, path: Path, application: str)
     version = version_of(connection, path, application)
     if not version:
         raise DamagedError(path, "it is empty", "record something into it or remove it")
-    if version < VERSION:
-        reason = f"its schema is version {version}, older than {VERSION}"
+    if version < migrations.version():
+        reason = f"its schema is version {version}, older than {migrations.version()}"
         raise TuningDBError(path, reason, "open it for writing once")
 
 
@@ -176,12 +175,13 @@ def prepare(
         sqlite3.Error: the file does not take the tables.
         TuningDBError: `version_of` refuses the file.
     """
-    if version_of(connection, path, application) == VERSION and not lacks(connection, columns):
+    newest = migrations.version()
+    if version_of(connection, path, application) == newest and not lacks(connection, columns):
         return
     try:
         with transaction(connection):
             version = version_of(connection, path, application)
-            if 0 < version < VERSION:
+            if 0 < version < newest:
                 _back_up(path, version)
             migrations.apply(Database(connection, execute_plugins=False))
             for name in lacks(connection, columns):
@@ -190,14 +190,14 @@ def prepare(
             connection.execute(
                 "INSERT INTO meta VALUES ('application', ?) ON CONFLICT DO NOTHING", (application,)
             )
-            if 0 < version < VERSION:
+            if 0 < version < newest:
                 derive(connection)
     except OSError as error:
         reason = f"its backup cannot be written ({error})"
         raise UnwritableError(path, reason, "check permissions and free space") from None
     except sqlite3.OperationalError as error:
         unwritable = isinstance(translated(path, error), UnwritableError)
-        if not (unwritable and version_of(connection, path, application) == VERSION):
+        if not (unwritable and version_of(connection, path, application) == newest):
             raise
 
 

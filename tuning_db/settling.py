@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-from typing import Any
 
 from .nearest import put_size, stored_columns
 from .reading import select_trials, stored_trials
 from .rows import WINNER_COLUMNS, BadRowError, StoredTrial, checksum, environment_from, insert
-from .rule import rank
+from .rule import best_rows
 
 COMPETING_OUTCOMES = ("ok", "wrong")  # what the rule looks at
 
@@ -20,9 +18,9 @@ _COMPETING = f"""
 
 
 def settle(connection: sqlite3.Connection, of_environment: int, of_problem: int) -> int:
-    """Derive the winner of one problem in one environment from its trials; return how many rows were bad.
+    """Derive the winners of one problem in one environment from its trials; return how many rows were bad.
 
-    A bad row never competes. Where the environment itself is bad, or nothing competes, there is no winner.
+    A bad row never competes. Where the environment itself is bad, or nothing competes, there are no winners.
     """
     connection.execute(
         "DELETE FROM winners WHERE environment_id = ? AND problem_id = ?", (of_environment, of_problem)
@@ -34,46 +32,18 @@ def settle(connection: sqlite3.Connection, of_environment: int, of_problem: int)
     if pair is None:  # only a damaged file has trials without them
         return 1
     stored_hash, document, key = pair
+    trials: list[StoredTrial] = []
     try:
         environment_from(stored_hash, document)
+        bad = stored_trials(connection.execute(_COMPETING, (of_problem, of_environment)), trials)
+        rows = best_rows(trials)
     except BadRowError:
         return 1
-    trials: list[StoredTrial] = []
-    bad = stored_trials(connection.execute(_COMPETING, (of_problem, of_environment)), trials)
-    return bad + put_winner(connection, (of_environment, of_problem), (stored_hash, key), trials)
-
-
-def put_winner(
-    connection: sqlite3.Connection, ids: tuple[int, int], names: tuple[str, str], trials: list[StoredTrial]
-) -> int:
-    """Insert the winner of all trials of an environment and a problem; return how many rows were bad.
-
-    `ids` are theirs in the file, `names` the environment's hash and the problem's key.
-    """
-    try:
-        values = winning_row(trials)
-    except BadRowError:
-        return 1
-    if values is not None:
-        connection.execute(_PUT_WINNER, (*ids, *values, checksum(names, values)))
-    return 0
-
-
-def winning_row(trials: Iterable[StoredTrial]) -> tuple[Any, ...] | None:
-    """Return the row of the winner among `trials`, as `winner_values(choose(...))`, but without parsing.
-
-    Raises:
-        BadRowError: the winner's samples are nonsense, in a row that fits its checksum.
-    """
-    ranking = rank(trials)
-    if ranking is None:
-        return None
-    best = ranking.contenders[0]
-    typical = best.typical(ranking.provenance)
-    return (
-        typical.config_hash, typical.config_text, ranking.provenance, best.measured_us, best.predicted_us,
-        best.max_err, ranking.margin, ranking.ties, typical.detail_text, ranking.noise, ranking.default_us,
-    )  # fmt: skip
+    connection.executemany(
+        _PUT_WINNER,
+        [(of_environment, of_problem, *row, checksum((stored_hash, key), row)) for row in rows],
+    )
+    return bad
 
 
 def derive(connection: sqlite3.Connection) -> int:

@@ -16,6 +16,7 @@ from .reading import (
     environments_of,
     problem_from,
     ranked_of,
+    runs_of,
     select_problem_columns,
     select_trials,
     winners_of,
@@ -40,7 +41,7 @@ class TuningDB(DatabaseFile):
     def start(
         self, environment: EnvironmentRecord, *, origin: str, info: Mapping[str, Any] | None = None
     ) -> str:
-        """Begin a run and return its id; its trials follow one by one with `add`."""
+        """Begin a run and return its id; its trials follow one by one with `add`, and in the end `finish`."""
         run = RunRecord(str(uuid.uuid4()), environment, origin, info or {})
         with self.intake() as intake:
             intake.run(run)
@@ -63,6 +64,16 @@ class TuningDB(DatabaseFile):
             run = intake.find_run(run_id, self.started.get(run_id))
             self.bad_rows += intake.put(run, problem, [trial])
 
+    @mended
+    def finish(self, run_id: str) -> None:
+        """Note that a run came to its end; the winners that rest on it tell so.
+
+        Raises:
+            TuningDBError: there is no such run.
+        """
+        with self.intake() as intake:
+            intake.finish(intake.find_run(run_id, self.started.get(run_id)))
+
     def record(
         self,
         environment: EnvironmentRecord,
@@ -73,13 +84,13 @@ class TuningDB(DatabaseFile):
         info: Mapping[str, Any] | None = None,
         run_id: str | None = None,
     ) -> str:
-        """Commit a run with its trials in one transaction, derive the winner anew and return the run's id.
+        """Commit a run that has ended, with its trials, in one transaction; return the run's id.
 
         Raises:
             ValueError: the problem has a column that was not declared.
             TuningDBError: `run_id` is taken by a run of another environment or holds other results.
         """
-        run = RunRecord(run_id or str(uuid.uuid4()), environment, origin, info or {})
+        run = RunRecord(run_id or str(uuid.uuid4()), environment, origin, info or {}, finished=True)
         self._record(run, problem, list(trials))
         return run.id
 
@@ -90,8 +101,9 @@ class TuningDB(DatabaseFile):
 
     @mended
     def winners(self, problem_key: str) -> list[Winner]:
-        """Return the winner of every environment for one problem, in the order of the environments' hashes.
+        """Return the winners for one problem, those of every environment and source.
 
+        They come in the order of the environments' hashes, the sources and the predictors.
         A row whose checksum does not fit is skipped and counted in `bad_rows`.
         """
         winners: list[Winner] = []
@@ -115,9 +127,18 @@ class TuningDB(DatabaseFile):
         return trials
 
     @mended
+    def runs(self, problem_key: str) -> list[RunRecord]:
+        """Return the runs that have trials of one problem, in the order of their ids."""
+        runs: list[RunRecord] = []
+        with self.reading() as connection:
+            self.bad_rows += runs_of(connection, problem_key, runs)
+        return runs
+
+    @mended
     def ranked(self, problem_key: str, *, among: Choice | None = None, limit: int = 4) -> list[Ranked]:
         """Return the best configurations of a problem, `limit` an environment, of the environments `among`.
 
+        All sources compete here; where nothing was measured, there are so many of each predictor.
         They are what to try first where the environment is new: those of the same device under an older
         toolchain, say, or of another device of the same architecture. Ordered by environment hash, place.
         """

@@ -29,7 +29,7 @@ from .rows import UNPARSABLE, check_declared
 
 MAX_LINE_CHARS = 1_000_000  # a trial takes about 1,000; a longer line is no trial of ours
 TRIAL_FIELDS = tuple(field.name for field in fields(Trial))
-_RUN_FIELDS = {"id", "info", "origin"}
+_RUN_FIELDS = {"finished", "id", "info", "origin"}
 JSON_SCALARS = frozenset({str, int, float, bool, type(None)})
 _decode = json.JSONDecoder().raw_decode
 _SEAL = ',"verify":"'
@@ -42,17 +42,20 @@ class BadLineError(Exception):
 def head_text(environment: str, problem: ProblemRecord, run: RunRecord) -> str:
     """Return how a line begins, up to its trial; the environment is given as canonical JSON."""
     of_problem = canonical({"columns": problem.columns, "key": problem.key})
-    of_run = canonical({"id": run.id, "info": run.info, "origin": run.origin})
+    of_run = canonical({name: getattr(run, name) for name in _RUN_FIELDS})
     return f'{{"environment":{environment},"problem":{of_problem},"run":{of_run},"trial":'
 
 
 def trial_text(values: Sequence[Any]) -> str:
     """Return a trial's row, whose texts are canonical JSON already, as one canonical JSON object."""
-    _, config, outcome, predicted_us, measured_us, samples_us, max_err, error, detail = values
+    _, config, source, predictor, outcome, predicted_us, measured_us, samples_us, max_err, error, detail = (
+        values
+    )
     return (
         f'{{"config":{config},"detail":{detail},"error":{"null" if error is None else canonical(error)},'
         f'"max_err":{_number(max_err)},"measured_us":{_number(measured_us)},"outcome":"{outcome}",'
-        f'"predicted_us":{_number(predicted_us)},"samples_us":{samples_us}}}'
+        f'"predicted_us":{_number(predicted_us)},"predictor":{canonical(predictor)},'
+        f'"samples_us":{samples_us},"source":{canonical(source)}}}'
     )
 
 
@@ -151,12 +154,14 @@ def _row(given: dict[str, Any]) -> tuple[Any, ...]:
         raise ValueError("a time is NaN, or there is no median of the samples")
     if not (max_err is None or (type(max_err) is float and math.isfinite(max_err))):
         raise ValueError(f"max_err={max_err!r} is no number")
-    if not (error is None or (isinstance(error, str) and storable(error) == error)):
-        raise ValueError("error is no text that UTF-8 can hold")
+    for name in ("error", "source", "predictor"):
+        value = given[name]
+        if not ((value is None and name == "error") or (isinstance(value, str) and storable(value) == value)):
+            raise ValueError(f"{name} is no text that UTF-8 can hold")
     text, digest_of_text = _config_text(tuple(config.items()), tuple(map(type, config.values())))
     return (
-        digest_of_text, text, outcome, given["predicted_us"], given["measured_us"],
-        f"[{','.join(map(repr, samples))}]", max_err, error, canonical(detail),
+        digest_of_text, text, given["source"], given["predictor"], outcome, given["predicted_us"],
+        given["measured_us"], f"[{','.join(map(repr, samples))}]", max_err, error, canonical(detail),
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any, TextIO
 from .errors import ContradictionError, DamagedError, TuningDBError
 from .nearest import sound_problem
 from .reading import select_trials
-from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, digest, storable
-from .rows import UNPARSABLE, BadRowError, environment_from, trial_from, verify
+from .records import EnvironmentRecord, ProblemRecord, Trial, digest, storable
+from .rows import BadRowError, environment_from, run_from, trial_from, verify
 from .store import TuningDB
 from .text import MAX_LINE_CHARS, BadLineError, Head, LineReader, head_text, sealed, trial_text
 from .writing import Intake
@@ -40,11 +39,12 @@ class ImportSummary:
 def export_lines(db: TuningDB) -> Iterator[str]:
     """Yield every finished trial of `db` as a line, ended by a newline.
 
-    Sorted by problem key, environment hash, run id and config hash. Bad rows are left out and counted in
-    `db.bad_rows`. No lock is held between lines: a trial that comes in meanwhile may be in or not.
+    Sorted by problem key, environment hash, run id, config hash and source. Bad rows are left out and counted
+    in `db.bad_rows`. No lock is held between lines: a trial that comes in meanwhile may be in or not.
     """
     query = f"""{select_trials(", e.doc, r.origin, r.info")}
-        WHERE t.problem_id = ? AND t.outcome <> 'started' ORDER BY e.hash, r.id, t.config_hash"""
+        WHERE t.problem_id = ? AND t.outcome <> 'started'
+        ORDER BY e.hash, r.id, t.config_hash, t.source"""
     with db.reading() as connection:
         problems = connection.execute("SELECT id FROM problems ORDER BY key").fetchall()
     for (of_problem,) in problems:
@@ -56,26 +56,17 @@ def export_lines(db: TuningDB) -> Iterator[str]:
                 db.bad_rows += len(rows)
                 continue
         heads: dict[str, str] = {}
-        for environment_hash, key, run_id, stored, *values, document, origin, info in rows:
+        for environment_hash, key, run_id, finished, stored, *values, document, origin, info in rows:
             try:
                 verify((environment_hash, key, run_id), values, stored)
                 if run_id not in heads:
-                    heads[run_id] = _head(problem, environment_hash, document, run_id, origin, info)
+                    environment = environment_from(environment_hash, document)
+                    run = run_from(run_id, environment, origin, info, finished)
+                    heads[run_id] = head_text(document, problem, run)
             except BadRowError:
                 db.bad_rows += 1
             else:
                 yield sealed(heads[run_id], trial_text(values)) + "\n"
-
-
-def _head(
-    problem: ProblemRecord, environment_hash: str, document: str, run_id: str, origin: str, info: str
-) -> str:
-    environment = environment_from(environment_hash, document)
-    try:
-        run = RunRecord(run_id, environment, origin, json.loads(info))
-    except UNPARSABLE as error:
-        raise BadRowError(str(error)) from None
-    return head_text(document, problem, run)
 
 
 def import_lines(db: TuningDB, lines: Iterable[str], accept: Accept | None = None) -> ImportSummary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, canonic
 from .rows import (
     TRIAL_COLUMNS,
     BadRowError,
-    StoredTrial,
     check_declared,
     checksum,
     environment_from,
@@ -24,21 +23,21 @@ from .rows import (
     trial_values,
     verify,
 )
-from .settling import COMPETING_OUTCOMES, put_winner, settle
+from .settling import COMPETING_OUTCOMES, settle
 
 _SAME, _REPLACED, _CONTRADICTS = "same", "replaced", "contradicts"
-_OUTCOME = TRIAL_COLUMNS.index("outcome")
+_OUTCOME, _SOURCE = TRIAL_COLUMNS.index("outcome"), TRIAL_COLUMNS.index("source")
 
 
 # A started trial gives way to what comes next, a finished one to nothing.
 _PUT_TRIAL = f"""
     {insert("trials", ("run_id", "problem_id", *TRIAL_COLUMNS, "checksum"))}
-    ON CONFLICT (problem_id, run_id, config_hash) DO UPDATE
+    ON CONFLICT (problem_id, run_id, config_hash, source) DO UPDATE
     SET {", ".join(f"{name} = excluded.{name}" for name in (*TRIAL_COLUMNS, "checksum"))}
     WHERE trials.outcome = 'started'"""
-_WRITTEN = f"{select_trials(', e.doc')} WHERE p.key = ? AND r.id = ? AND t.config_hash = ?"
+_WRITTEN = f"{select_trials(', e.doc')} WHERE p.key = ? AND r.id = ? AND t.config_hash = ? AND t.source = ?"
 _PUT_ENVIRONMENT = insert("environments", ("hash", "hard_hash", "arch", "device", "doc"))
-_PUT_RUN = insert("runs", ("id", "environment_id", "origin", "info"))
+_PUT_RUN = insert("runs", ("id", "environment_id", "origin", "info", "finished"))
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Run:
     id: str
     environment_id: int
     environment_hash: str
+    finished: bool
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Taken:
 class Intake:
     """Takes rows into the file within one write transaction, and in the end settles what they may change.
 
-    It remembers the ids it met, so many rows come in fast, fastest where a problem's follow each other.
+    It remembers the ids it met, so many rows come in fast.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path, columns: Mapping[str, type]) -> None:
@@ -72,9 +72,6 @@ class Intake:
         self._environments: dict[str, int] = {}
         self._runs: dict[str, Run] = {}
         self._problems: dict[str, int] = {}
-        self._current = (0, "")  # id and key of the problem met last
-        # Its trials by environment (id and hash), if it is new: there are no others, so none are read back.
-        self._only_trials: dict[tuple[int, str], list[StoredTrial]] | None = None
         self._touched: set[tuple[int, int]] = set()  # environment and problem whose winner may change
 
     def find_run(self, run_id: str, begun: RunRecord | None = None) -> Run:
@@ -84,27 +81,45 @@ class Intake:
             TuningDBError: there is neither.
         """
         row = self.connection.execute(
-            "SELECT e.id, e.hash FROM runs r JOIN environments e ON e.id = r.environment_id WHERE r.id = ?",
+            """SELECT e.id, e.hash, r.finished
+            FROM runs r JOIN environments e ON e.id = r.environment_id WHERE r.id = ?""",
             (run_id,),
         ).fetchone()
         if row is None and begun is not None:
             return self.run(begun)
         if row is None:
             raise TuningDBError(self._path, f"it has no run {run_id!r}", "begin one with start()")
-        return Run(run_id, *row)
+        return Run(run_id, row[0], row[1], bool(row[2]))
 
     def run(self, record: RunRecord) -> Run:
-        """Return the run, inserted unless it is there; raises ContradictionError if that is of elsewhere."""
+        """Return the run, inserted unless it is there; one that has finished anywhere has finished.
+
+        Raises:
+            ContradictionError: the run there is of another environment.
+        """
         run = self._runs.get(record.id)
         if run is None:
-            values = (record.id, self._environment(record.environment), record.origin, canonical(record.info))
+            of_environment = self._environment(record.environment)
+            values = (record.id, of_environment, record.origin, canonical(record.info), record.finished)
             new = self.connection.execute(f"{_PUT_RUN} ON CONFLICT DO NOTHING", values).rowcount
-            run = Run(record.id, values[1], record.environment.hash) if new else self.find_run(record.id)
+            named = of_environment, record.environment.hash, record.finished
+            run = Run(record.id, *named) if new else self.find_run(record.id)
             self._runs[record.id] = run
         if run.environment_hash != record.environment.hash:
             reason = f"run {record.id} belongs to another environment"
             raise ContradictionError(self._path, reason, "start a run of its own")
-        return run
+        return self.finish(run) if record.finished else run
+
+    def finish(self, run: Run) -> Run:
+        """Note that the run came to its end, which the winners tell of that rest on it; return it so."""
+        if run.finished:
+            return run
+        self.connection.execute("UPDATE runs SET finished = 1 WHERE id = ?", (run.id,))
+        tried = "SELECT DISTINCT problem_id FROM trials WHERE run_id = ?"
+        for (of_problem,) in self.connection.execute(tried, (run.id,)):
+            self._touched.add((run.environment_id, of_problem))
+        self._runs[run.id] = replace(run, finished=True)
+        return self._runs[run.id]
 
     def _environment(self, environment: EnvironmentRecord) -> int:
         known = self._environments.get(environment.hash)
@@ -155,19 +170,8 @@ class Intake:
                 )
             if differing:
                 put_size(self.connection, of_problem, stored_columns(self.connection, of_problem))
-        self._move_on((of_problem, problem.key), is_new=row is None)
         self._problems[problem.key] = of_problem
         return of_problem
-
-    def _move_on(self, problem: tuple[int, str], *, is_new: bool) -> None:
-        """Note that the rows of another problem begin; one that is new has no trials but those to come."""
-        if self._only_trials is not None:
-            of_problem, key = self._current
-            for (of_environment, environment_hash), trials in self._only_trials.items():
-                ids, names = (of_environment, of_problem), (environment_hash, key)
-                put_winner(self.connection, ids, names, trials)
-        self._current = problem
-        self._only_trials = {} if is_new else None
 
     def trials(self, run: Run, problem: ProblemRecord, trials: Sequence[tuple[Any, ...]]) -> Taken:
         """Insert trials (rows) of one problem in one run; one that was started is finished.
@@ -176,8 +180,6 @@ class Intake:
             ValueError: one of the problem's columns was not declared, or not with its type.
         """
         of_problem = self.problem(problem)
-        if of_problem != self._current[0]:
-            self._move_on((of_problem, problem.key), is_new=False)
         references = (run.environment_hash, problem.key, run.id)
         rows = [(run.id, of_problem, *values, checksum(references, values)) for values in trials]
         new = self.connection.executemany(_PUT_TRIAL, rows).rowcount
@@ -186,19 +188,14 @@ class Intake:
             fates = [self._meet(references, row) for row in rows]
             new += fates.count(_REPLACED)
             refused = [place for place, fate in enumerate(fates) if fate == _CONTRADICTS]
-        if new:
-            competing = [StoredTrial(values) for values in trials if values[_OUTCOME] in COMPETING_OUTCOMES]
-            if competing and self._only_trials is not None and new == len(rows):
-                environment = run.environment_id, run.environment_hash
-                self._only_trials.setdefault(environment, []).extend(competing)
-            elif competing:
-                self._touched.add((run.environment_id, of_problem))
+        if new and any(values[_OUTCOME] in COMPETING_OUTCOMES for values in trials):
+            self._touched.add((run.environment_id, of_problem))
         return Taken(new, tuple(refused))
 
     def _meet(self, references: tuple[str, str, str], row: tuple[Any, ...]) -> str:
         """See what is in the place of a row that may not have come in; put it in the place of a bad one."""
-        place = (row[1], row[0], row[2])
-        where = "WHERE problem_id = ? AND run_id = ? AND config_hash = ?"
+        place = (row[1], row[0], row[2], row[2 + _SOURCE])
+        where = "WHERE problem_id = ? AND run_id = ? AND config_hash = ? AND source = ?"
         found = self.connection.execute(
             f"SELECT {', '.join(TRIAL_COLUMNS)}, checksum FROM trials {where}", place
         ).fetchone()
@@ -213,7 +210,6 @@ class Intake:
 
     def settle(self) -> int:
         """Derive the winners that may have changed; return how many rows were bad."""
-        self._move_on((0, ""), is_new=False)
         bad = sum(settle(self.connection, *pair) for pair in sorted(self._touched))
         self._touched.clear()
         return bad
@@ -238,10 +234,11 @@ class Intake:
 
     def _finds(self, run: Run, problem: ProblemRecord, trial: Trial) -> bool:
         """Look for a trial by the way that readers take: a damaged index hides a row that it took in."""
-        row = self.connection.execute(_WRITTEN, (problem.key, run.id, trial.config_hash)).fetchone()
+        place = problem.key, run.id, trial.config_hash, trial.source
+        row = self.connection.execute(_WRITTEN, place).fetchone()
         if row is None:
             return False
-        environment_hash, key, run_id, stored, *values, document = row
+        environment_hash, key, run_id, _, stored, *values, document = row
         try:
             verify((environment_hash, key, run_id), values, stored)
             environment_from(environment_hash, document)

@@ -24,7 +24,6 @@ from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.errors import ConfigError, DeviceError
 from autoconv.kernels.registry import kernel as kernel_called
-from autoconv.kernels.source import source_hash
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 
@@ -97,7 +96,7 @@ def target(name: str) -> Target:
     device = (here or devices.find(WITHOUT_GPU)) if name == "auto" else devices.find(name)
     on_gpu = here is not None and here.name == device.name
     driver, power = gpu.driver_and_power(0) if on_gpu else (None, None)
-    environment = Environment.current(device, source_hash(), cuda_driver=driver, power_limit_w=power)
+    environment = Environment.current(device, cuda_driver=driver, power_limit_w=power)
     return Target(device, environment, on_gpu, now, Tuner(now, warn=note))
 
 

@@ -15,7 +15,7 @@ from autoconv import device as devices
 from autoconv import lookup, settings
 from autoconv.cli.common import WITHOUT_GPU, json_option, note, print_json, progress_bar
 from autoconv.environment import Environment
-from autoconv.kernels.source import source_hash
+from autoconv.kernels.source import source_of, sources
 from tuning_db import (
     DamagedError,
     EnvironmentRecord,
@@ -232,15 +232,16 @@ def prune(best: int | None, outdated: bool, quarantine: bool, as_json: bool) -> 
         raise click.UsageError("say what to remove: --best, --outdated or --quarantine")
     with _open_user() as database:
         pruned = prune_database(
-            database, best=best, drop=_outdated() if outdated else None, quarantine=quarantine
+            database, best=best, drop=_outdated if outdated else None, quarantine=quarantine
         )
     _print(asdict(pruned), as_json)
 
 
-def _outdated() -> Callable[[EnvironmentRecord], bool]:
-    """Return whether results of an environment are none today, whatever the device."""
-    now = Environment.current(devices.find(WITHOUT_GPU), source_hash()).hard()
-    return lambda one: any(one.hard.get(name) != now[name] for name in ("triton", "kernels"))
+def _outdated(environment: EnvironmentRecord, source: str | None) -> bool:
+    """Return whether results of a kernel's source in an environment are none today, whatever the device."""
+    if environment.hard.get("triton") != Environment.current(devices.find(WITHOUT_GPU)).triton:
+        return True
+    return source is not None and source not in (*sources().values(), source_of("aten"))
 
 
 @db.command()

@@ -29,10 +29,10 @@ from autoconv.problem import Problem
 def lookup(problem: str, device: str, tell_why: bool, as_json: bool) -> None:
     """Show what the database has for PROBLEM; nothing is swept.
 
-    An entry of grade "exact" or "soft" (another driver, say) is found. Where there is none, what a call would
-    run until a sweep has ended is shown: "scaled" from another device of the architecture, the "nearest"
-    problem's on this device, or, as "default", the least estimate; and how the nearest entry differs, field
-    by field. Exit status 1: none was found.
+    An entry of grade "exact" or "soft" (another driver, say, or an interrupted sweep's) is found. Where there
+    is none, what a call would run until a sweep has ended is shown: "scaled" from another device of the
+    architecture, the "nearest" problem's on this device, or, as "default", the least estimate; and how the
+    nearest entry differs, field by field. Exit status 1: none was found.
     """
     parsed = Problem.parse(problem)
     at = target(device)

@@ -15,7 +15,6 @@ from autoconv.dispatch.launchers import Launcher
 from autoconv.environment import Environment
 from autoconv.kernels.base import TENSORS, Kernel, Step, scratch
 from autoconv.kernels.sizes import Strides
-from autoconv.kernels.source import source_hash
 from autoconv.problem import Problem
 
 
@@ -58,7 +57,7 @@ class Cuda:
     def environment(self, index: int, device: Device) -> Environment:
         """Return the environment, driver and power limit included."""
         driver, power = gpu.driver_and_power(index)
-        return Environment.current(device, source_hash(), cuda_driver=driver, power_limit_w=power)
+        return Environment.current(device, cuda_driver=driver, power_limit_w=power)
 
     def capturing(self) -> bool:
         """Return whether torch's current stream is being captured."""
@@ -102,7 +101,7 @@ class Recorded:
 
     def environment(self, index: int, device: Device) -> Environment:  # noqa: ARG002
         """Return the environment of a device without a driver."""
-        return Environment.current(device, source_hash())
+        return Environment.current(device)
 
     def capturing(self) -> bool:
         """Return False: there is no stream."""

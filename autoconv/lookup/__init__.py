@@ -7,7 +7,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import tuning_db
-from autoconv.lookup.grades import GRADES, PROVENANCES, Found, find, priors, records, transferred
+from autoconv.lookup.grades import (
+    GRADES,
+    PROVENANCES,
+    Found,
+    covered,
+    find,
+    priors,
+    records,
+    transferred,
+    tried,
+)
 from autoconv.lookup.legality import refusal
 from autoconv.lookup.misses import why_missing
 from autoconv.problem import Problem
@@ -15,9 +25,9 @@ from autoconv.settings import Settings
 from tuning_db import Layers, TuningDB, open_healed
 
 __all__ = [
-    "APPLICATION", "COLUMNS", "GRADES", "PREBUILT", "PROVENANCES", "Found", "find",
-    "open_as_it_is", "open_file",
-    "open_layers", "open_user", "priors", "records", "refusal", "transferred", "warn_once", "why_missing",
+    "APPLICATION", "COLUMNS", "GRADES", "PREBUILT", "PROVENANCES", "Found", "covered", "find",
+    "open_as_it_is", "open_file", "open_layers", "open_user", "priors", "records", "refusal", "transferred",
+    "tried", "warn_once", "why_missing",
 ]  # fmt: skip
 
 APPLICATION = "autoconv"

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from autoconv.config import Config
 from autoconv.device import Device
-from autoconv.environment import Environment
+from autoconv.environment import IDENTITY, Environment
 from autoconv.errors import ConfigError, ProblemError
 from autoconv.kernels.aten import ATEN
+from autoconv.kernels.registry import supporting
+from autoconv.kernels.source import source_of
 from autoconv.lookup.legality import in_space, runnable
 from autoconv.problem import Problem
-from tuning_db import EnvironmentRecord, Layers, ProblemRecord, Winner
+from tuning_db import EnvironmentRecord, Layers, ProblemRecord, RunRecord, Winner
 from tuning_db.nearest import logarithm
 
 GRADES = ("exact", "soft", "scaled", "nearest", "default")
-"""Best first. exact: all that bears on the figure is the same. soft: a soft field of the environment differs.
-scaled: of this very problem, from another device of the architecture. nearest: of the nearest problem, from
-this device. default: not from the database at all, but the least estimate."""
+"""Best first. exact: all that bears on the figure is the same. soft: a soft field of the environment differs,
+another version of the model predicted it, or the only sweeps that tried it were interrupted. scaled: of this
+very problem, from another device of the architecture. nearest: of the nearest problem, from this device.
+default: not from the database at all, but the least estimate."""
 
 PROVENANCES = ("measured", "predicted", "transferred")
 """What stands behind a config: times of its own, predictions of its own, or what was found elsewhere."""
 
 # A prediction rests on the compiler and the device; driver, power limit and timing protocol do not enter it.
-_SOFT_OF_PREDICTION = ("device", "sms", "triton_patch")
+_SOFT_OF_PREDICTION = (*IDENTITY, "triton_patch")
 
 # Fields that call for other kernels or other tiles: a config is not carried from one value to another.
 _KINDS = ("op", "dtype", "precision", "layout")
@@ -64,48 +68,88 @@ def records(problem: Problem, environment: Environment) -> tuple[ProblemRecord, 
     )
 
 
-def find(layers: Layers, problem: Problem, environment: Environment) -> Found | None:
+def find(layers: Layers, problem: Problem, environment: Environment, predictor: str) -> Found | None:
     """Return the best entry for `problem` in `environment`, "exact" or "soft", or None.
 
-    The better grade comes first, then measured before predicted, then the layers' precedence; never the
-    fastest across layers. An entry whose config today's kernels cannot run is passed over.
+    Measured comes before predicted, then the better grade, then the layers' precedence; never the fastest
+    across layers. Among the bests of today's kernels in one layer and environment, measured or predicted by
+    one model, the fastest serves. An entry whose config today's kernels cannot run is passed over, and so is
+    one of a kernel whose source has changed since.
+
+    Args:
+        layers: The layers to ask.
+        problem: The problem.
+        environment: Where the config is to run.
+        predictor: The version of the model that predicts here; what others predicted is soft.
     """
-    fitting = [
-        found
+    entries = [
+        (layer, winner)
         for layer, winner in layers.winners(problem.key())
-        if _hard_fits(winner, environment) and _device_of(winner) == environment.device
-        if (found := _found(layer, winner, problem, environment)) is not None
+        if _hard_fits(winner.environment, environment) and _same_device(winner.environment, environment)
     ]
-    return min(fitting, key=_rank, default=None)
+    return min(_founds(entries, problem, environment, predictor), key=_rank, default=None)
 
 
-def transferred(layers: Layers, problem: Problem, environment: Environment, device: Device) -> Found | None:
+def covered(
+    runs: Iterable[RunRecord], problem: Problem, environment: Environment, predictor: str, *, on_gpu: bool
+) -> bool:
+    """Return whether a sweep of `problem` now would find what `runs` found: one of them was such a sweep.
+
+    It came to its end here, tried every kernel as it is today, and measured, or, where there is no GPU to
+    measure on, predicted with this model.
+    """
+    here = records(problem, environment)[1]
+    wanted = tried(problem, predictor, on_gpu=on_gpu)
+    return any(
+        run.finished
+        and run.info.get("sources") == wanted["sources"]
+        and _hard_fits(run.environment, environment)
+        and (
+            (run.environment == here and run.info.get("measured") is True)
+            or (not on_gpu and run.info == wanted and _alike(run.environment, here, _SOFT_OF_PREDICTION))
+        )
+        for run in runs
+    )
+
+
+def tried(problem: Problem, predictor: str, *, on_gpu: bool) -> dict[str, Any]:
+    """Return what a sweep notes about its run: the sources that it tries, and how it tells them apart."""
+    sources = {kernel.name: source_of(kernel.name) for kernel in supporting(problem)}
+    return {"sources": sources, "predictor": predictor, "measured": on_gpu}
+
+
+def transferred(
+    layers: Layers, problem: Problem, environment: Environment, device: Device, predictor: str
+) -> Found | None:
     """Return the best config found elsewhere that its kernel offers for `problem` on `device`, or None.
 
     This problem's on another device of the architecture ("scaled") come before the nearest problems' on this
     device ("nearest"); then measured before predicted, then the nearer, then the layers' precedence. Their
     times are another's, so they are left out.
     """
-    for found in _elsewhere(layers, problem, environment):
+    for found in _elsewhere(layers, problem, environment, predictor):
         if in_space(found.config, problem, device):
             return replace(found, provenance="transferred", measured_us=None, predicted_us=None)
     return None
 
 
 def priors(layers: Layers, problem: Problem, environment: Environment) -> list[Config]:
-    """Return what was best for `problem` in other environments of the architecture: other tools, or devices.
+    """Return what was best for `problem` elsewhere on the architecture: of older sources, tools, or devices.
 
     That is no answer here, since other code ran there. A sweep tries these configs first.
     """
     here = records(problem, environment)[1].hash
 
-    def elsewhere(one: EnvironmentRecord) -> bool:
-        return one.hash != here and one.hard.get("arch") == environment.arch
+    def of_architecture(one: EnvironmentRecord) -> bool:
+        return one.hard.get("arch") == environment.arch
 
-    ranked = layers.ranked(problem.key(), among=elsewhere, limit=_PRIORS)
-    ranked.sort(key=lambda entry: (PROVENANCES.index(entry[1].provenance), entry[1].place))
+    ranked = [
+        one
+        for _, one in layers.ranked(problem.key(), among=of_architecture, limit=_PRIORS)
+        if one.environment.hash != here or one.source != source_of(str(one.config.get("kernel")))
+    ]
     configs = []
-    for _, one in ranked:
+    for one in sorted(ranked, key=lambda one: (PROVENANCES.index(one.provenance), one.place)):
         try:
             configs.append(runnable(one.config, problem))
         except ConfigError:
@@ -143,48 +187,104 @@ def _numbers(problem: Problem) -> dict[str, int]:
     }
 
 
-def _elsewhere(layers: Layers, problem: Problem, environment: Environment) -> Iterator[Found]:
+def _elsewhere(layers: Layers, problem: Problem, environment: Environment, predictor: str) -> Iterator[Found]:
     """Yield what may be transferred, best first."""
-    entries = [(layer, winner) for layer, winner in layers.winners(problem.key())]
-    scaled = [
-        replace(found, grade="scaled")
-        for layer, winner in entries
-        if _hard_fits(winner, environment) and _device_of(winner) != environment.device
-        if (found := _found(layer, winner, problem, environment)) is not None
+    entries = [
+        (layer, winner)
+        for layer, winner in layers.winners(problem.key())
+        if _hard_fits(winner.environment, environment) and not _same_device(winner.environment, environment)
     ]
+    scaled = [replace(found, grade="scaled") for found in _founds(entries, problem, environment, predictor)]
     yield from sorted(scaled, key=_rank)
 
     def here(one: EnvironmentRecord) -> bool:
-        return dict(one.hard) == environment.hard() and one.soft.get("device") == environment.device
+        return _hard_fits(one, environment) and _same_device(one, environment)
 
     near = []
     for other in neighbours(layers, problem, here):
         kinds, doublings, _ = distance(problem, other)
-        found = find(layers, other, environment) if not kinds and doublings <= _FARTHEST else None
+        found = None
+        if not kinds and doublings <= _FARTHEST:
+            found = find(layers, other, environment, predictor)
         if found is not None:
             near.append(replace(found, grade="nearest"))
     yield from sorted(near, key=_rank)  # which is stable, so the nearer stay before the farther
 
 
 def _rank(found: Found) -> tuple[int, int]:
-    return GRADES.index(found.grade), PROVENANCES.index(found.provenance)
+    return PROVENANCES.index(found.provenance), GRADES.index(found.grade)
 
 
-def _hard_fits(winner: Winner, environment: Environment) -> bool:
-    return dict(winner.environment.hard) == environment.hard()
+def _hard_fits(there: EnvironmentRecord, environment: Environment) -> bool:
+    return dict(there.hard) == environment.hard()
 
 
-def _device_of(winner: Winner) -> object:
-    return winner.environment.soft.get("device")
+def _same_device(there: EnvironmentRecord, environment: Environment) -> bool:
+    soft = environment.soft()
+    return all(there.soft.get(name) == soft[name] for name in IDENTITY)
 
 
-def _found(layer: str, winner: Winner, problem: Problem, environment: Environment) -> Found | None:
-    try:
-        config = runnable(winner.config, problem)
-    except ConfigError:
-        return None
-    theirs, ours = winner.environment.soft, environment.soft()
-    bearing = _SOFT_OF_PREDICTION if winner.provenance == "predicted" else tuple(ours)
-    same = all(theirs.get(name) == ours[name] for name in bearing)
-    grade = "exact" if same else "soft"
-    return Found(config, winner.provenance, grade, layer, winner.measured_us, winner.predicted_us)
+def _alike(one: EnvironmentRecord, other: EnvironmentRecord, names: Iterable[str]) -> bool:
+    return all(one.soft.get(name) == other.soft.get(name) for name in names)
+
+
+def _founds(
+    entries: Iterable[tuple[str, Winner]], problem: Problem, environment: Environment, predictor: str
+) -> list[Found]:
+    """Return the fastest of today's kernels from each layer, environment and predictor, in their order.
+
+    What this process's own model predicted comes before what others did.
+    """
+    groups: dict[tuple[str, str, bool, str], list[tuple[Winner, Config]]] = {}
+    for layer, winner in entries:
+        try:
+            config = runnable(winner.config, problem)
+        except ConfigError:
+            continue
+        foreign = winner.provenance == "predicted" and winner.predictor != predictor
+        key = layer, winner.environment.hash, foreign, winner.predictor
+        groups.setdefault(key, []).append((winner, config))
+    order = list(dict.fromkeys(layer for layer, *_ in groups))
+    found = []
+    for key in sorted(groups, key=lambda key: (order.index(key[0]), *key[1:])):
+        best = _fastest(groups[key])
+        if best is not None:
+            found.append(_found(key[0], *best, environment, predictor))
+    return found
+
+
+def _fastest(entries: list[tuple[Winner, Config]]) -> tuple[Winner, Config] | None:
+    """Return the fastest of entries whose times compare, of those made with the sources of today.
+
+    torch's own convolution competes with the time it had under another torch or cuDNN where it has none of
+    today: to leave it out would have a kernel serve that is slower than torch.
+    """
+    today = [entry for entry in entries if entry[0].source == source_of(entry[1].kernel)]
+    if not any(config == ATEN for _, config in today):
+        today += [entry for entry in entries if entry[1] == ATEN]
+    return min(today, key=lambda entry: (_time(entry[0]), entry[0].config_hash), default=None)
+
+
+def _time(winner: Winner) -> float:
+    time = winner.measured_us if winner.provenance == "measured" else winner.predicted_us
+    return float("inf") if time is None else time
+
+
+def _found(layer: str, winner: Winner, config: Config, environment: Environment, predictor: str) -> Found:
+    same = not departures(winner, environment, predictor)
+    times = winner.measured_us, winner.predicted_us
+    return Found(config, winner.provenance, "exact" if same else "soft", layer, *times)
+
+
+def departures(winner: Winner, environment: Environment, predictor: str) -> Mapping[str, tuple[Any, Any]]:
+    """Return what makes an entry of this device and these hard fields soft, by name: here, and there."""
+    predicted = winner.provenance == "predicted"
+    theirs, ours = dict(winner.environment.soft), environment.soft()
+    pairs = {name: (ours[name], theirs.get(name)) for name in (_SOFT_OF_PREDICTION if predicted else ours)}
+    kernel = str(winner.config.get("kernel"))
+    if source_of(kernel) is not None:  # else it is no kernel of today, which `runnable` says
+        pairs[f"source of {kernel}"] = source_of(kernel), winner.source
+    if predicted:
+        pairs["model"] = predictor, winner.predictor
+    pairs["sweep"] = "finished", "finished" if winner.finished else "interrupted"
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -19,7 +19,7 @@ from tuning_db import EnvironmentRecord, ProblemRecord, Trial
 LARGEST_TILE = 2**20
 """Elements of one Triton tensor at most (`TRITON_MAX_TENSOR_NUMEL`), so of one side of a tile too."""
 
-_HARD = {"arch", "triton", "kernels"}
+_HARD = {"arch", "triton"}
 
 
 def runnable(document: Mapping[str, Any], problem: Problem) -> Config:

@@ -7,15 +7,15 @@ from typing import Any
 
 from autoconv.environment import Environment
 from autoconv.errors import ConfigError
-from autoconv.lookup.grades import neighbours
+from autoconv.lookup.grades import departures, neighbours
 from autoconv.lookup.legality import runnable
 from autoconv.problem import Problem
 from tuning_db import Layers, Winner
 
 
-def why_missing(layers: Layers, problem: Problem, environment: Environment) -> list[str]:
+def why_missing(layers: Layers, problem: Problem, environment: Environment, predictor: str) -> list[str]:
     """Say, a line a field, how the nearest entry differs: in its environment, or else in its problem too."""
-    nearest = _nearest_environment(layers, problem, environment)
+    nearest = _nearest_environment(layers, problem, environment, predictor)
     if nearest is not None:
         layer, winner, differing = nearest
         try:
@@ -26,7 +26,7 @@ def why_missing(layers: Layers, problem: Problem, environment: Environment) -> l
             return [f"nearest: this problem in this very environment, layer {layer}"]
         return [f"nearest: this problem in another environment, layer {layer}", *differing]
     for other in neighbours(layers, problem):
-        nearest = _nearest_environment(layers, other, environment)
+        nearest = _nearest_environment(layers, other, environment, predictor)
         if nearest is not None:
             fields = differences(problem.to_json(), other.to_json())
             return ["nearest: another problem", *fields, *nearest[2]]
@@ -35,20 +35,27 @@ def why_missing(layers: Layers, problem: Problem, environment: Environment) -> l
 
 def differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
     """Return a line for each field that is not the same."""
-    return [
-        f"{name}: {here[name]} here, {there.get(name)} there"
-        for name in here
-        if here[name] != there.get(name)
-    ]
+    return [_line(name, here[name], there.get(name)) for name in here if here[name] != there.get(name)]
+
+
+def _line(name: str, here: object, there: object) -> str:
+    return f"{name}: {here} here, {there} there"
 
 
 def _nearest_environment(
-    layers: Layers, problem: Problem, environment: Environment
+    layers: Layers, problem: Problem, environment: Environment, predictor: str
 ) -> tuple[str, Winner, list[str]] | None:
     """Return the winner of `problem` whose environment differs least, its layer, and those fields."""
-    here = {**environment.hard(), **environment.soft()}
     told = [
-        (layer, winner, differences(here, {**winner.environment.hard, **winner.environment.soft}))
+        (layer, winner, _differing(winner, environment, predictor))
         for layer, winner in layers.winners(problem.key())
     ]
     return min(told, key=lambda entry: len(entry[2]), default=None)
+
+
+def _differing(winner: Winner, environment: Environment, predictor: str) -> list[str]:
+    """Return a line for each field of the environment that differs, and for what else bears on the entry."""
+    fields = {**environment.hard(), **environment.soft()}
+    lines = differences(fields, {**winner.environment.hard, **winner.environment.soft})
+    pairs = departures(winner, environment, predictor)
+    return lines + [_line(name, *pair) for name, pair in pairs.items() if name not in fields]

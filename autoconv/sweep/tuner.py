@@ -10,9 +10,11 @@ from functools import cached_property
 from autoconv import lookup
 from autoconv.config import Config
 from autoconv.cost.model import estimate
+from autoconv.cost.version import model_version
 from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.kernels.aten import ATEN
+from autoconv.kernels.source import source_of
 from autoconv.lookup import Found
 from autoconv.problem import Problem
 from autoconv.settings import Settings
@@ -62,11 +64,11 @@ class Tuner:
     def find(self, problem: Problem, environment: Environment) -> Found | None:
         """Return what this process tuned and could not write, or else the best entry of the layers."""
         found = self._in_memory.get((problem, environment))
-        return found or lookup.find(self.layers, problem, environment)
+        return found or lookup.find(self.layers, problem, environment, model_version())
 
     def why_missing(self, problem: Problem, environment: Environment) -> list[str]:
         """Say, a line a field, what the nearest entry differs in."""
-        return lookup.why_missing(self.layers, problem, environment)
+        return lookup.why_missing(self.layers, problem, environment, model_version())
 
     def guess(self, problem: Problem, device: Device) -> Found:
         """Return the config with the least estimated time; nothing is compiled or checked."""
@@ -75,7 +77,7 @@ class Tuner:
 
     def provisional(self, problem: Problem, environment: Environment, device: Device) -> Found:
         """Return what serves until a sweep has ended: a config found elsewhere, or else a guess."""
-        found = lookup.transferred(self.layers, problem, environment, device)
+        found = lookup.transferred(self.layers, problem, environment, device, model_version())
         if found is None or found.config == ATEN:
             return found or self.guess(problem, device)
         return replace(found, predicted_us=estimate(problem, found.config, device).seconds * 1e6)
@@ -97,12 +99,15 @@ class Tuner:
     ) -> Tuned:
         """Sweep `problem`, unless the user's database has it already or another process is at it.
 
+        What was tried here before with the kernels of today, in a sweep that was interrupted, say, is not
+        tried again.
+
         Args:
             problem: The problem.
             job: What to sweep for, where and how long.
             wait: Seconds to wait for another process that sweeps the same problem; where it takes longer, a
                 provisional config is returned.
-            again: Sweep even where the database has the problem.
+            again: Sweep even where the database has the problem, all of it anew.
             crew: Worker processes that outlive the sweep; where None, it starts and ends its own.
             progress: Told what is being done, how many are done, of how many.
 
@@ -118,10 +123,10 @@ class Tuner:
                 return Tuned(self.provisional(problem, job.environment, job.device), None)
             first = lookup.priors(self.layers, problem, job.environment)
             with nullcontext(crew) if crew else Crew() as workers:
-                swept = sweep(problem, job, self._user, workers, progress, first)
+                swept = sweep(problem, job, self._user, workers, progress, first, again=again)
         if swept.winner is None:
             return Tuned(None, swept)
-        found = self._own(problem, job.environment)
+        found = self._own(problem, job.environment) if swept.recorded else None
         if found is None:
             found = _of_memory(swept.winner)
             self._in_memory[problem, job.environment] = found
@@ -132,6 +137,7 @@ class Tuner:
         if self._user is None:
             return
         problem_record, environment_record = lookup.records(problem, environment)
+        trial = replace(trial, source=source_of(str(trial.config["kernel"])) or "")
         try:
             self._user.record(environment_record, problem_record, [trial], origin=origin)
         except TuningDBError as error:
@@ -139,15 +145,24 @@ class Tuner:
 
     def _swept_before(self, problem: Problem, job: Job) -> Found | None:
         """Return the user's own entry, if a sweep now could not better its provenance."""
-        found = self._in_memory.get((problem, job.environment)) or self._own(problem, job.environment)
-        return found if found and (found.provenance == "measured" or not job.on_gpu) else None
-
-    def _own(self, problem: Problem, environment: Environment) -> Found | None:
-        """Return the exact entry of the user's database alone."""
+        found = self._in_memory.get((problem, job.environment))
+        if found is not None and (found.provenance == "measured" or not job.on_gpu):
+            return found
         if self._user is None:
             return None
-        found = lookup.find(Layers([("user", self._user)], self._warn), problem, environment)
-        return found if found and found.grade == "exact" else None
+        try:
+            runs = self._user.runs(problem.key())
+        except TuningDBError:
+            return None
+        known = lookup.covered(runs, problem, job.environment, model_version(), on_gpu=job.on_gpu)
+        return self._own(problem, job.environment) if known else None
+
+    def _own(self, problem: Problem, environment: Environment) -> Found | None:
+        """Return the entry of the user's database alone."""
+        if self._user is None:
+            return None
+        layers = Layers([("user", self._user)], self._warn)
+        return lookup.find(layers, problem, environment, model_version())
 
 
 def _of_memory(winner: Winner) -> Found:

@@ -28,7 +28,7 @@ from autoconv.config import Config
 from autoconv.cost.model import estimate, estimate_seconds
 from autoconv.device import Device
 from autoconv.kernels.registry import supporting
-from autoconv.kernels.source import source_hash
+from autoconv.kernels.source import sources
 from autoconv.problem import Problem
 from autoconv.sweep.pool import Pool
 from autoconv.sweep.tasks import Task, compile_task, verify_task
@@ -51,7 +51,7 @@ def main() -> None:
     given = parser.parse_args()
     device = devices.find(given.device)
     layers = Counter(str(problem_of(layer)) for layer in json.loads(given.workloads.read_text()))
-    known = {row["problem"]: row for row in _rows(given.results) if row["kernels"] == source_hash()}
+    known = {row["problem"]: row for row in _rows(given.results) if row["kernels"] == sources()}
     wanted = sorted(set(layers) - set(known))[: given.limit]
     given.results.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -109,7 +109,7 @@ def survey(problem: Problem, device: Device, compilers: Pool, interpreters: Pool
     verdicts = interpreters.perform([verify_task(problem, config, on_gpu=False) for config, _ in chosen])
     return {
         "problem": str(problem),
-        "kernels": source_hash(),
+        "kernels": sources(),
         "candidates": [
             {"config": config.document(), "registers": resources.registers, "verdict": verdict}
             for (config, resources), verdict in zip(chosen, verdicts, strict=True)
@@ -145,7 +145,7 @@ def summary(layers: Counter[str], known: dict[str, dict[str, Any]], device: Devi
             "python": platform.python_version(),
             "triton": version("triton"),
             "torch": version("torch"),
-            "kernels": source_hash(),
+            "kernels": sources(),
         },
         "layers": sum(layers.values()),
         "problems": len(layers),

@@ -14,16 +14,17 @@ import pytest
 
 from autoconv import lookup, settings
 from autoconv.config import Config
+from autoconv.cost.version import model_version
 from autoconv.device import find
 from autoconv.environment import Environment
-from autoconv.kernels.source import source_hash
+from autoconv.kernels.source import source_of
 from autoconv.problem import Problem
 from tests.cli.conftest import Run
 from tests.cli.test_commands import documented
 from tuning_db import Trial, TuningDB
 
 PROBLEM = Problem(64, 64, 128, 3, 4096, stride=3, dilation=4)
-HERE = Environment.current(find("rtx4090"), source_hash())
+HERE = Environment.current(find("rtx4090"))
 TILES = {"BLOCK_CO": 128, "BLOCK_L": 64, "BLOCK_R": 32}
 
 Fill = Callable[..., Path]
@@ -34,7 +35,9 @@ def config(warps: int) -> Config:
 
 
 def trial(warps: int) -> Trial:
-    return Trial(config(warps).document(), "ok", measured_us=float(warps), detail={"x": "y" * 200})
+    source = source_of("dense") or ""
+    detail = {"x": "y" * 200}
+    return Trial(config(warps).document(), "ok", measured_us=float(warps), detail=detail, source=source)
 
 
 ILLEGAL = Trial({"kernel": "retired", "num_warps": 4, "num_stages": 2}, "ok", measured_us=1.0)
@@ -144,7 +147,7 @@ def test_an_export_is_imported_and_exported_again_byte_for_byte(
     assert fields_of(run("db", "import", str(path), "--json"), "import")["inserted"] == 3
     assert fields_of(run("db", "import", str(path), "--json"), "import")["known"] == 3
     assert run("db", "export").stdout == text
-    found = lookup.find(lookup.open_layers(settings.load()), PROBLEM, HERE)
+    found = lookup.find(lookup.open_layers(settings.load()), PROBLEM, HERE, model_version())
     assert found is not None and (found.config, found.layer) == (config(4), "user")
 
 
@@ -211,7 +214,7 @@ def test_merging_adds_what_is_new_and_keeps_out_what_is_illegal(run: Run, user: 
     fill(other, trial(4), ILLEGAL)
     first = fields_of(run("db", "merge", str(other), "--json"), "merge", 1)
     assert (first["inserted"], first["quarantined"]) == (1, 1) and "kernel=retired" in first["reasons"][0]
-    found = lookup.find(lookup.open_layers(settings.load()), PROBLEM, HERE)
+    found = lookup.find(lookup.open_layers(settings.load()), PROBLEM, HERE, model_version())
     assert found is not None and found.config == config(4)
     second = fields_of(run("db", "merge", str(other), "--json"), "merge", 1)
     assert (second["inserted"], second["known"]) == (0, 1)
@@ -236,12 +239,13 @@ def test_prune_removes_what_it_is_told_and_vacuum_gives_the_space_back(run: Run,
     others = [replace(trial(8), config=one.document(), measured_us=9.0 + one.num_stages) for one in slower]
     fill(user, trial(4), trial(8), *others)
     for number in range(40):
-        fill(user, trial(4), trial(8), environment=replace(HERE, kernels=f"{number:016}"))
+        fill(user, trial(4), trial(8), environment=replace(HERE, triton=f"2.{number}"))
+        fill(user, replace(trial(4), source=f"{number:016}"))
     outdated = fields_of(run("db", "prune", "--outdated", "--json"), "prune")
-    assert (outdated["environments"], outdated["trials"]) == (40, 80)
+    assert (outdated["environments"], outdated["trials"]) == (40, 120)
     best = fields_of(run("db", "prune", "--best", "2", "--json"), "prune")
     assert (best["environments"], best["trials"]) == (0, 4)
-    found = lookup.find(lookup.open_layers(settings.load()), PROBLEM, HERE)
+    found = lookup.find(lookup.open_layers(settings.load()), PROBLEM, HERE, model_version())
     assert found is not None and found.config == config(4)
     before = user.stat().st_size
     freed = fields_of(run("db", "vacuum", "--json"), "vacuum")

@@ -22,7 +22,6 @@ from autoconv.config import Config
 from autoconv.device import find
 from autoconv.environment import Environment
 from autoconv.kernels.registry import kernels
-from autoconv.kernels.source import source_hash
 from autoconv.problem import Problem
 from autoconv.settings import child_environment
 
@@ -36,7 +35,7 @@ CONFIGS = [
 
 
 def test_the_environment_is_this_triton_s() -> None:
-    environment = Environment.current(find("rtx4090"), source_hash())
+    environment = Environment.current(find("rtx4090"))
     assert environment.triton_patch == version("triton")
     assert version("triton").startswith(f"{environment.triton}.")
 

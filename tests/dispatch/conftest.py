@@ -9,9 +9,10 @@ import pytest
 import autoconv
 from autoconv import Config, Problem, device, lookup, serving, settings
 from autoconv.compiler.recording import Launch
+from autoconv.cost.version import model_version
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.environment import Environment
-from autoconv.kernels.source import source_hash
+from autoconv.kernels.source import source_of
 from tuning_db import Trial
 
 DEVICE = "rtx4090"
@@ -21,7 +22,7 @@ Remember = Callable[[Problem, Config], None]
 
 @pytest.fixture
 def environment() -> Environment:
-    return Environment.current(device.find(DEVICE), source_hash())
+    return Environment.current(device.find(DEVICE))
 
 
 @pytest.fixture
@@ -30,7 +31,8 @@ def remember(environment: Environment) -> Remember:
 
     def put(problem: Problem, config: Config) -> None:
         problem_record, environment_record = lookup.records(problem, environment)
-        trial = Trial(config.document(), "ok", predicted_us=5.0, max_err=0.0)
+        made = {"source": source_of(config.kernel) or "", "predictor": model_version()}
+        trial = Trial(config.document(), "ok", predicted_us=5.0, max_err=0.0, **made)
         with lookup.open_user(settings.load()) as database:
             database.record(environment_record, problem_record, [trial], origin="test")
 

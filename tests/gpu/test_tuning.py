@@ -13,7 +13,6 @@ from autoconv import Problem, gpu, lookup, serving, settings
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.dispatch.machines import Cuda
 from autoconv.environment import Environment
-from autoconv.kernels.source import source_hash
 from autoconv.sweep.sweep import Job
 from autoconv.sweep.tuner import Tuner
 
@@ -84,7 +83,7 @@ def test_the_driver_is_named_where_nvidia_smi_is():
 
 
 def test_a_sweep_measures_and_its_winner_is_served(device, precision, monkeypatch):
-    environment = Environment.current(device, source_hash(), *gpu.driver_and_power(0))
+    environment = Environment.current(device, *gpu.driver_and_power(0))
     job = Job(device, environment, settings.load().cache, on_gpu=True, seconds=120.0, leaders=4)
     tuner = Tuner(settings.load())
     tuned = tuner.tune(PROBLEM, job)

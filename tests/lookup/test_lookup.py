@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,14 @@ from autoconv.environment import Environment
 from autoconv.errors import MissError
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernels
+from autoconv.kernels.source import source_of
 from autoconv.lookup import (
     COLUMNS,
     Found,
-    find,
     open_layers,
     priors,
     records,
     refusal,
-    transferred,
-    why_missing,
 )
 from autoconv.problem import Problem
 from autoconv.settings import Settings
@@ -34,13 +33,17 @@ PROBLEM = Problem(64, 64, 128, 3, 224280, stride=3, dilation=4)
 HERE = Environment(
     arch="sm_89",
     triton="3.7",
-    kernels="0123456789abcdef",
     device="rtx4090",
     sms=128,
+    memory_gib=24,
     triton_patch="3.7.1",
     cuda_driver="570.86",
     power_limit_w=450,
 )
+MODEL = "0123456789abcdef"  # the version of the model that predicts
+find = partial(lookup.find, predictor=MODEL)
+transferred = partial(lookup.transferred, predictor=MODEL)
+why_missing = partial(lookup.why_missing, predictor=MODEL)
 TILES = {"BLOCK_CO": 128, "BLOCK_L": 64, "BLOCK_R": 32}
 
 
@@ -63,12 +66,19 @@ class Database:
         environment: Environment = HERE,
         measured_us: float | None = None,
         predicted_us: float | None = None,
+        source: str | None = None,  # today's
+        predictor: str = MODEL,
+        finished: bool = True,
     ) -> Database:
         document = chosen.document() if isinstance(chosen, Config) else chosen
-        trial = Trial(document, "ok", measured_us=measured_us, predicted_us=predicted_us, max_err=1e-7)
+        named = {"source": source or source_of(str(document.get("kernel"))) or "", "predictor": predictor}
+        trial = Trial(document, "ok", predicted_us, measured_us=measured_us, max_err=1e-7, **named)
         problem_record, environment_record = records(problem, environment)
         with TuningDB.open(self.path, columns=COLUMNS, application="autoconv") as database:
-            database.record(environment_record, problem_record, [trial], origin="test")
+            run = database.start(environment_record, origin="test")
+            database.add(run, problem_record, trial)
+            if finished:
+                database.finish(run)
         return self
 
 
@@ -164,8 +174,9 @@ def test_a_prediction_does_not_depend_on_the_driver(
     [
         {"arch": "sm_90"},
         {"triton": "3.6"},
-        {"kernels": "f" * 16},
         {"device": "l4", "sms": 58},  # the same architecture, another device
+        {"sms": 114},  # a board cut down, or a slice of it, under the same name
+        {"memory_gib": 12},
     ],
     ids=str,
 )
@@ -220,12 +231,127 @@ def test_measured_comes_before_predicted_at_the_same_grade(
     assert (found.layer, found.provenance) == ("site 1", "measured")
 
 
-def test_the_better_grade_comes_first(user: Database, site: Database, layers: Callable[[], Layers]) -> None:
-    user.add(config(1), environment=replace(HERE, cuda_driver="1.0"), measured_us=1.0)
-    site.add(config(2), predicted_us=9.0)
+def test_measured_comes_before_predicted_of_a_better_grade(
+    user: Database, site: Database, layers: Callable[[], Layers]
+) -> None:
+    site.add(config(1), environment=replace(HERE, cuda_driver="1.0"), measured_us=9.0)
+    user.add(config(2), predicted_us=1.0)
     found = find(layers(), PROBLEM, HERE)
     assert found is not None
-    assert (found.layer, found.grade, found.provenance) == ("site 1", "exact", "predicted")
+    assert (found.layer, found.grade, found.provenance) == ("site 1", "soft", "measured")
+
+
+def test_the_better_grade_comes_first(user: Database, site: Database, layers: Callable[[], Layers]) -> None:
+    user.add(config(1), environment=replace(HERE, cuda_driver="1.0"), measured_us=1.0)
+    site.add(config(2), measured_us=9.0)
+    found = find(layers(), PROBLEM, HERE)
+    assert found is not None
+    assert (found.layer, found.grade) == ("site 1", "exact")
+
+
+# --- sources, models, interrupted runs --------------------------------------------------------------
+
+SPLIT = Config("split_k", {**TILES, "SPLIT": 2}, num_warps=4, num_stages=2)
+OLD, NEW = "0" * 16, "f" * 16  # of the kernel `dense`, in two versions of this package
+
+
+@pytest.fixture
+def version(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes this process the version of the package whose kernel `dense` has the source given."""
+
+    def be(dense: str) -> None:
+        now = {"dense": dense, "split_k": "5" * 16}
+        monkeypatch.setattr("autoconv.lookup.grades.source_of", now.get)
+
+    return be
+
+
+def test_two_versions_of_the_package_share_a_file(
+    user: Database, layers: Callable[[], Layers], version: Callable[[str], None]
+) -> None:
+    """Each finds its own kernels' best, whichever wrote last, and both what did not change between them."""
+    for _ in range(2):  # the second time, after the other has written
+        user.add(config(4), measured_us=2.0, source=OLD)
+        user.add(config(8), measured_us=3.0, source=NEW)
+        for dense, warps, time in ((OLD, 4, 2.0), (NEW, 8, 3.0)):
+            version(dense)
+            found = find(layers(), PROBLEM, HERE)
+            assert found == Found(config(warps), "measured", "exact", "user", time, None)
+    user.add(SPLIT, measured_us=2.5, source="5" * 16)  # faster than the new one, not than the old one
+    found = find(layers(), PROBLEM, HERE)
+    assert found is not None and found.config == SPLIT
+    version(OLD)
+    found = find(layers(), PROBLEM, HERE)
+    assert found is not None and found.config == config(4)
+
+
+def test_a_changed_kernel_costs_its_own_results_which_are_tried_first(
+    user: Database, layers: Callable[[], Layers], version: Callable[[str], None]
+) -> None:
+    version(NEW)
+    user.add(config(4), measured_us=1.0, source=OLD)
+    user.add(SPLIT, measured_us=2.0, source="5" * 16)
+    found = find(layers(), PROBLEM, HERE)
+    assert found == Found(SPLIT, "measured", "exact", "user", 2.0, None)
+    assert priors(layers(), PROBLEM, HERE) == [config(4)]
+
+
+def test_a_miss_for_a_changed_kernel_says_so(
+    user: Database, layers: Callable[[], Layers], version: Callable[[str], None]
+) -> None:
+    version(NEW)
+    user.add(config(4), measured_us=1.0, source=OLD)
+    assert find(layers(), PROBLEM, HERE) is None
+    assert why_missing(layers(), PROBLEM, HERE) == [
+        "nearest: this problem in another environment, layer user",
+        f"source of dense: {NEW} here, {OLD} there",
+    ]
+
+
+def test_torch_s_own_time_of_another_version_keeps_a_slower_kernel_from_serving(
+    user: Database, layers: Callable[[], Layers]
+) -> None:
+    user.add(config(4), measured_us=2.0)
+    user.add(ATEN, measured_us=1.0, source="torch 2.0.0, cuDNN 1")
+    found = find(layers(), PROBLEM, HERE)
+    assert found == Found(ATEN, "measured", "soft", "user", 1.0, None)
+    user.add(ATEN, measured_us=3.0)  # today's is slower
+    found = find(layers(), PROBLEM, HERE)
+    assert found == Found(config(4), "measured", "exact", "user", 2.0, None)
+
+
+def test_predictions_of_another_model_are_soft_and_never_compete(
+    user: Database, site: Database, layers: Callable[[], Layers]
+) -> None:
+    user.add(config(1), predicted_us=1.0, predictor="b" * 16)
+    user.add(config(2), predicted_us=2.0, predictor="a" * 16)
+    found = find(layers(), PROBLEM, HERE)
+    assert found == Found(config(2), "predicted", "soft", "user", None, 2.0)  # by name, not by time
+    user.add(config(4), predicted_us=9.0)
+    found = find(layers(), PROBLEM, HERE)
+    assert found == Found(config(4), "predicted", "exact", "user", None, 9.0)
+    site.add(config(8), measured_us=99.0)
+    found = find(layers(), PROBLEM, HERE)
+    assert found is not None and found.config == config(8)
+
+
+def test_a_measurement_does_not_depend_on_the_model(user: Database, layers: Callable[[], Layers]) -> None:
+    user.add(config(1), measured_us=1.0, predicted_us=1.0, predictor="b" * 16)
+    found = find(layers(), PROBLEM, HERE)
+    assert found is not None and found.grade == "exact"
+
+
+def test_what_interrupted_sweeps_alone_tried_is_soft(user: Database, layers: Callable[[], Layers]) -> None:
+    user.add(config(1), measured_us=1.0, finished=False)
+    found = find(layers(), PROBLEM, HERE)
+    assert found is not None and found.grade == "soft"
+    assert why_missing(layers(), PROBLEM, HERE) == [
+        "nearest: this problem in another environment, layer user",
+        "sweep: finished here, interrupted there",
+    ]
+    user.add(config(2), measured_us=2.0)
+    found = find(layers(), PROBLEM, HERE)
+    assert found is not None and (found.config, found.grade) == (config(1), "exact")
 
 
 @pytest.mark.parametrize(
@@ -320,6 +446,16 @@ def test_the_nearest_problem_of_this_device_gives_its_config(
     assert found is not None and (found.layer, found.config) == ("user", config(8))
 
 
+@pytest.mark.parametrize("other", [{"sms": 114}, {"memory_gib": 12}], ids=str)
+def test_a_board_of_the_same_name_with_other_sms_or_memory_is_scaled_at_best(
+    other: dict[str, int], user: Database, layers: Callable[[], Layers]
+) -> None:
+    user.add(config(4), environment=replace(HERE, **other), measured_us=1.0)
+    assert find(layers(), PROBLEM, HERE) is None
+    found = transferred(layers(), PROBLEM, HERE, RTX4090)
+    assert found == Found(config(4), "transferred", "scaled", "user", None, None)
+
+
 @pytest.mark.parametrize(
     ("problem", "environment"),
     [
@@ -327,9 +463,9 @@ def test_the_nearest_problem_of_this_device_gives_its_config(
         (replace(PROBLEM, precision="ieee"), HERE),
         (replace(PROBLEM, dtype="float16", precision=""), HERE),
         (replace(PROBLEM, N=32), L4),
-        (replace(PROBLEM, N=32), replace(HERE, kernels="f" * 16)),
+        (replace(PROBLEM, N=32), replace(HERE, triton="3.6")),
         (PROBLEM, replace(HERE, triton="3.6")),
-        (PROBLEM, replace(L4, kernels="f" * 16)),
+        (PROBLEM, replace(L4, triton="3.6")),
     ],
     ids=str,
 )
@@ -360,8 +496,7 @@ def test_older_and_other_results_of_the_architecture_are_tried_first(
     user.add({"kernel": "retired", "num_warps": 4, "num_stages": 2}, environment=L4, measured_us=1.0)
     assert priors(layers(), PROBLEM, HERE) == []
     user.add(config(8), environment=replace(HERE, triton="3.6"), predicted_us=1.0)
-    site.add(config(4), environment=replace(HERE, kernels="f" * 16), measured_us=9.0)
-    assert find(layers(), PROBLEM, replace(HERE, kernels="e" * 16)) is None  # stale: never served
+    site.add(config(4), source="f" * 16, measured_us=9.0)
     assert priors(layers(), PROBLEM, HERE) == [config(4), config(8)]
 
 

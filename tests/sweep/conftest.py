@@ -11,7 +11,6 @@ import pytest
 from autoconv import settings
 from autoconv.device import find
 from autoconv.environment import Environment
-from autoconv.kernels.source import source_hash
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.pool import Crew
@@ -42,7 +41,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def job(cache: Path) -> Job:
-    environment = Environment.current(DEVICE, source_hash())
+    environment = Environment.current(DEVICE)
     return Job(DEVICE, environment, cache, on_gpu=False, leaders=LEADERS)
 
 

@@ -12,6 +12,7 @@ import pytest
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
 from autoconv.cost.model import estimate_seconds
+from autoconv.kernels.source import source_of
 from autoconv.lookup import open_user, records
 from autoconv.problem import Problem
 from autoconv.settings import Settings
@@ -54,9 +55,9 @@ def unlikely(small: Problem, job: Job) -> Config:
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
-@pytest.mark.parametrize("hard", [{"triton": "3.1"}, {"kernels": "f" * 16}], ids=str)
+@pytest.mark.parametrize("older", ["triton", "source"])
 def test_the_next_sweep_tries_the_old_winner_first(
-    hard: dict[str, str],
+    older: str,
     on_gpu: bool,
     unlikely: Config,
     small: Problem,
@@ -65,9 +66,11 @@ def test_the_next_sweep_tries_the_old_winner_first(
     tmp_path: Path,
 ) -> None:
     settings = settings_for(tmp_path / "tuning.db")
-    problem, old = records(small, replace(job.environment, **hard))
+    there = replace(job.environment, triton="3.1") if older == "triton" else job.environment
+    problem, old = records(small, there)
+    source = "f" * 16 if older == "source" else source_of(unlikely.kernel) or ""
     with open_user(settings) as database:
-        trial = Trial(unlikely.document(), "ok", measured_us=1.0)
+        trial = Trial(unlikely.document(), "ok", measured_us=1.0, source=source)
         database.record(old, problem, [trial], origin="an older version")
     tuner, crew = Tuner(settings), InstantCrew()
     assert tuner.find(small, job.environment) is None  # nothing stale is served
@@ -78,7 +81,8 @@ def test_the_next_sweep_tries_the_old_winner_first(
     assert not on_gpu or crew.gpu.configs[0] == unlikely
     assert unlikely.document() in [dict(trial.config) for trial in tuned.swept.trials]
     with open_user(settings) as database:  # nothing is wiped
-        assert old in [winner.environment for winner in database.winners(problem.key)]
+        kept = [(winner.environment, winner.source) for winner in database.winners(problem.key)]
+        assert (old, source) in kept
 
 
 def test_without_an_old_winner_it_is_not_tried(

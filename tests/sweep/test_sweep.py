@@ -62,7 +62,6 @@ from autoconv import settings
 from autoconv.device import find
 from autoconv.environment import Environment
 from autoconv.kernels.registry import kernels
-from autoconv.kernels.source import source_hash
 from autoconv.problem import Problem
 from autoconv.sweep.pool import Crew
 from autoconv.sweep.sweep import Job
@@ -71,7 +70,7 @@ from autoconv.sweep.tuner import Tuner
 for name in set(kernels()) - {"faulty"}:
     del kernels()[name]
 now, device = settings.load(), find("rtx4090")
-job = Job(device, Environment.current(device, source_hash()), now.cache, on_gpu=False, leaders=99)
+job = Job(device, Environment.current(device), now.cache, on_gpu=False, leaders=99)
 tuner, problem = Tuner(now), Problem.parse(sys.argv[1])
 assert tuner.find(problem, job.environment) is None
 print("missed", flush=True)

@@ -37,6 +37,8 @@ def test_each_query_answers(path: Path, query: str) -> None:
             failed = Trial({"BLOCK": 256}, "resources", error="shared memory")
             problem = ProblemRecord(f"N={n:02}", {"N": n})
             db.record(environment, problem, [*trials, near, failed], origin="sweep")
+            slower = Trial({"BLOCK": 8}, "ok", measured_us=9999.0, source="b")
+            db.add(db.start(environment, origin="sweep"), problem, slower)
         import_lines(db, ["no trial\n"])
     shown = subprocess.run(
         [sys.executable, "-m", "sqlite_utils", "query", str(path), query],

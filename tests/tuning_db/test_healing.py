@@ -25,7 +25,7 @@ from tuning_db import (
     open_healed,
 )
 from tuning_db.healing import _unfinished
-from tuning_db.migrations import VERSION
+from tuning_db.migrations import version
 
 COLUMNS = {"N": int, "dtype": str}
 ENVIRONMENT = EnvironmentRecord({"arch": "sm_89"}, {"device": "L4"})
@@ -73,7 +73,10 @@ def test_a_sound_file_is_left_alone(path: Path) -> None:
 
 def test_a_file_with_no_header_is_moved_aside_and_its_rows_salvaged(path: Path) -> None:
     trials = fill(path)
-    tear(path, 1)  # the schema is on it too
+    raw = path.read_bytes()
+    pages = [raw[start : start + PAGE] for start in range(0, len(raw), PAGE)]
+    schema = [number for number, page in enumerate(pages, start=1) if b"CREATE TABLE problems" in page]
+    tear(path, 1, *schema)
     torn = path.read_bytes()
     warnings: list[str] = []
     with healed(path, warnings) as db:
@@ -250,10 +253,10 @@ def test_a_file_that_is_whole_is_not_moved_whatever_the_error(path: Path) -> Non
 def test_a_newer_file_is_left_alone_and_another_used_beside_it(path: Path) -> None:
     trials = fill(path)
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(f"PRAGMA user_version = {VERSION + 1}")
+        connection.executescript(f"PRAGMA user_version = {version() + 1}")
     before = path.read_bytes()
     warnings: list[str] = []
-    beside = path.with_name(f"tuning.v{VERSION}.db")
+    beside = path.with_name(f"tuning.v{version()}.db")
     with healed(path, warnings) as db:
         assert db.path == beside and db.trials(KEYS[7]) == []
         db.record(ENVIRONMENT, ProblemRecord(KEYS[7]), trials, origin="x")

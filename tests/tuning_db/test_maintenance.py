@@ -108,10 +108,26 @@ def test_pruning_keeps_the_best_and_all_that_the_winner_rests_on(full: TuningDB)
 def test_pruning_drops_environments(full: TuningDB) -> None:
     full.record(OLD, ProblemRecord("p3", {"N": 3}), [Trial({"B": 1}, "ok", measured_us=1.0)], origin="x")
     import_lines(full, ["garbage"])
-    gone = prune(full, drop=lambda environment: environment.hard["toolchain"] == "3.6", quarantine=True)
+    gone = prune(full, drop=lambda environment, _: environment.hard["toolchain"] == "3.6", quarantine=True)
     assert gone == Pruned(trials=25, runs=3, problems=1, environments=1, quarantined=1)
     assert full.environments() == [NEW] and [p.key for p in full.problems()] == ["p1", "p2"]
     assert check(full).ok and len(full.nearest(ProblemRecord("p", {"N": 3}))) == 2
+
+
+def test_pruning_drops_sources(full: TuningDB) -> None:
+    """Of an environment that has another source's trials, too, those and its runs stay."""
+    tried = [Trial({"B": 1}, "ok", measured_us=1.0, source=source) for source in ("old", "new")]
+    full.record(NEW, ProblemRecord("p1"), tried, origin="x")
+    before = [winner for winner in full.winners("p1") if winner.source != "old"]
+    asked = set()
+
+    def drop(environment: EnvironmentRecord, source: str | None) -> bool:
+        asked.add((environment.hash, source))
+        return source == "old"
+
+    assert prune(full, drop=drop) == Pruned(trials=1, runs=0, problems=0, environments=0, quarantined=0)
+    assert {source for environment, source in asked if environment == NEW.hash} == {"", "old", "new"}
+    assert full.winners("p1") == before and check(full).ok
 
 
 def test_pruning_removes_bad_rows(full: TuningDB) -> None:
@@ -138,11 +154,14 @@ trials = st.builds(
     measured_us=st.none() | st.sampled_from([100.0, 101.0, 103.0, 200.0]),
     predicted_us=st.none() | st.just(50.0),
     detail=st.sampled_from([{}, {"default": True}]),
+    source=st.sampled_from(["a", "b"]),
+    predictor=st.sampled_from(["m", "n"]),
 )
 
 
 @given(
-    st.lists(st.lists(trials, max_size=6, unique_by=lambda t: t.config_hash), max_size=4), st.integers(2, 4)
+    st.lists(st.lists(trials, max_size=6, unique_by=lambda t: (t.config_hash, t.source)), max_size=4),
+    st.integers(2, 4),
 )
 @settings(max_examples=25, deadline=None)
 def test_pruning_changes_no_winner_and_a_merge_undoes_it(

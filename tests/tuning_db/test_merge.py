@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from tuning_db import (
     merge,
     quarantined,
 )
+from tuning_db.records import RunRecord
 
 COLUMNS = {"N": int}
 ENVIRONMENTS = [EnvironmentRecord({"arch": "sm_89"}, {"device": name}) for name in ("L4", "RTX 4090")]
@@ -37,7 +40,10 @@ trials = st.builds(
     config=st.fixed_dictionaries({"B": st.integers(0, 2)}),
     outcome=st.sampled_from(["ok", "ok", "wrong", "crash", "started"]),
     measured_us=st.none() | st.sampled_from([1.0, 2.0]),
+    predicted_us=st.none() | st.sampled_from([1.0, 2.0]),
     detail=st.sampled_from([{}, {"default": True}]),
+    source=st.sampled_from(["", "a", "b"]),
+    predictor=st.sampled_from(["", "m", "n"]),
 )
 # Runs of which each of three databases has some trials: what comes of merging, copying, and being cut short.
 histories = st.lists(
@@ -47,8 +53,9 @@ histories = st.lists(
         st.lists(
             st.tuples(trials, st.sets(st.sampled_from("abc"), min_size=1)),
             max_size=3,
-            unique_by=lambda pair: pair[0].config_hash,
+            unique_by=lambda pair: (pair[0].config_hash, pair[0].source),
         ),
+        st.sets(st.sampled_from("abc")),  # which of them saw the run's end
     ),
     max_size=8,
 )
@@ -69,6 +76,17 @@ def merged(path: Path, *donors: Path) -> tuple[list[str], list[list[Winner]]]:
         return content(db)
 
 
+def told(lines: Iterable[str]) -> tuple[set[str], dict[str, bool]]:
+    """The trials told of, and which of their runs had ended for anybody who told."""
+    trials, ended = set(), dict[str, bool]()
+    for line in lines:
+        fields = json.loads(line)
+        run = fields["run"]
+        ended[run["id"]] = run.pop("finished") or ended.get(run["id"], False)
+        trials.add(json.dumps({**fields, "verify": None}))
+    return trials, ended
+
+
 @given(histories, st.data())
 @settings(max_examples=25, deadline=None)
 def test_merging_is_commutative_associative_and_idempotent(
@@ -78,9 +96,11 @@ def test_merging_is_commutative_associative_and_idempotent(
     texts = []
     for name in "abc":
         with TuningDB.open(folder / name, columns=COLUMNS) as db:
-            for place, (environment, problem, tried) in enumerate(history):
+            for place, (environment, problem, tried, ended) in enumerate(history):
                 own = [trial for trial, owners in tried if name in owners]
-                db.record(environment, problem, own, origin="x", run_id=f"run {place}")
+                run = RunRecord(f"run {place}", environment, "x", finished=name in ended)
+                with db.intake() as intake:
+                    intake.put(intake.run(run), problem, own)
             texts.append(list(export_lines(db)))
     a, b, c = (folder / name for name in "abc")
     expected = merged(folder / "abc", a, b, c)
@@ -88,7 +108,8 @@ def test_merging_is_commutative_associative_and_idempotent(
     merged(folder / "bc", b, c)
     assert merged(folder / "(bc)a", folder / "bc", a) == expected
     assert merged(folder / "abc", folder / "cba", a) == expected
-    assert set(expected[0]) == set(itertools.chain(*texts)) and len(set(expected[0])) == len(expected[0])
+    assert told(expected[0]) == told(itertools.chain(*texts))
+    assert len(set(expected[0])) == len(expected[0])
     lines = data.draw(st.permutations(expected[0]))
     with TuningDB.open(folder / "shuffled", columns=COLUMNS) as db:
         import_lines(db, lines)
@@ -125,8 +146,8 @@ def test_bad_rows_stay_behind(db: TuningDB, donor: Path) -> None:
     with TuningDB.open(donor, columns=COLUMNS) as source, source.writing() as connection:
         connection.execute("DELETE FROM trials WHERE id = 2")
         connection.execute(
-            "INSERT INTO trials SELECT 2, run_id, problem_id, 'x', config, outcome, predicted_us, 0.001,"
-            " samples_us, max_err, error, detail, checksum FROM trials WHERE id = 1"
+            "INSERT INTO trials SELECT 2, run_id, problem_id, 'x', config, source, predictor, outcome,"
+            " predicted_us, 0.001, samples_us, max_err, error, detail, checksum FROM trials WHERE id = 1"
         )
     assert (merge(db, donor).inserted, merge(db, donor).bad_rows) == (116, 1)
 

@@ -100,8 +100,9 @@ def test_a_search_does_not_read_every_problem(path: Path) -> None:
                 one = ProblemRecord(f"{n}", {"N": rng.randrange(1, 10**6), "K": rng.randrange(1, 100)})
                 intake.trials(run, one, [])
             intake.connection.execute(
-                """INSERT INTO winners (environment_id, problem_id, config_hash, config, provenance, ties,
-                detail, checksum) SELECT 1, id, '', '', 'measured', 0, '', '' FROM problems"""
+                """INSERT INTO winners (environment_id, problem_id, source, predictor, config_hash, config,
+                provenance, ties, finished, detail, checksum)
+                SELECT 1, id, '', '', '', '', 'measured', 0, 1, '', '' FROM problems"""
             )
         steps = 0
 
@@ -163,9 +164,7 @@ def test_ranked_gives_the_best_of_each_environment(db: TuningDB) -> None:
         RTX.hash: [],
     }
     older = db.ranked("p", among=lambda e: e.hard["toolchain"] != "3.7", limit=1)
-    assert [(one.environment, one.config, one.predicted_us, one.measured_us) for one in older] == [
-        (OLD, {"B": 1}, 9.0, None)
-    ]
+    assert [(one.environment, one.config, one.time_us) for one in older] == [(OLD, {"B": 1}, 9.0)]
     assert db.ranked("unknown") == []
     assert db.environments() == sorted([L4, OLD, RTX], key=lambda e: e.hash)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuning_db import EnvironmentRecord, ProblemRecord, Trial, Winner
-from tuning_db.rule import choose
+from tuning_db.rule import winners
 
 ENVIRONMENT = EnvironmentRecord({}, {})
 PROBLEM = ProblemRecord("p")
@@ -21,16 +21,17 @@ trials = st.builds(
     measured_us=times,
     max_err=st.none() | st.floats(0, 1),
     detail=st.fixed_dictionaries({"registers": st.integers(0, 3)}),
+    source=st.sampled_from(["", "a", "a", "b"]),
+    predictor=st.sampled_from(["", "m", "n"]),
 )
 
 
-def chosen(*tried: Trial) -> Winner | None:
-    return choose(ENVIRONMENT, PROBLEM, tried)
+def chosen(*tried: Trial) -> list[Winner]:
+    return winners(ENVIRONMENT, PROBLEM, tried)
 
 
 def winner(*tried: Trial) -> Winner:
-    found = chosen(*tried)
-    assert found is not None
+    (found,) = chosen(*tried)
     return found
 
 
@@ -47,28 +48,71 @@ def test_the_order_of_trials_does_not_matter(tried: list[Trial], random: Any) ->
 
 @given(st.lists(trials, max_size=12))
 def test_no_competitor_is_better(tried: list[Trial]) -> None:
-    """Against the rule said a second time, over all configurations."""
-    wrong = {trial.config_hash for trial in tried if trial.outcome == "wrong"}
-    medians: dict[str, dict[str, float]] = {"measured": {}, "predicted": {}}
-    for trial in tried:
-        for provenance, field in (("measured", "measured_us"), ("predicted", "predicted_us")):
-            same = [t for t in tried if t.config_hash == trial.config_hash and t.outcome == "ok"]
-            known = [getattr(t, field) for t in same if getattr(t, field) is not None]
-            if known and trial.config_hash not in wrong:
-                medians[provenance][trial.config_hash] = statistics.median(known)
+    """Against the rule said a second time, over all configurations of each source."""
+    expected = {}
+    for source in {trial.source for trial in tried}:
+        own = [trial for trial in tried if trial.source == source]
+        wrong = {trial.config_hash for trial in own if trial.outcome == "wrong"}
+        sound = [trial for trial in own if trial.outcome == "ok" and trial.config_hash not in wrong]
+        measured = [trial for trial in sound if trial.measured_us is not None]
+        for predictor in [""] if measured else {t.predictor for t in sound if t.predicted_us is not None}:
+            medians: dict[str, float] = {}
+            for name in {trial.config_hash for trial in sound}:
+                same = [trial for trial in sound if trial.config_hash == name]
+                if measured:
+                    times = [t.measured_us for t in same if t.measured_us is not None]
+                else:
+                    times = [t.predicted_us for t in same if t.predictor == predictor and t.predicted_us]
+                if times:
+                    medians[name] = statistics.median(times)
+            expected[source, predictor] = ("measured" if measured else "predicted", medians)
+    found = {(one.source, one.predictor): one for one in chosen(*tried)}
+    assert found.keys() == expected.keys()
+    for named, (provenance, medians) in expected.items():
+        best = found[named]
+        time, config_hash = min((time, name) for name, time in medians.items())
+        assert (best.provenance, best.config_hash) == (provenance, config_hash)
+        assert (best.measured_us if provenance == "measured" else best.predicted_us) == time
+        others = sorted(t for name, t in medians.items() if name != config_hash)
+        assert best.margin == (pytest.approx(others[0] / time - 1) if others else None)
+        assert best.ties == sum(t <= time * 1.02 for t in others)
+
+
+def test_each_source_has_its_best() -> None:
+    tried = [
+        ok(1, measured_us=9, source="a"),
+        ok(2, measured_us=5, source="b"),
+        ok(3, measured_us=6, source="b"),
+    ]
     found = chosen(*tried)
-    if not medians["measured"] and not medians["predicted"]:
-        assert found is None
-        return
-    assert found is not None
-    assert found.provenance == ("measured" if medians["measured"] else "predicted")
-    pool = medians[found.provenance]
-    time, config_hash = min((time, name) for name, time in pool.items())
-    assert found.config_hash == config_hash
-    assert (found.measured_us if found.provenance == "measured" else found.predicted_us) == time
-    others = sorted(t for name, t in pool.items() if name != config_hash)
-    assert found.margin == (pytest.approx(others[0] / time - 1) if others else None)
-    assert found.ties == sum(t <= time * 1.02 for t in others)
+    assert [(one.source, one.config, one.margin) for one in found] == [
+        ("a", {"B": 1}, None), ("b", {"B": 2}, pytest.approx(0.2)),
+    ]  # fmt: skip
+
+
+def test_a_config_that_was_wrong_of_one_source_may_win_of_another() -> None:
+    found = chosen(
+        ok(1, measured_us=1, source="a"), Trial({"B": 1}, "wrong", source="a"), ok(1, measured_us=2)
+    )
+    assert [(one.source, one.measured_us) for one in found] == [("", 2.0)]
+
+
+def test_predictions_of_two_predictors_never_compete() -> None:
+    tried = [ok(1, predicted_us=9, predictor="old"), ok(2, predicted_us=1, predictor="new")]
+    tried += [ok(1, predicted_us=2, predictor="new")]
+    found = chosen(*tried)
+    assert [(one.predictor, one.config, one.predicted_us, one.margin) for one in found] == [
+        ("new", {"B": 2}, 1.0, 1.0), ("old", {"B": 1}, 9.0, None),
+    ]  # fmt: skip
+
+
+def test_a_measured_winner_s_prediction_is_that_of_the_trial_told_about() -> None:
+    old, new = (
+        ok(1, measured_us=3, predicted_us=1, predictor="o"),
+        ok(1, measured_us=4, predicted_us=9, predictor="n"),
+    )
+    best = winner(old, new)
+    assert (best.predictor, best.measured_us, best.predicted_us) == ("", 3.5, 1.0)
 
 
 def test_a_measured_config_comes_before_a_faster_predicted_one() -> None:
@@ -100,7 +144,7 @@ def test_the_largest_error_over_the_runs_is_told() -> None:
 
 
 def test_a_config_that_was_wrong_once_never_wins() -> None:
-    assert chosen(ok(1, measured_us=1), Trial({"B": 1}, "wrong")) is None
+    assert chosen(ok(1, measured_us=1), Trial({"B": 1}, "wrong")) == []
     assert winner(ok(1, measured_us=1), Trial({"B": 1}, "wrong"), ok(2, predicted_us=9)).config == {"B": 2}
 
 
@@ -108,11 +152,11 @@ def test_a_config_that_was_wrong_once_never_wins() -> None:
     "outcome", ["compiled", "resources", "compile", "launch", "timeout", "crash", "started"]
 )
 def test_only_verified_configs_win(outcome: str) -> None:
-    assert chosen(Trial({"B": 1}, outcome, predicted_us=1, measured_us=1)) is None
+    assert chosen(Trial({"B": 1}, outcome, predicted_us=1, measured_us=1)) == []
 
 
 def test_a_config_without_a_time_does_not_win() -> None:
-    assert chosen(ok(1)) is None
+    assert chosen(ok(1)) == []
 
 
 def test_equal_times_go_to_the_smaller_config_hash() -> None:

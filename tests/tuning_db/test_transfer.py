@@ -137,6 +137,9 @@ BROKEN: list[tuple[str, Callable[[str], str]]] = [
     ("no number", lambda line: changed(line, "trial", "max_err", True)),
     ("error is no text", lambda line: changed(line, "trial", "error", ["x"])),
     ("error is no text", lambda line: changed(line, "trial", "error", "\ud800")),
+    ("source is no text", lambda line: changed(line, "trial", "source", None)),
+    ("predictor is no text", lambda line: changed(line, "trial", "predictor", 5)),
+    ("finished", lambda line: changed(line, "run", "finished", 1)),
     ("objects", lambda line: changed(line, "trial", "config", [])),
     ("objects", lambda line: changed(line, "trial", "detail", "x")),
     ("scalars", lambda line: changed(line, "trial", "config", {"B": {}})),
@@ -247,19 +250,21 @@ any_trial = st.builds(
     max_err=st.none() | st.floats(0, 1e9),
     error=st.none() | st.text(),
     detail=st.dictionaries(st.text(), st.lists(st.text() | st.integers() | st.booleans(), max_size=3)),
+    source=st.text(),
+    predictor=st.text(),
 )
 
 
-@given(any_trial, st.text(min_size=1), st.text(), st.dictionaries(st.text(), st.text()))
+@given(any_trial, st.text(min_size=1), st.text(), st.dictionaries(st.text(), st.text()), st.booleans())
 @settings(deadline=None)
 def test_any_trial_reads_back_from_its_line(
-    trial: Trial, key: str, origin: str, info: dict[str, str]
+    trial: Trial, key: str, origin: str, info: dict[str, str], finished: bool
 ) -> None:
     try:
         problem = ProblemRecord(key, {"N": 1})
     except ValueError:
         return
-    run = RunRecord("r", ENVIRONMENTS[0], origin, info)
+    run = RunRecord("r", ENVIRONMENTS[0], origin, info, finished)
     line = sealed(head_text(run.environment.document, problem, run), trial_text(trial_values(trial)))
     head, values = LineReader(COLUMNS).read(line)
     assert (head.run, head.problem) == (run, problem)

@@ -9,18 +9,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from tuning_db import EnvironmentRecord, ProblemRecord, Trial, TuningDB
-from tuning_db.rows import checksum_1, trial_values
+from tests.tuning_db import later
+from tuning_db import EnvironmentRecord, ProblemRecord, Trial, TuningDB, migrations
+from tuning_db.records import RunRecord
 
 COLUMNS = {"N": int, "dtype": str}
 ENVIRONMENT = EnvironmentRecord({"arch": "sm_89"}, {"device": "L4"})
@@ -90,27 +89,17 @@ def own(index: int) -> ProblemRecord:
 
 
 def older(path: str, problems: int) -> int:
-    """Write a file of version 1 of the schema that is large enough to take a while to upgrade."""
-    golden = Path(__file__).parents[2] / "tuning_db" / "golden" / "v1.sql"
-    with closing(sqlite3.connect(path, isolation_level=None)) as old:
-        old.executescript(golden.read_text(encoding="utf-8"))
-        run, environment = old.execute(
-            "SELECT r.id, e.hash FROM runs r JOIN environments e ON e.id = r.environment_id LIMIT 1"
-        ).fetchone()
-        old.execute("BEGIN")
-        for number in range(1000, 1000 + problems):
-            old.execute("INSERT INTO problems (id, key, N) VALUES (?, ?, ?)", (number, f"q{number}", number))
-            for b in range(5):
-                values = trial_values(ok(b, text="x" * 50))
-                row = (run, number, *values, checksum_1((environment, f"q{number}", run), values))
-                old.execute(
-                    "INSERT INTO trials (run_id, problem_id, config_hash, config, outcome, predicted_us,"
-                    " measured_us, samples_us, max_err, error, detail, checksum)"
-                    f" VALUES ({', '.join('?' * len(row))})",
-                    row,
-                )
-        old.execute("COMMIT")
-        return int(old.execute("SELECT count(*) FROM trials").fetchone()[0])
+    """Write a file of this version of the schema that is large enough to take a while to upgrade."""
+    with opened(path) as db, db.intake(bulk=True) as intake:
+        run = intake.run(RunRecord("r", ENVIRONMENT, "sweep", finished=True))
+        for number in range(problems):
+            intake.put(run, own(number), [ok(b, text="x" * 50) for b in range(5)])
+    return 5 * problems
+
+
+def upgrading() -> None:
+    """Have this process, and those forked from it, write a version of the schema that is to come."""
+    migrations.STEPS = later.STEPS
 
 
 def main(scenarios: dict[str, Any]) -> None:

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common import ENVIRONMENT, SHARED, forked, gate, main, ok, opened, own, together
+from common import ENVIRONMENT, SHARED, forked, gate, main, ok, opened, own, together, upgrading
 
 from tuning_db import check, single_flight
-from tuning_db.migrations import VERSION
+from tuning_db.migrations import version
 from tuning_db.schema import backup_path
 
 
@@ -99,6 +99,7 @@ def first_opening(folder: str, times: int, processes: int) -> dict[str, int]:
 
 def upgrades_raced(folder: str, template: str, trials: int, times: int, processes: int) -> dict[str, int]:
     """Many processes open an older file at once; return what is missing then."""
+    upgrading()
     failed = lost = 0
     for number in range(times):
         path = f"{folder}/{number}.db"
@@ -106,7 +107,7 @@ def upgrades_raced(folder: str, template: str, trials: int, times: int, processe
 
         def work(_: int, path: str = path) -> None:
             with opened(path) as db:
-                assert db.info()["schema_version"] == VERSION and db.info()["trials"] == trials
+                assert db.info()["schema_version"] == version() and db.info()["trials"] == trials
 
         failed += together(processes, work)
         with opened(path) as db:

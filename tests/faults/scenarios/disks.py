@@ -10,7 +10,19 @@ import signal
 from functools import partial
 from pathlib import Path
 
-from common import COLUMNS, ENVIRONMENT, SHARED, exit_code, failures, forked, main, ok, opened, own
+from common import (
+    COLUMNS,
+    ENVIRONMENT,
+    SHARED,
+    exit_code,
+    failures,
+    forked,
+    main,
+    ok,
+    opened,
+    own,
+    upgrading,
+)
 
 from tuning_db import UnwritableError, check, open_healed
 
@@ -67,6 +79,7 @@ def _fill_up(path: str, acknowledge: int, *, by_pages: bool, room: int) -> None:
 
 def full_disk_at_upgrade(folder: str, template: str, trials: int, times: int) -> dict[str, int]:
     """Let an upgrade find no room: in its backup, in its journal, in the file."""
+    upgrading()
     lost = failed = refused = 0
     size = Path(template).stat().st_size
     for number in range(times):

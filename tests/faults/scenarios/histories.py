@@ -17,10 +17,10 @@ from pathlib import Path
 from subprocess import DEVNULL
 from typing import Any
 
-from common import COLUMNS, ENVIRONMENT, SHARED, failures, forked, main, ok, opened, own
+from common import COLUMNS, ENVIRONMENT, SHARED, failures, forked, main, ok, opened, own, upgrading
 
 from tuning_db import EnvironmentRecord, Trial, TuningDB, check, export_lines, import_lines, merge
-from tuning_db.migrations import VERSION
+from tuning_db.migrations import version as newest
 
 ENVIRONMENTS = [ENVIRONMENT, EnvironmentRecord({"arch": "sm_90"}, {"device": "H100"})]
 GOLDEN = Path(__file__).parents[2] / "tuning_db" / "golden"
@@ -79,9 +79,10 @@ def merges(folder: str, times: int, seed: int) -> dict[str, int]:
 
 def versions(folder: str, times: int) -> dict[str, int]:
     """Open files as every release left them, and again; a newer one is left alone."""
+    upgrading()
     lost = failed = 0
     for number in range(times):
-        for version in range(1, VERSION + 1):
+        for version in range(1, newest()):
             path = Path(folder) / f"{number}-{version}.db"
             with closing(sqlite3.connect(path, isolation_level=None)) as connection:
                 connection.executescript((GOLDEN / f"v{version}.sql").read_text(encoding="utf-8"))
@@ -89,7 +90,7 @@ def versions(folder: str, times: int) -> dict[str, int]:
             for _ in range(2):
                 with TuningDB.open(path, columns=COLUMNS) as db:
                     lost += trials - db.info()["trials"]
-                    failed += not check(db).ok or db.info()["schema_version"] != VERSION
+                    failed += not check(db).ok or db.info()["schema_version"] != newest()
     return {"lost": lost, "failed": failed}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlite_utils.migrations as applied
-from common import COLUMNS, ENVIRONMENT, SHARED, forked, main, ok, opened
+from common import COLUMNS, ENVIRONMENT, SHARED, forked, main, ok, opened, upgrading
 
 from tuning_db import Trial, check, open_healed
 
@@ -59,6 +59,7 @@ def kills(path: str, times: int, seed: int) -> dict[str, Any]:
 
 def upgrades_killed(folder: str, template: str, trials: int, times: int, seed: int) -> dict[str, int]:
     """Kill upgrades at random instants; whoever opens the file next finds every row."""
+    upgrading()
     rng = random.Random(seed)
     half_done = lost = failed = 0
     begun = time.monotonic()

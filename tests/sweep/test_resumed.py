@@ -1,0 +1,185 @@
+"""A sweep that was interrupted is gone on with; what is known of the kernels of today is not tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from autoconv.config import Config
+from autoconv.cost.version import model_version
+from autoconv.kernels.aten import ATEN
+from autoconv.kernels.source import source_of
+from autoconv.lookup import open_user, records, tried
+from autoconv.problem import Problem
+from autoconv.settings import Settings
+from autoconv.sweep.candidates import best_guess
+from autoconv.sweep.pool import Crew
+from autoconv.sweep.sweep import Job
+from autoconv.sweep.tuner import Tuned, Tuner
+from tests.sweep.test_priors import InstantCrew, Workers
+from tuning_db import RunRecord, Trial, Winner
+
+
+class Killed(BaseException):
+    """What kill -9 would be to the sweep: nothing catches it."""
+
+
+class Mortal(Workers):
+    """Takes the sweep down when it is asked for one config too many."""
+
+    def __init__(self, lives: int) -> None:
+        super().__init__()
+        self._lives = lives
+
+    def _perform(self, task: dict[str, Any]) -> dict[str, Any]:
+        if len(self.configs) == self._lives:
+            raise Killed
+        return super()._perform(task)
+
+
+class Each(Mortal):
+    """Answers task by task, so that what is answered is recorded before the next is begun."""
+
+    def perform(self, tasks: Iterable[dict[str, Any]], _: float) -> Any:
+        return map(self._perform, tasks)
+
+
+@pytest.fixture(params=[False, True], ids=["predicted", "measured"])
+def job_(request: pytest.FixtureRequest, job: Job) -> Job:
+    return replace(job, on_gpu=request.param)
+
+
+@pytest.fixture
+def settings(settings_for: Callable[[Path], Settings], tmp_path: Path) -> Settings:
+    return settings_for(tmp_path / "tuning.db")
+
+
+def tune(settings: Settings, problem: Problem, job: Job, crew: InstantCrew, **options: Any) -> Tuned:
+    return Tuner(settings).tune(problem, job, crew=cast(Crew, crew), **options)
+
+
+def content(
+    settings: Settings, problem: Problem, job: Job
+) -> tuple[list[Trial], list[RunRecord], list[Winner]]:
+    record, environment = records(problem, job.environment)
+    with open_user(settings) as database:
+        trials = database.trials(record.key, environment.hash)
+        return trials, database.runs(record.key), database.winners(record.key)
+
+
+def interrupted(settings: Settings, problem: Problem, job: Job, lives: int) -> None:
+    crew = InstantCrew()
+    crew.interpreters = crew.gpu = Each(lives)
+    with pytest.raises(Killed):
+        tune(settings, problem, job, crew)
+
+
+def test_an_interrupted_sweep_is_gone_on_with_trial_by_trial(
+    small: Problem, job_: Job, settings: Settings
+) -> None:
+    interrupted(settings, small, job_, 2 * (1 + job_.on_gpu))  # on a GPU it is checked, then timed
+    before, (run,), winners = content(settings, small, job_)
+    assert len(before) == 2 and not run.finished
+    assert {winner.finished for winner in winners} == {False}
+    serving = Tuner(settings).find(small, job_.environment)
+    assert serving is not None and serving.grade == "soft"
+
+    crew = InstantCrew()
+    tuned = tune(settings, small, job_, crew)
+    assert tuned.swept is not None and tuned.found is not None and tuned.found.grade == "exact"
+    known = {Config.from_document(trial.config) for trial in before}
+    assert not known & {*crew.compilers.configs, *crew.interpreters.configs, *crew.gpu.configs}
+    after, (same,), _ = content(settings, small, job_)
+    assert same.id == run.id and same.finished
+    assert after[:2] == before and len({trial.config_hash for trial in after}) == len(after)
+    by_config = {trial.config_hash: trial for trial in after}
+    assert {trial.config_hash: trial for trial in tuned.swept.trials} == by_config
+    assert tune(settings, small, job_, InstantCrew()).swept is None
+
+
+def test_a_sweep_that_ended_tries_what_one_that_was_interrupted_would_have(
+    small: Problem, job_: Job, settings: Settings, settings_for: Callable[[Path], Settings], tmp_path: Path
+) -> None:
+    whole = settings_for(tmp_path / "whole.db")
+    tune(whole, small, job_, InstantCrew())
+    interrupted(settings, small, job_, 2)
+    tune(settings, small, job_, InstantCrew())
+    outcomes = [
+        {trial.config_hash: (trial.outcome, trial.predicted_us) for trial in content(one, small, job_)[0]}
+        for one in (whole, settings)
+    ]
+    assert outcomes[0] == outcomes[1] and len(outcomes[0]) > 5
+
+
+def test_what_an_interrupted_sweep_compiled_and_had_no_time_for_is_measured(
+    small: Problem, job: Job, settings: Settings
+) -> None:
+    """The run that is gone on with has it already, compiled, and a finished trial never changes."""
+    measuring = replace(job, on_gpu=True)
+    config, _ = best_guess(small, job.device)
+    record, environment = records(small, job.environment)
+    named = {"source": source_of(config.kernel) or "", "predictor": model_version()}
+    with open_user(settings) as database:
+        run = database.start(environment, origin="sweep", info=tried(small, model_version(), on_gpu=True))
+        database.add(run, record, Trial(config.document(), "compiled", 1.0, **named))
+    tuned = tune(settings, small, measuring, InstantCrew())
+    assert tuned.found is not None and tuned.found.layer == "user" and tuned.found.grade == "exact"
+    trials, runs, _ = content(settings, small, measuring)
+    assert [t.outcome for t in trials if t.config == config.document()] == ["compiled", "ok"]
+    assert len(runs) == 2 and all(run.finished for run in runs)
+    assert tune(settings, small, measuring, InstantCrew()).swept is None
+
+
+def test_again_tries_all_of_it_anew(small: Problem, job_: Job, settings: Settings) -> None:
+    for again in (False, True):
+        crew = InstantCrew()
+        assert tune(settings, small, job_, crew, again=again).swept is not None
+        assert len(crew.compilers.configs) > 5
+    trials, runs, _ = content(settings, small, job_)
+    assert len(runs) == 2 and all(run.finished for run in runs)
+    assert len(trials) == 2 * len({trial.config_hash for trial in trials})
+
+
+def changed(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+    def source(name: str) -> str | None:
+        return "f" * 16 if name == kernel else source_of(name)
+
+    for module in ("autoconv.lookup.grades", "autoconv.sweep.sweep"):
+        monkeypatch.setattr(f"{module}.source_of", source)
+
+
+def test_a_changed_kernel_alone_is_tried_again(
+    small: Problem, job: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measuring = replace(job, on_gpu=True)
+    tune(settings, small, measuring, InstantCrew())
+    old, _, _ = content(settings, small, measuring)
+    assert {trial.config["kernel"] for trial in old} > {"im2col_rows", "dense", ATEN.kernel}
+    changed(monkeypatch, "dense")
+    crew = InstantCrew()
+    assert tune(settings, small, measuring, crew).swept is not None
+    assert {config.kernel for config in crew.gpu.configs} == {"dense"}
+    trials, _, winners = content(settings, small, measuring)
+    assert [trial for trial in trials if trial.source != "f" * 16] == old  # nothing is lost
+    assert {winner.source for winner in winners} > {"f" * 16, source_of("dense")}
+    assert tune(settings, small, measuring, InstantCrew()).swept is None
+
+
+def test_predictions_of_an_older_model_are_made_again_and_measurements_are_not(
+    small: Problem, job_: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tune(settings, small, job_, InstantCrew())
+    for module in ("autoconv.sweep.sweep", "autoconv.sweep.tuner"):
+        monkeypatch.setattr(f"{module}.model_version", lambda: "0" * 16)
+    serving = Tuner(settings).find(small, job_.environment)
+    assert serving is not None and serving.grade == ("exact" if job_.on_gpu else "soft")
+    again = tune(settings, small, job_, InstantCrew()).swept
+    assert (again is None) == job_.on_gpu
+    if again is not None:
+        assert {trial.predictor for trial in again.trials} == {"0" * 16}
+        found = Tuner(settings).find(small, job_.environment)
+        assert found is not None and found.grade == "exact"
