@@ -107,7 +107,7 @@ def priors(layers: Layers, problem: Problem, environment: Environment) -> list[C
     configs = []
     for _, one in ranked:
         try:
-            configs.append(runnable(one.config, problem))
+            configs.append(runnable(one.config, problem, environment.arch))
         except ConfigError:
             continue
     return [config for config in dict.fromkeys(configs) if config != ATEN][:_PRIORS]
@@ -180,7 +180,7 @@ def _device_of(winner: Winner) -> object:
 
 def _found(layer: str, winner: Winner, problem: Problem, environment: Environment) -> Found | None:
     try:
-        config = runnable(winner.config, problem)
+        config = runnable(winner.config, problem, environment.arch)
     except ConfigError:
         return None
     theirs, ours = winner.environment.soft, environment.soft()
