@@ -120,10 +120,9 @@ def _keep_best(connection: sqlite3.Connection, of_problem: int, best: int) -> No
     for environment_hash, key, run_id, stored, *values, number in rows:
         try:
             verify((environment_hash, key, run_id), values, stored)
+            trials.setdefault(environment_hash, []).append((number, StoredTrial(values)))
         except BadRowError:
             unwanted.append(number)
-        else:
-            trials.setdefault(environment_hash, []).append((number, StoredTrial(values)))
     for numbered in trials.values():
         kept = _kept([trial for _, trial in numbered], best)
         unwanted += [

@@ -49,10 +49,9 @@ def stored_trials(rows: Iterable[Sequence[Any]], into: list[StoredTrial]) -> int
     for environment_hash, key, run_id, stored, *values in rows:
         try:
             verify((environment_hash, key, run_id), values, stored)
+            into.append(StoredTrial(values))
         except BadRowError:
             bad += 1
-        else:
-            into.append(StoredTrial(values))
     return bad
 
 

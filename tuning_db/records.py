@@ -79,6 +79,16 @@ def _microseconds(name: str, value: Any) -> float:
     return number
 
 
+def is_figure(value: object) -> bool:
+    """Return whether a row can hold `value` as a figure: a finite float, or None."""
+    return value is None or (type(value) is float and math.isfinite(value))
+
+
+def is_duration(value: object) -> bool:
+    """Return whether a row can hold `value` as a time: a finite float above 0, or None."""
+    return value is None or (type(value) is float and 0.0 < value < math.inf)
+
+
 def storable(value: str) -> str:
     """Return `value` with what UTF-8, and so SQLite, cannot hold (lone surrogates) written as escapes."""
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
@@ -218,7 +228,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Winner:
-    """The configuration to use for one problem in one environment, derived from the trials."""
+    """The configuration to use for one problem in one environment, derived from the trials.
+
+    Raises:
+        ValueError: an unknown provenance, one without its time, a figure that is no number, or a config whose
+            values are no JSON scalars.
+    """
 
     environment: EnvironmentRecord
     problem: ProblemRecord
@@ -232,6 +247,21 @@ class Winner:
     noise: float | None = None  # median deviation of its samples from their median, over that median
     default_us: float | None = None  # microseconds, of the default configuration; same provenance
     detail: Mapping[str, Any] = field(default_factory=dict)  # of the trial nearest the median
+
+    def __post_init__(self) -> None:
+        if self.provenance not in PROVENANCES:
+            raise ValueError(f"provenance={self.provenance!r} is unknown; use {' or '.join(PROVENANCES)}")
+        for name in ("measured_us", "predicted_us", "default_us"):
+            if not is_duration(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r} is no duration; give microseconds, or None")
+        if getattr(self, f"{self.provenance}_us") is None:
+            raise ValueError(f"{self.provenance}_us=None, and the choice rests on it; give microseconds")
+        for name in ("max_err", "margin", "noise"):
+            if not is_figure(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r} is no number; give a finite one, or None")
+        if type(self.ties) is not int:
+            raise ValueError(f"ties={self.ties!r} is no count; give a whole number")
+        object.__setattr__(self, "config", plain("config", self.config, scalars=True))
 
     @cached_property
     def config_hash(self) -> str:

@@ -7,11 +7,21 @@ problem key, run), so a flipped bit in either is seen when the row is read, befo
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
-from .records import EnvironmentRecord, ProblemRecord, Trial, Winner, canonical, digest
+from .records import (
+    EnvironmentRecord,
+    ProblemRecord,
+    Trial,
+    Winner,
+    canonical,
+    digest,
+    is_duration,
+    is_figure,
+)
 
 TRIAL_COLUMNS = (
     "config_hash", "config", "outcome", "predicted_us", "measured_us", "samples_us", "max_err", "error",
@@ -23,7 +33,16 @@ WINNER_COLUMNS = (
 )  # fmt: skip
 UNPARSABLE = (ValueError, TypeError, KeyError, RecursionError)  # what text that is not ours raises
 
-_decode = json.JSONDecoder().decode  # json.loads looks at its arguments first, each time
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
+
+
+# json.loads looks at its arguments first, each time, and takes what `canonical` cannot write.
+_decode = json.JSONDecoder(parse_float=_finite, parse_constant=_finite).decode
 
 T = TypeVar("T")
 
@@ -83,8 +102,22 @@ def trial_values(trial: Trial) -> tuple[Any, ...]:
     )
 
 
+def check_types(values: Sequence[Any]) -> None:
+    """Raise BadRowError unless a trial's row has texts, times and figures where they belong.
+
+    The schema says so too; but whoever made a site's file may have had SQLite look away.
+    """
+    config_hash, config, outcome, predicted_us, measured_us, samples_us, max_err, error, detail = values
+    for text in (config_hash, config, outcome, samples_us, detail, error or ""):
+        if type(text) is not str:
+            raise BadRowError(f"{text!r} stands where a text belongs")
+    if not (is_duration(predicted_us) and is_duration(measured_us) and is_figure(max_err)):
+        raise BadRowError(f"one of {predicted_us!r}, {measured_us!r}, {max_err!r} is no such number")
+
+
 def trial_from(values: Sequence[Any]) -> Trial:
     """Return the trial of a verified row; raises BadRowError where it is none."""
+    check_types(values)
     _, config, outcome, predicted_us, measured_us, samples_us, max_err, error, detail = values
     return _parsed(
         lambda: Trial(
@@ -104,7 +137,8 @@ class StoredTrial:
     """A verified row as the rule looks at it: the texts in it are parsed when asked for, which is seldom."""
 
     def __init__(self, values: Sequence[Any]) -> None:
-        """Take the row, in the order of TRIAL_COLUMNS."""
+        """Take the row, in the order of TRIAL_COLUMNS; raises BadRowError where its types are others."""
+        check_types(values)
         (
             self.config_hash, self.config_text, self.outcome, self.predicted_us, self.measured_us,
             self._samples, self.max_err, _, self.detail_text,
@@ -118,7 +152,10 @@ class StoredTrial:
     @cached_property
     def samples_us(self) -> tuple[float, ...]:
         """Microseconds, each one timed."""
-        return _parsed(lambda: tuple(map(float, json.loads(self._samples))))
+        samples: tuple[float, ...] = _parsed(lambda: tuple(json.loads(self._samples)))
+        if None in samples or not all(map(is_duration, samples)):
+            raise BadRowError(f"{self._samples[:40]} are no times")
+        return samples
 
     @cached_property
     def detail(self) -> Mapping[str, Any]:
@@ -161,19 +198,21 @@ def winner_values(winner: Winner) -> tuple[Any, ...]:
 def winner_from(environment: EnvironmentRecord, problem: ProblemRecord, values: Sequence[Any]) -> Winner:
     """Return the winner of a verified row; raises BadRowError where it is none."""
     _, config, provenance, measured, predicted, max_err, margin, ties, detail, noise, default_us = values
-    return Winner(
-        environment=environment,
-        problem=problem,
-        config=_mapping(config),
-        provenance=provenance,
-        measured_us=measured,
-        predicted_us=predicted,
-        max_err=max_err,
-        margin=margin,
-        ties=ties,
-        noise=noise,
-        default_us=default_us,
-        detail=_mapping(detail),
+    return _parsed(
+        lambda: Winner(
+            environment=environment,
+            problem=problem,
+            config=_mapping(config),
+            provenance=provenance,
+            measured_us=measured,
+            predicted_us=predicted,
+            max_err=max_err,
+            margin=margin,
+            ties=ties,
+            noise=noise,
+            default_us=default_us,
+            detail=_mapping(detail),
+        )
     )
 
 
@@ -184,7 +223,7 @@ def environment_from(stored_hash: str, document: str) -> EnvironmentRecord:
     Raises:
         BadRowError: the document is not the one hashed, or is no environment.
     """
-    if digest(document) != stored_hash:
+    if not isinstance(document, str) or digest(document) != stored_hash:
         raise BadRowError(f"environment {stored_hash} does not fit its document")
     environment = _parsed(lambda: EnvironmentRecord(**json.loads(document)))
     if environment.document != document:

@@ -61,7 +61,7 @@ def check_runs(problem: Problem, config: Config) -> Kernel:
 def check_sound(problem: Problem, config: Config, arch: Architecture | None) -> None:
     """Raise ConfigError unless `config` may be compiled for `arch` and launched on `problem`.
 
-    Bounded are tiles, warps, stages, every axis of every grid, and the scratch memory. torch's own
+    Bounded are tiles, warps, stages, every axis of the grid, and the scratch memory. torch's own
     convolution always may.
 
     Args:
@@ -79,7 +79,7 @@ def check_sound(problem: Problem, config: Config, arch: Architecture | None) -> 
         reason = f"is more than {MOST_STAGES}"
         raise ConfigError("num_stages", config.num_stages, reason, "give fewer stages")
     _check_block(problem, config, kernel.work(problem, config), arch or _roomiest())
-    _check_launches(problem, config, kernel)
+    _check_launch(problem, config, kernel)
 
 
 def refusal(problem: Problem, config: Config, arch: Architecture | None) -> str | None:
@@ -109,13 +109,12 @@ def _check_block(problem: Problem, config: Config, work: Work, arch: Architectur
         raise ConfigError(largest, config.tiles[largest], reason, "give a smaller tile, or more warps")
 
 
-def _check_launches(problem: Problem, config: Config, kernel: Kernel) -> None:
-    for step in kernel.steps(problem, config):
-        for (axis, most), blocks in zip(GRID_LIMITS.items(), step.grid, strict=True):
-            if blocks > most:
-                grid = " x ".join(map(str, step.grid))
-                reason = f"has {blocks} blocks on axis {axis}, which stops at {most}"
-                raise ConfigError("grid", grid, reason, "give larger tiles, or fewer parts")
+def _check_launch(problem: Problem, config: Config, kernel: Kernel) -> None:
+    grid = kernel.grid(problem)(config.meta)
+    for (axis, most), blocks in zip(GRID_LIMITS.items(), grid, strict=False):
+        if blocks > most:
+            reason = f"has {blocks} blocks on axis {axis}, which stops at {most}"
+            raise ConfigError("grid", " x ".join(map(str, grid)), reason, "give larger tiles, or fewer parts")
     scratch = 4 * kernel.workspace(problem, config)
     most = max(SCRATCH_BYTES, 4 * math.prod(problem.y_shape))
     if scratch > most:
