@@ -21,6 +21,7 @@ from .records import (
     digest,
     is_duration,
     is_figure,
+    plain,
 )
 
 TRIAL_COLUMNS = (
@@ -147,7 +148,7 @@ class StoredTrial:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """The configuration."""
-        return _mapping(self.config_text)
+        return _parsed(lambda: plain("config", _mapping(self.config_text), scalars=True))
 
     @cached_property
     def samples_us(self) -> tuple[float, ...]:
@@ -165,7 +166,10 @@ class StoredTrial:
     @property
     def is_default(self) -> bool:
         """Whether it is the configuration in use without tuning."""
-        return '"default":true' in self.detail_text and self.detail.get("default") is True
+        try:
+            return '"default":true' in self.detail_text and self.detail.get("default") is True
+        except BadRowError:  # a reader of its detail will say so; it is none's default
+            return False
 
 
 def _mapping(text: str) -> Mapping[str, Any]:
