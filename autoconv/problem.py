@@ -316,7 +316,7 @@ def _check_shapes(problem: Problem) -> None:
     shapes = {"input": problem.x_shape, "weight": problem.w_shape, "output": problem.y_shape}
     for tensor, shape in shapes.items():
         if math.prod(shape) * problem.dtype_bytes > _MAX_INT:
-            name = _largest_field(problem)
+            name = largest_field(problem)
             reason = f"makes the {tensor} of shape {shape} larger than 2**63 bytes"
             raise ProblemError(name, getattr(problem, name), reason, f"give a smaller {name}")
 
@@ -341,8 +341,8 @@ def _smallest_length(problem: Problem) -> int:
     return 1 + max(0, -(-lacking // problem.stride))
 
 
-def _largest_field(problem: Problem) -> str:
-    """Name the size most at fault when a tensor cannot exist."""
+def largest_field(problem: Problem) -> str:
+    """Return the name of the size most at fault where a problem is too large."""
     sizes = {name: getattr(problem, name) for name in (*_SIZES, "stride", "dilation")}
     sizes["padding"] = max(problem.pad_left, problem.pad_right)
     return max(sizes, key=lambda name: sizes[name])

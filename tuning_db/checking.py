@@ -96,10 +96,10 @@ def _check_problem(
             verify((environment_hash, key, run_id), values, stored)
             environment = environments[environment_hash] = environment_from(environment_hash, document)
             reason = accept(environment, problem, trial_from(values)) if accept else None
+            sound.setdefault(environment_hash, []).append(StoredTrial(values, finished=bool(finished)))
         except BadRowError:
             report.bad_rows += 1
             continue
-        sound.setdefault(environment_hash, []).append(StoredTrial(values, finished=bool(finished)))
         if reason is not None:
             report.refused += 1
             if len(report.reasons) < MAX_MESSAGES:

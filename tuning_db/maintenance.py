@@ -136,11 +136,10 @@ def _keep_best(connection: sqlite3.Connection, of_problem: int, best: int) -> No
     for environment_hash, key, run_id, _, stored, *values, number in rows:
         try:
             verify((environment_hash, key, run_id), values, stored)
-        except BadRowError:
-            unwanted.append(number)
-        else:
             trial = StoredTrial(values)
             trials.setdefault((environment_hash, trial.source), []).append((number, trial))
+        except BadRowError:
+            unwanted.append(number)
     for numbered in trials.values():
         kept = _kept([trial for _, trial in numbered], best)
         unwanted += [

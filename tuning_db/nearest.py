@@ -177,7 +177,7 @@ def _kinds(
     """Return every kind in the file with the text columns in which it differs, those with fewest first."""
     found = []
     row = connection.execute("SELECT min(kind) FROM problem_sizes").fetchone()
-    while row is not None and row[0] is not None:
+    while row is not None and isinstance(row[0], int):  # None: there are no more
         (kind,) = row
         example = connection.execute(
             f"""SELECT p.key {select_problem_columns(columns)} FROM problem_sizes s
@@ -215,6 +215,6 @@ def _outward(
             ORDER BY s.log_size {order}""",
             (kind, size, *environments),
         )
-        return ((abs(row[0] - size), row) for row in rows)
+        return ((abs(row[0] - size), row) for row in rows if (type(row[0]), type(row[1])) == (float, str))
 
     return heapq.merge(walk(">=", "ASC"), walk("<", "DESC"), key=lambda found: found[0])

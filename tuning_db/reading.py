@@ -55,10 +55,9 @@ def stored_trials(rows: Iterable[Sequence[Any]], into: list[StoredTrial]) -> int
     for environment_hash, key, run_id, finished, stored, *values in rows:
         try:
             verify((environment_hash, key, run_id), values, stored)
+            into.append(StoredTrial(values, finished=bool(finished)))
         except BadRowError:
             bad += 1
-        else:
-            into.append(StoredTrial(values, finished=bool(finished)))
     return bad
 
 

@@ -79,6 +79,16 @@ def _microseconds(name: str, value: Any) -> float:
     return number
 
 
+def is_figure(value: object) -> bool:
+    """Return whether a row can hold `value` as a figure: a finite float, or None."""
+    return value is None or (type(value) is float and math.isfinite(value))
+
+
+def is_duration(value: object) -> bool:
+    """Return whether a row can hold `value` as a time: a finite float above 0, or None."""
+    return value is None or (type(value) is float and 0.0 < value < math.inf)
+
+
 def storable(value: str) -> str:
     """Return `value` with what UTF-8, and so SQLite, cannot hold (lone surrogates) written as escapes."""
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
@@ -234,6 +244,10 @@ class Winner:
     There is one where anything of that source was measured there, and else one a predictor: measured and
     predicted times do not compare, nor do those of two predictors. Whoever asks knows which sources are
     today's, and chooses among those.
+
+    Raises:
+        ValueError: an unknown provenance, one without its time, a figure that is no number, or a config whose
+            values are no JSON scalars.
     """
 
     environment: EnvironmentRecord
@@ -251,6 +265,21 @@ class Winner:
     source: str = ""  # of its trials
     predictor: str = ""  # of its trials where predicted; empty where measured
     finished: bool = True  # whether a run that came to its end is among those it was chosen from
+
+    def __post_init__(self) -> None:
+        if self.provenance not in PROVENANCES:
+            raise ValueError(f"provenance={self.provenance!r} is unknown; use {' or '.join(PROVENANCES)}")
+        for name in ("measured_us", "predicted_us", "default_us"):
+            if not is_duration(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r} is no duration; give microseconds, or None")
+        if getattr(self, f"{self.provenance}_us") is None:
+            raise ValueError(f"{self.provenance}_us=None, and the choice rests on it; give microseconds")
+        for name in ("max_err", "margin", "noise"):
+            if not is_figure(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r} is no number; give a finite one, or None")
+        if type(self.ties) is not int:
+            raise ValueError(f"ties={self.ties!r} is no count; give a whole number")
+        object.__setattr__(self, "config", plain("config", self.config, scalars=True))
 
     @cached_property
     def config_hash(self) -> str:

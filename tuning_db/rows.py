@@ -7,11 +7,23 @@ problem key, run), so a flipped bit in either is seen when the row is read, befo
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
-from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, Winner, canonical, digest
+from .records import (
+    EnvironmentRecord,
+    ProblemRecord,
+    RunRecord,
+    Trial,
+    Winner,
+    canonical,
+    digest,
+    is_duration,
+    is_figure,
+    plain,
+)
 
 TRIAL_COLUMNS = (
     "config_hash", "config", "source", "predictor", "outcome", "predicted_us", "measured_us", "samples_us",
@@ -24,7 +36,16 @@ WINNER_COLUMNS = (
 _JSON_OF_TRIAL = ("config", "samples_us", "detail")
 UNPARSABLE = (ValueError, TypeError, KeyError, RecursionError)  # what text that is not ours raises
 
-_decode = json.JSONDecoder().decode  # json.loads looks at its arguments first, each time
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
+
+
+# json.loads looks at its arguments first, each time, and takes what `canonical` cannot write.
+_decode = json.JSONDecoder(parse_float=_finite, parse_constant=_finite).decode
 
 T = TypeVar("T")
 
@@ -81,8 +102,23 @@ def trial_values(trial: Trial) -> tuple[Any, ...]:
     )
 
 
+def check_types(values: Sequence[Any]) -> None:
+    """Raise BadRowError unless a trial's row has texts, times and figures where they belong.
+
+    The schema says so too; but whoever made a site's file may have had SQLite look away.
+    """
+    row = dict(zip(TRIAL_COLUMNS, values, strict=True))
+    durations, figure = (row.pop("predicted_us"), row.pop("measured_us")), row.pop("max_err")
+    for text in {**row, "error": row["error"] or ""}.values():
+        if type(text) is not str:
+            raise BadRowError(f"{text!r} stands where a text belongs")
+    if not (all(map(is_duration, durations)) and is_figure(figure)):
+        raise BadRowError(f"one of {durations}, {figure!r} is no such number")
+
+
 def trial_from(values: Sequence[Any]) -> Trial:
     """Return the trial of a verified row; raises BadRowError where it is none."""
+    check_types(values)
     named = dict(zip(TRIAL_COLUMNS, values, strict=True))
     del named["config_hash"]
     return _parsed(lambda: Trial(**named | {name: json.loads(named[name]) for name in _JSON_OF_TRIAL}))
@@ -92,7 +128,12 @@ class StoredTrial:
     """A verified row as the rule looks at it: the texts in it are parsed when asked for, which is seldom."""
 
     def __init__(self, values: Sequence[Any], *, finished: bool = True) -> None:
-        """Take the row, in the order of TRIAL_COLUMNS, and whether its run came to its end."""
+        """Take the row, in the order of TRIAL_COLUMNS, and whether its run came to its end.
+
+        Raises:
+            BadRowError: its types are others than a trial's.
+        """
+        check_types(values)
         (
             self.config_hash, self.config_text, self.source, self.predictor, self.outcome, self.predicted_us,
             self.measured_us, self.samples_text, self.max_err, _, self.detail_text,
@@ -102,17 +143,23 @@ class StoredTrial:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """The configuration."""
-        return _mapping(self.config_text)
+        return _parsed(lambda: plain("config", _mapping(self.config_text), scalars=True))
 
     @cached_property
     def samples_us(self) -> tuple[float, ...]:
         """Microseconds, each one timed."""
-        return _parsed(lambda: tuple(map(float, json.loads(self.samples_text))))
+        samples: tuple[float, ...] = _parsed(lambda: tuple(json.loads(self.samples_text)))
+        if None in samples or not all(map(is_duration, samples)):
+            raise BadRowError(f"{self.samples_text[:40]} are no times")
+        return samples
 
     @property
     def is_default(self) -> bool:
         """Whether it is the configuration in use without tuning."""
-        return '"default":true' in self.detail_text and _mapping(self.detail_text).get("default") is True
+        try:
+            return '"default":true' in self.detail_text and _mapping(self.detail_text).get("default") is True
+        except BadRowError:  # a reader of its detail will say so; it is none's default
+            return False
 
 
 def _mapping(text: str) -> Mapping[str, Any]:
@@ -130,7 +177,7 @@ def winner_from(environment: EnvironmentRecord, problem: ProblemRecord, values: 
     named = dict(zip(WINNER_COLUMNS, values, strict=True))
     del named["config_hash"]
     named |= {name: _mapping(named[name]) for name in ("config", "detail")}
-    return Winner(environment, problem, **{**named, "finished": bool(named["finished"])})
+    return _parsed(lambda: Winner(environment, problem, **{**named, "finished": bool(named["finished"])}))
 
 
 @lru_cache(maxsize=1024)  # there are few environments, and one stands in every row
@@ -140,7 +187,7 @@ def environment_from(stored_hash: str, document: str) -> EnvironmentRecord:
     Raises:
         BadRowError: the document is not the one hashed, or is no environment.
     """
-    if digest(document) != stored_hash:
+    if not isinstance(document, str) or digest(document) != stored_hash:
         raise BadRowError(f"environment {stored_hash} does not fit its document")
     environment = _parsed(lambda: EnvironmentRecord(**json.loads(document)))
     if environment.document != document:

@@ -11,7 +11,7 @@ from .errors import ContradictionError, DamagedError, TuningDBError
 from .nearest import sound_problem
 from .reading import select_trials
 from .records import EnvironmentRecord, ProblemRecord, Trial, digest, storable
-from .rows import BadRowError, environment_from, run_from, trial_from, verify
+from .rows import BadRowError, check_types, environment_from, run_from, trial_from, verify
 from .store import TuningDB
 from .text import MAX_LINE_CHARS, BadLineError, Head, LineReader, head_text, sealed, trial_text
 from .writing import Intake
@@ -59,6 +59,7 @@ def export_lines(db: TuningDB) -> Iterator[str]:
         for environment_hash, key, run_id, finished, stored, *values, document, origin, info in rows:
             try:
                 verify((environment_hash, key, run_id), values, stored)
+                check_types(values)
                 if run_id not in heads:
                     environment = environment_from(environment_hash, document)
                     run = run_from(run_id, environment, origin, info, finished)

@@ -23,8 +23,6 @@ from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.errors import ConfigError, DeviceError
-from autoconv.kernels.registry import kernel as kernel_called
-from autoconv.problem import Problem
 from autoconv.settings import Settings
 
 if TYPE_CHECKING:
@@ -118,15 +116,6 @@ def parse_config(kernel: str | None, numbers: str | None) -> Config | None:
             "config", numbers, f"is not JSON ({error})", 'give such as {"BLOCK_L":128}'
         ) from None
     return Config.from_json(kernel, parsed)
-
-
-def check_runs(config: Config, problem: Problem) -> None:
-    """Raise ConfigError unless `config` is one of its kernel's, and the kernel can run `problem`."""
-    kernel = kernel_called(config.kernel)
-    kernel.check(config)
-    reason = kernel.unsupported(problem)
-    if reason is not None:
-        raise ConfigError("kernel", config.kernel, f"cannot run {problem}: {reason}", "choose another kernel")
 
 
 def note(message: str) -> None:

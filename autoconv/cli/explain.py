@@ -11,7 +11,6 @@ from rich.table import Table
 
 from autoconv.cli.common import (
     PROBLEM_HELP,
-    check_runs,
     config_options,
     device_option,
     json_option,
@@ -25,6 +24,7 @@ from autoconv.cost.explanation import difference, rows
 from autoconv.cost.prediction import Prediction
 from autoconv.device import Device
 from autoconv.errors import ConfigError
+from autoconv.kernels.soundness import check_runs
 from autoconv.problem import Problem
 
 RESOURCES = ("registers", "shared", "spills")
@@ -68,7 +68,7 @@ def explain(
     taken = parse_resources(given)
     for one in (config, other):
         if one is not None:
-            check_runs(one, parsed)
+            check_runs(parsed, one)
     at = target(device)
     if config is None:
         config = at.tuner.kernel_for(parsed, at.environment, at.device)

@@ -10,7 +10,6 @@ import click
 from autoconv.cli.common import (
     PROBLEM_HELP,
     Target,
-    check_runs,
     config_options,
     device_option,
     json_option,
@@ -20,6 +19,7 @@ from autoconv.cli.common import (
     target,
 )
 from autoconv.config import Config
+from autoconv.kernels.soundness import check_runs
 from autoconv.problem import Problem
 from autoconv.sweep.check import check
 
@@ -40,7 +40,7 @@ def verify(problem: str, device: str, kernel: str | None, numbers: str | None, a
     parsed = Problem.parse(problem)
     config = parse_config(kernel, numbers)
     if config is not None:
-        check_runs(config, parsed)
+        check_runs(parsed, config)
     at = target(device)
     configs = [config] if config else _configs(parsed, at)
     replies = check(parsed, configs, on_gpu=at.on_gpu)

@@ -10,8 +10,7 @@ from autoconv.config import Config
 from autoconv.cost import model
 from autoconv.cost.prediction import Prediction
 from autoconv.device import Device
-from autoconv.errors import ConfigError
-from autoconv.kernels.registry import kernel as kernel_called
+from autoconv.kernels.soundness import check_runs
 from autoconv.problem import Problem
 
 
@@ -55,9 +54,5 @@ def compiled_resources(problem: Problem, config: Config, device: Device) -> Reso
 
 
 def _checked(problem: Problem, config: Config, device: Device | str) -> tuple[Problem, Config, Device]:
-    kernel = kernel_called(config.kernel)
-    kernel.check(config)
-    reason = kernel.unsupported(problem)
-    if reason is not None:
-        raise ConfigError("kernel", config.kernel, f"cannot run {problem}: {reason}", "choose another kernel")
+    check_runs(problem, config)
     return problem, config, devices.find(device) if isinstance(device, str) else device

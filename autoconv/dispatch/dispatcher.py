@@ -23,6 +23,7 @@ from autoconv.kernels.registry import supporting
 from autoconv.lookup import Found, warn_once
 from autoconv.problem import Problem
 from autoconv.settings import Settings
+from autoconv.sweep.ahead import compiled_ahead
 from autoconv.sweep.candidates import candidates, leaders
 from autoconv.sweep.sweep import Job
 from autoconv.sweep.tuner import FLIGHT_SECONDS, Tuner
@@ -139,7 +140,18 @@ class Dispatcher:
                 device, environment, self._settings.cache, self.machine.on_gpu, self._settings.sweep_seconds
             )
             found = self._swept_for(problem, job, key)
-        return (found or self._tuner.provisional(problem, environment, device)).config
+        found = found or self._tuner.provisional(problem, environment, device)
+        return self._vetted(found, problem, device, environment)
+
+    def _vetted(self, found: Found, problem: Problem, device: Device, environment: Environment) -> Config:
+        """Return the config, or torch's own where one out of somebody else's file does not compile."""
+        failed = compiled_ahead(found, problem, device, self._settings)
+        if failed is None:
+            return found.config
+        warn_once(f"{found.config} of layer {found.layer!r} does not compile for {device.name} "
+                  f"({failed.error}); torch serves {problem}")  # fmt: skip
+        self._tuner.record(problem, environment, failed, origin="call")
+        return ATEN
 
     def _swept_for(self, problem: Problem, job: Job, key: Key) -> Found | None:
         """Sweep now or in a thread, as the policy says; None where a guess has to serve, if only for now."""

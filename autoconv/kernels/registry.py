@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autoconv.errors import ConfigError
 from autoconv.kernels.base import Kernel
+from autoconv.kernels.sizes import beyond_reach
 from autoconv.problem import Problem
 
 
@@ -32,4 +33,6 @@ def kernel(name: str) -> Kernel:
 
 def supporting(problem: Problem) -> list[Kernel]:
     """Return the kernels that can run `problem`."""
+    if beyond_reach(problem) is not None:
+        return []
     return [candidate for candidate in kernels().values() if candidate.unsupported(problem) is None]

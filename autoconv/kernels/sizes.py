@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 from autoconv.problem import Problem
@@ -9,6 +10,9 @@ from autoconv.problem import Problem
 Strides: TypeAlias = tuple[int, int, int]  # of x over (sample, channel, position), in elements
 
 MAX_INT32 = 2**31 - 1
+
+ADDRESSED_BYTES = 2**49
+"""What a GPU can address: 49 bits of virtual addresses (NVIDIA Tesla P100 white paper, "Unified Memory")."""
 
 
 def x_strides_of(problem: Problem) -> Strides:
@@ -62,3 +66,15 @@ def largest_sample(problem: Problem) -> int:
 def needs_int64(problem: Problem) -> bool:
     """Return whether offsets within one sample pass 2**31."""
     return largest_sample(problem) > MAX_INT32
+
+
+def beyond_reach(problem: Problem) -> str | None:
+    """Return why no kernel can address all of `problem`, or None where they can.
+
+    Kernels and cost model form offsets of tiles that overshoot a tensor's end, in 64 bits at most.
+    """
+    elements = max(problem.N * largest_sample(problem), math.prod(problem.w_shape))
+    reach = elements * problem.dtype_bytes
+    if reach <= ADDRESSED_BYTES:
+        return None
+    return f"its offsets reach {reach} bytes, past the 2**49 that a GPU addresses"

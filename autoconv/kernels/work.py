@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from autoconv.config import Config
-from autoconv.device import Device
+from autoconv.device import Architecture, Device
 from autoconv.kernels.sizes import MAX_INT32
 from autoconv.problem import Problem
 
@@ -95,14 +95,34 @@ def window(problem: Problem, positions: int) -> int:
     return (positions - 1) * problem.stride + (problem.K - 1) * problem.dilation + 1
 
 
-def fits(work: Work, config: Config, device: Device) -> bool:
-    """Return whether a config is worth compiling: room for its accumulators, its stages, work for its warps.
+MOST_STAGES = 8  # of the load pipeline; every stage is another copy of the loads ahead of the loop
+MOST_OF_THREAD = 128  # accumulators; 255 registers hold operands and addresses too, so beyond it spills
+MOST_ACCUMULATORS = 2**15  # of a block, whatever its warps: half the registers of an SM
+LEAST_OF_THREAD = 4  # accumulators; with fewer most lanes of a tensor-core instruction hold padding
 
-    Beyond 128 accumulators a thread the tile spills (255 registers hold operands and addresses too); under 4
-    most lanes of a tensor-core instruction hold padding. Triton keeps num_stages - 1 stages in flight on
-    sm_80 and later. A grid ends at 2**31 - 1 blocks along axis x.
+
+def excess(work: Work, config: Config, arch: Architecture) -> str | None:
+    """Return why a block of `config` is more than an SM of `arch` should be asked for, or None.
+
+    Beyond these bounds a tile spills, does not launch, or compiles for minutes. Triton keeps num_stages - 1
+    stages in flight on sm_80 and later.
     """
-    accumulators = work.accumulators / (32 * config.num_warps)
+    rows, columns = work.tile
+    most = min(MOST_ACCUMULATORS, MOST_OF_THREAD * 32 * config.num_warps)
+    if work.accumulators > most:
+        held = f"{most} that {config.num_warps} warps hold"
+        return f"makes {rows} x {columns} accumulators of a block, more than the {held}"
     in_flight = max(1, config.num_stages - 1) * work.stage_bytes
-    roomy = 4 <= accumulators <= 128 and in_flight <= device.arch.shared_per_block_max
-    return roomy and work.blocks <= MAX_INT32
+    if in_flight > arch.shared_per_block_max:
+        given = f"{arch.shared_per_block_max} bytes of a block on {arch.name}"
+        return f"keeps {in_flight} bytes in shared memory, more than the {given}"
+    return None
+
+
+def fits(work: Work, config: Config, device: Device) -> bool:
+    """Return whether a config is worth compiling: sound, and with enough work for its warps.
+
+    A grid ends at 2**31 - 1 blocks along axis x.
+    """
+    busy = work.accumulators >= LEAST_OF_THREAD * 32 * config.num_warps
+    return busy and work.blocks <= MAX_INT32 and excess(work, config, device.arch) is None

@@ -151,7 +151,7 @@ def priors(layers: Layers, problem: Problem, environment: Environment) -> list[C
     configs = []
     for one in sorted(ranked, key=lambda one: (PROVENANCES.index(one.provenance), one.place)):
         try:
-            configs.append(runnable(one.config, problem))
+            configs.append(runnable(one.config, problem, environment.arch))
         except ConfigError:
             continue
     return [config for config in dict.fromkeys(configs) if config != ATEN][:_PRIORS]
@@ -238,7 +238,7 @@ def _founds(
     groups: dict[tuple[str, str, bool, str], list[tuple[Winner, Config]]] = {}
     for layer, winner in entries:
         try:
-            config = runnable(winner.config, problem)
+            config = runnable(winner.config, problem, environment.arch)
         except ConfigError:
             continue
         foreign = winner.provenance == "predicted" and winner.predictor != predictor

@@ -19,7 +19,7 @@ def why_missing(layers: Layers, problem: Problem, environment: Environment, pred
     if nearest is not None:
         layer, winner, differing = nearest
         try:
-            runnable(winner.config, problem)
+            runnable(winner.config, problem, environment.arch)
         except ConfigError as error:
             differing.append(f"its config does not run today: {error}")
         if not differing:

@@ -9,7 +9,8 @@ from autoconv.cost.model import estimate, estimate_seconds
 from autoconv.device import Device
 from autoconv.errors import ProblemError
 from autoconv.kernels.registry import supporting
-from autoconv.problem import Problem
+from autoconv.kernels.sizes import beyond_reach
+from autoconv.problem import Problem, largest_field
 
 VARIANTS = 2  # configs of one tile among the leaders: warps and stages matter less than the tile
 
@@ -18,13 +19,23 @@ def candidates(problem: Problem, device: Device) -> list[Config]:
     """Return every config that the kernels offer for `problem` on `device`.
 
     Raises:
-        ProblemError: no kernel runs this problem.
+        ProblemError: no kernel runs this problem, or none has a grid that covers it.
     """
     found = [config for kernel in supporting(problem) for config in kernel.space(problem, device)]
     if not found:
-        reason = "no kernel runs this combination of fields"
-        raise ProblemError("op", problem.op, reason, "leave it to torch.nn.functional")
+        raise _unserved(problem)
     return found
+
+
+def _unserved(problem: Problem) -> ProblemError:
+    reason = beyond_reach(problem)
+    if reason is None and supporting(problem):
+        reason = "makes the output larger than any grid of blocks covers"
+    if reason is None:
+        field, reason = "op", "no kernel runs this combination of fields"
+    else:
+        field = largest_field(problem)
+    return ProblemError(field, getattr(problem, field), reason, "leave it to torch.nn.functional")
 
 
 def leaders(problem: Problem, configs: list[Config], device: Device, count: int) -> list[Config]:

@@ -128,6 +128,28 @@ def test_a_problem_that_no_kernel_runs(command, run):
     )
 
 
+@pytest.mark.parametrize(
+    ("vast", "field"), [("stride=2305843009213693952", "stride"), ("padding=36028797018963968", "padding")]
+)
+@pytest.mark.parametrize("command", ["tune", "explain", "verify"])
+def test_a_problem_that_no_kernel_reaches(command, vast, field, run):
+    line = refused(run(command, f"N=1,Cin=16,Cout=16,K=1,L=20,{vast}", "--device", "l4"))
+    assert line.startswith(f"problem: {vast}: its offsets reach ")
+    assert line.endswith("past the 2**49 that a GPU addresses; leave it to torch.nn.functional")
+
+
+@pytest.mark.parametrize("command", ["explain", "verify"])
+def test_a_config_for_a_problem_that_no_kernel_reaches(command, run):
+    vast = "N=1,Cin=16,Cout=16,K=1,L=20,stride=2305843009213693952"
+    line = refused(run(command, vast, "--kernel", "dense", "--config", CONFIG, "--device", "l4"))
+    assert line.startswith(f"config: kernel=dense: cannot run {vast}: its offsets reach ")
+
+
+def test_a_lookup_of_what_no_kernel_reaches_finds_nothing(run):
+    shown = run("lookup", "N=1,Cin=16,Cout=16,K=1,L=20,stride=2305843009213693952", "--device", "l4")
+    assert shown.exit_code == 1 and shown.stdout.startswith("not found\n")
+
+
 def test_a_config_that_does_not_compile(run):
     line = refused(run("explain", GOOD, "--kernel", "dense", "--config", config(BLOCK_R=8), "--device", "l4"))
     assert line.startswith(

@@ -188,7 +188,9 @@ def test_an_import_keeps_out_what_is_none_of_today_s_with_the_reason(
         "kernel=../../etc/passwd": spoiled(
             good, trial={"config": {"kernel": "../../etc/passwd", "num_warps": 4, "num_stages": 2}}
         ),
-        "too large or too small": spoiled(good, trial={"config": {**config(4).document(), "BLOCK_L": 2**19}}),
+        "accumulators of a block": spoiled(
+            good, trial={"config": {**config(4).document(), "BLOCK_L": 2**19}}
+        ),
         "is not as autoconv writes one": spoiled(good, environment={"soft": {"device": None}}),
         "RecursionError": spoiled(good).replace('"detail":{', '"detail":{"a":' + "[" * 50_000),
     }

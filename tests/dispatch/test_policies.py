@@ -201,7 +201,7 @@ def test_strict_serves_what_is_known_and_what_no_kernel_runs(monkeypatch, rememb
     assert [config_of(launch) for launch in launches] == [LARGER]
 
 
-def test_the_process_s_own_database_comes_before_the_user_s(monkeypatch, tmp_path, remember, no_workers):
+def test_the_process_s_own_database_comes_before_the_user_s(monkeypatch, tmp_path, remember):
     policy(monkeypatch, "strict")
     given = tmp_path / "given.db"
     monkeypatch.setenv("AUTOCONV_DB", str(given))

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
+import sqlite3
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+import triton
 from torch.nn import functional
 
 import autoconv
@@ -16,13 +24,14 @@ from autoconv.compiler.recording import recording
 from autoconv.device import find as device_called
 from autoconv.dispatch.dispatcher import FALLBACKS, Dispatcher
 from autoconv.dispatch.machines import Recorded
+from autoconv.sweep.ahead import compiled_ahead
+from tuning_db.rows import WINNER_COLUMNS, checksum
 
 DEVICE = "rtx4090"
 PROBLEM = Problem(2, 16, 32, 3, 70)
 X, WEIGHT = torch.randn(PROBLEM.x_shape), torch.randn(PROBLEM.w_shape)
 
-TOO_MUCH_SHARED = Config("dense", {"BLOCK_CO": 64, "BLOCK_L": 64, "BLOCK_R": 128}, num_warps=4, num_stages=5)
-NO_DOT = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 8}, num_warps=2, num_stages=2)
+WIDE = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}, num_warps=32, num_stages=2)
 
 
 def trials(problem: Problem) -> list:
@@ -37,25 +46,44 @@ def convolve() -> torch.Tensor:
 # --- configs --------------------------------------------------------------------------------------
 
 
+def of_few_threads(device, _folder, _monkeypatch):
+    return replace(device, arch=replace(device.arch, max_threads_per_block=512))
+
+
+def picky_assembler(device, folder, monkeypatch):
+    real = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    stand_in = folder / "ptxas"
+    refuse = 'for f; do case "$f" in *.ptx) grep -q "reqntid 1024" "$f" && exit 1;; esac; done'
+    stand_in.write_text(f'#!/bin/sh\n{refuse}\nexec "{real}" "$@"\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("TRITON_PTXAS_PATH", str(stand_in))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(folder / "triton"))
+    return device
+
+
 @pytest.mark.parametrize(
-    ("config", "error"),
-    [(TOO_MUCH_SHARED, "OutOfResources: out of resource: shared memory"), (NO_DOT, "CompilationError")],
+    ("machine", "taps", "error"),  # no kernel of other tests: Triton keeps what this process compiled
+    [(of_few_threads, 6, "OutOfResources: out of resource: threads"), (picky_assembler, 7, "PTXASError")],
     ids=["does not load", "does not compile"],
 )
-def test_a_config_that_does_not_run_gives_way_to_another(config, error, remember, launches):
-    problem = Problem(2, 256, 32, 3, 70)
+def test_a_config_that_does_not_run_gives_way_to_another(
+    machine, taps, error, remember, predicting, tmp_path, monkeypatch
+):
+    problem = Problem(64, 16, 32, taps, 700)  # enough blocks, so split_k with its two launches stays away
     x, weight = torch.zeros(problem.x_shape), torch.zeros(problem.w_shape)
-    remember(problem, config)
-    with pytest.warns(RuntimeWarning) as warned:
-        y = autoconv.conv1d(x, weight)
-    autoconv.conv1d(x, weight)
+    remember(problem, WIDE)
+    device = machine(device_called(DEVICE), tmp_path, monkeypatch)
+    with recording(device) as recorder, serving.served_by(Dispatcher(Recorded(device), settings.load())):
+        with pytest.warns(RuntimeWarning) as warned:
+            y = autoconv.conv1d(x, weight)
+        autoconv.conv1d(x, weight)
     assert y.shape == problem.y_shape
-    assert len(launches) == 2
+    assert len(recorder.launches) == 2
     (message,) = [str(warning.message) for warning in warned]
-    assert message.startswith(f"{config} does not run on rtx4090 ({error}")
+    assert message.startswith(f"{WIDE} does not run on rtx4090 ({error}")
     assert "serves in its place" in message and "\n" not in message
     (failed,) = [trial for trial in trials(problem) if trial.outcome == "launch"]
-    assert dict(failed.config) == config.document()
+    assert dict(failed.config) == WIDE.document()
     assert failed.error.startswith(error)
 
 
@@ -78,6 +106,76 @@ def test_where_nothing_compiles_torch_serves(tmp_path, monkeypatch, launches):
     failed = trials(problem)
     assert [trial.outcome for trial in failed] == ["launch"] * (1 + FALLBACKS)
     assert len({trial.config_hash for trial in failed}) == 1 + FALLBACKS
+
+
+@pytest.mark.parametrize("vast", [{"stride": 2**61}, {"dilation": 2**60}, {"padding": 2**55}], ids=str)
+def test_what_no_kernel_reaches_is_torch_s(vast, launches):
+    x, weight = torch.randn(1, 16, 20), torch.randn(8, 16, 1)
+    try:
+        expected = functional.conv1d(x, weight, **vast)
+    except RuntimeError as error:
+        with pytest.raises(RuntimeError, match=re.escape(str(error).splitlines()[0])):
+            autoconv.conv1d(x, weight, **vast)
+    else:
+        assert torch.equal(autoconv.conv1d(x, weight, **vast), expected)
+    assert launches == []
+
+
+# --- configs of others' files ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch, remember):
+    """Put a winner into a site's database."""
+
+    def put(problem, config):
+        given = tmp_path / "site.db"
+        with monkeypatch.context() as there:
+            there.setenv("AUTOCONV_DB", str(given))
+            remember(problem, config)
+        monkeypatch.setenv("AUTOCONV_SITE_DB", str(given))
+        return given
+
+    return put
+
+
+def test_a_site_s_config_on_which_the_compiler_hangs_leaves_the_call_to_torch(
+    site, predicting, tmp_path, monkeypatch
+):
+    stand_in = tmp_path / "ptxas"
+    stand_in.write_text("#!/bin/sh\nexec sleep 600\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("TRITON_PTXAS_PATH", str(stand_in))
+    monkeypatch.setattr("autoconv.dispatch.dispatcher.compiled_ahead", partial(compiled_ahead, seconds=3.0))
+    small = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}, num_warps=2, num_stages=2)
+    site(PROBLEM, small)
+    with autoconv.recorded(DEVICE) as launches:
+        with pytest.warns(
+            RuntimeWarning, match=r"of layer 'site 1' does not compile for rtx4090 .*; torch serves"
+        ):
+            y = convolve()
+        assert torch.equal(convolve(), y)
+    assert torch.equal(y, functional.conv1d(X, WEIGHT))
+    assert launches == []
+    (failed,) = trials(PROBLEM)
+    assert (dict(failed.config), failed.outcome) == (small.document(), "timeout")
+
+
+def test_a_site_s_forged_row_is_a_miss(site, launches):
+    small = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}, num_warps=2, num_stages=2)
+    given = site(PROBLEM, small)
+    document = json.dumps(small.document() | {"BLOCK_L": [16]}, sort_keys=True, separators=(",", ":"))
+    with closing(sqlite3.connect(given, isolation_level=None)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute("UPDATE winners SET config = ?, provenance = 'evil'", (document,))
+        (hashed,) = connection.execute("SELECT hash FROM environments").fetchone()
+        row = connection.execute(f"SELECT {', '.join(WINNER_COLUMNS)} FROM winners").fetchone()
+        forged = checksum((hashed, PROBLEM.key()), row)
+        connection.execute("UPDATE winners SET checksum = ?", (forged,))
+    assert serving.current is not None
+    with serving.served_by(Dispatcher(serving.current.machine, settings.load())):
+        assert convolve().shape == PROBLEM.y_shape
+    assert len(launches) == 1
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -125,7 +223,7 @@ def test_a_database_that_does_not_serve_costs_one_warning(trouble, policy, monke
 
 
 def test_a_database_that_breaks_while_it_is_open_costs_one_warning(remember, launches):
-    remember(PROBLEM, TOO_MUCH_SHARED)
+    remember(PROBLEM, WIDE)
     convolve_elsewhere = lambda length: autoconv.conv1d(torch.zeros(1, 16, length), WEIGHT)  # noqa: E731
     convolve_elsewhere(50)
     damaged(settings.load().database)

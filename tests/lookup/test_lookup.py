@@ -44,7 +44,7 @@ MODEL = "0123456789abcdef"  # the version of the model that predicts
 find = partial(lookup.find, predictor=MODEL)
 transferred = partial(lookup.transferred, predictor=MODEL)
 why_missing = partial(lookup.why_missing, predictor=MODEL)
-TILES = {"BLOCK_CO": 128, "BLOCK_L": 64, "BLOCK_R": 32}
+TILES = {"BLOCK_CO": 128, "BLOCK_L": 32, "BLOCK_R": 32}
 
 
 def config(warps: int) -> Config:
@@ -537,7 +537,7 @@ def test_a_key_is_derived_anew(said: str, key: str) -> None:
         ("BLOCK_X=16: is no tile of dense", {**config(4).document(), "BLOCK_X": 16}),
         ("BLOCK_L=48: must be a power of two", {**config(4).document(), "BLOCK_L": 48}),
         ("is more than 1048576", {**config(4).document(), "BLOCK_L": 2**5000}),
-        ("too large or too small", {**config(4).document(), "BLOCK_L": 4096}),
+        ("BLOCK_L=4096: makes 128 x 4096 accumulators", {**config(4).document(), "BLOCK_L": 4096}),
         ("cannot run", {**config(4).document(), "kernel": "depthwise"}),
         ("is not a kernel's name", {**config(4).document(), "kernel": None}),
     ],

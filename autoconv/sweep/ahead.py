@@ -1,0 +1,56 @@
+"""Compile what another machine chose in a process of its own, before the process of the call compiles it."""
+
+from __future__ import annotations
+
+import time
+
+from autoconv.compiler.resources import cache_file, load
+from autoconv.device import Device
+from autoconv.kernels.aten import ATEN
+from autoconv.kernels.registry import kernel as kernel_called
+from autoconv.lookup import Found
+from autoconv.problem import Problem
+from autoconv.settings import Settings
+from autoconv.sweep.pool import Pool
+from autoconv.sweep.tasks import compile_task
+from tuning_db import Trial
+
+SECONDS = 30.0
+"""For a worker to start, which takes about 4 s, and to compile one config, which takes about one."""
+
+TRUSTED = ("user", "memory", "prebuilt", "none")
+"""Layers whose configs this machine, or the package's maker, compiled with these kernels; "none" is a guess
+out of a kernel's own space."""
+
+
+def compiled_ahead(
+    found: Found, problem: Problem, device: Device, settings: Settings, seconds: float = SECONDS
+) -> Trial | None:
+    """Compile a config out of somebody else's file in a worker process, unless this machine did before.
+
+    A compiler that crashes, hangs or takes all memory does so there. The cubin is left in Triton's cache.
+
+    Args:
+        found: What the lookup gave.
+        problem: The problem it is for.
+        device: The device it is for.
+        settings: Name the folder of compiled resources.
+        seconds: After which the worker is ended.
+
+    Returns:
+        None where the config may be compiled in this process, else the trial that says why not.
+    """
+    config = found.config
+    if found.layer in TRUSTED or config == ATEN:
+        return None
+    kernel = kernel_called(config.kernel)
+    if load(cache_file(settings.cache, kernel, problem, config, device.arch.capability)) is not None:
+        return None
+    task = compile_task(problem, config, device, settings.cache)
+    with Pool(1, timeout=seconds) as pool:
+        (reply,) = pool.perform([task], deadline=time.monotonic() + seconds)
+    if reply.get("skipped"):
+        return Trial(config.document(), "timeout", error=f"not compiled within {seconds:g} s")
+    if "error" in reply:
+        return Trial(config.document(), reply.get("outcome", "compile"), error=reply["error"])
+    return None
