@@ -1,11 +1,17 @@
-"""Tune one problem: candidates, pruned by estimate, compiled, checked, timed where a GPU is, recorded."""
+"""Tune one problem: candidates, pruned by estimate, compiled, checked, timed where a GPU is, recorded.
+
+On a GPU torch's own convolution is timed before anything else. What is the machine's fault, or the moment's,
+ends the sweep and is written down against no candidate.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +21,19 @@ from autoconv.cost.model import predict_compiled
 from autoconv.cost.prediction import Prediction
 from autoconv.device import Device
 from autoconv.environment import Environment
-from autoconv.kernels.aten import ATEN
 from autoconv.lookup import records
 from autoconv.problem import Problem
 from autoconv.sweep.candidates import candidates, leaders
+from autoconv.sweep.measure import Bench
+from autoconv.sweep.outcomes import Unavailable
 from autoconv.sweep.pool import Crew, Pool
-from autoconv.sweep.tasks import Reply, Task, compile_task, time_task, verify_task
-from tuning_db import Trial, TuningDB, TuningDBError, Winner
+from autoconv.sweep.tasks import Reply, Task, compile_task, load_task, verify_task
+from autoconv.sweep.trials import Recorder, available, checked_trial, compiled_trial, failed_trial
+from tuning_db import Trial, TuningDB, Winner
 from tuning_db.rule import choose
 
 LEADERS = 16  # candidates to compile
 CHECKED = 4  # compiled candidates to check in the interpreter, best prediction first
-TIMING_SECONDS = 0.5  # for the samples of one candidate
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
 
@@ -41,6 +48,7 @@ class Job:
     on_gpu: bool  # the device is present: check and time on it
     seconds: float = float("inf")  # after which no candidate is begun, and those in work are left
     leaders: int = LEADERS
+    ordinal: int = 0  # of the device among this process's, where it is present
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,18 @@ class Swept:
     candidates: int  # configs in the space
     compiled: int  # of them, compiled for the device
     seconds: float
+    stopped: str | None = None  # why it ended early, where that was the machine's fault
+
+    def why_none(self) -> str:
+        """Say, in one line, why there is no winner."""
+        if self.stopped is not None:
+            return self.stopped
+        failed = [trial for trial in self.trials if trial.error is not None]
+        if not failed:
+            return "no candidate was done in the time given"
+        outcomes = Counter(trial.outcome for trial in self.trials)
+        told = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+        return f"no candidate passed ({told}; the first: {' '.join(str(failed[0].error).split())})"
 
 
 def sweep(
@@ -68,6 +88,8 @@ def sweep(
     best in another environment: those still in their kernel's space are compiled, and on a GPU measured,
     first. The trial of the least estimate, which would serve without a sweep, is marked as the default.
 
+    The job's seconds do not run while worker processes start.
+
     Raises:
         ProblemError: no kernel runs this problem.
     """
@@ -76,14 +98,24 @@ def sweep(
     estimated = leaders(problem, configs, job.device, job.leaders)
     first = [config for config in priors if config in configs]
     chosen = list(dict.fromkeys([*first, *_each_kernel_first(estimated)]))
-    recorder = _Recorder(problem, job.environment, database, default=estimated[0])
-    deadline = begun + job.seconds
-    compiled = _compile(problem, chosen, job, recorder, crew.compilers, deadline, progress)
-    if job.on_gpu:
-        compiled.sort(key=lambda pair: pair[0] not in first)  # stable: the others stay by prediction
-        _measure(problem, compiled, recorder, crew.gpu, deadline, progress)
-    else:
-        _check(problem, compiled, recorder, crew.interpreters, deadline, progress)
+    recorder = Recorder(problem, job.environment, database, default=estimated[0])
+    compiled: list[tuple[Config, Prediction]] = []
+    bench = Bench(problem, job.device, job.ordinal, crew.gpu) if job.on_gpu else None
+    stopped, deadline = None, begun + job.seconds
+    try:
+        if time.monotonic() < deadline:
+            deadline += _start(crew, bench, len(chosen))
+            recorder.baseline = bench.time_torch() if bench else None
+        compiled = _compile(problem, chosen, job, recorder, crew.compilers, deadline, progress)
+        if bench:
+            compiled.sort(key=lambda pair: pair[0] not in first)  # stable: the others stay by prediction
+            bench.measure(compiled, recorder, deadline, progress)
+        else:
+            _check(problem, compiled, recorder, crew.interpreters, deadline, progress)
+        if time.monotonic() < deadline:
+            recorder.settle()
+    except Unavailable as unavailable:
+        stopped = unavailable.reason
     problem_record, environment_record = records(problem, job.environment)
     return Swept(
         winner=choose(environment_record, problem_record, recorder.trials),
@@ -91,6 +123,7 @@ def sweep(
         candidates=len(configs),
         compiled=len(compiled),
         seconds=time.monotonic() - begun,
+        stopped=stopped,
     )
 
 
@@ -100,39 +133,33 @@ def _each_kernel_first(configs: list[Config]) -> list[Config]:
     return list(dict.fromkeys([*first_of_kernels, *configs]))
 
 
-class _Recorder:
-    """Keeps trials in memory and, as long as that works, in the database."""
+def _start(crew: Crew, bench: Bench | None, count: int) -> float:
+    """Have the workers started, for `count` candidates to compile; return the seconds that took.
 
-    def __init__(
-        self, problem: Problem, environment: Environment, database: TuningDB | None, default: Config
-    ) -> None:
-        self.trials: list[Trial] = []
-        self._default = default.document()
-        self._problem, environment_record = records(problem, environment)
-        self._database = database
-        self._run_id = ""
-        if database is not None:
-            try:
-                self._run_id = database.start(environment_record, origin="sweep")
-            except TuningDBError:
-                self._database = None
+    Raises:
+        Unavailable: a worker lacks what it needs, or the GPU cannot be used.
+    """
+    begun = time.monotonic()
+    with ThreadPoolExecutor(1) as beside:
+        started = beside.submit(_load, crew.compilers, "compile", count)
+        if bench:
+            bench.open()
+        else:
+            _load(crew.interpreters, "verify", CHECKED)
+        started.result()
+    return time.monotonic() - begun
 
-    def add(self, trial: Trial) -> None:
-        if trial.config == self._default:
-            trial = replace(trial, detail={**trial.detail, "default": True})
-        self.trials.append(trial)
-        if self._database is not None:
-            try:
-                self._database.add(self._run_id, self._problem, trial)
-            except TuningDBError:
-                self._database = None  # the sweep goes on: its result is still of use to this process
+
+def _load(pool: Pool, what: str, count: int) -> None:
+    for reply in pool.perform([load_task(what)] * count, math.inf):
+        available(reply)
 
 
 def _compile(
     problem: Problem,
     configs: list[Config],
     job: Job,
-    recorder: _Recorder,
+    recorder: Recorder,
     pool: Pool,
     deadline: float,
     progress: Progress,
@@ -144,7 +171,7 @@ def _compile(
         if reply.get("skipped"):
             continue
         if "error" in reply:
-            recorder.add(_failed(config, reply, "compile"))
+            recorder.add(failed_trial(config, reply, "compile"))
             continue
         resources = Resources(**reply)
         reason = resources.unrunnable(config, job.device)
@@ -159,7 +186,7 @@ def _compile(
 def _check(
     problem: Problem,
     compiled: list[tuple[Config, Prediction]],
-    recorder: _Recorder,
+    recorder: Recorder,
     pool: Pool,
     deadline: float,
     progress: Progress,
@@ -174,38 +201,11 @@ def _check(
         batch, left = left[:CHECKED], left[CHECKED:]
         tasks = [verify_task(problem, config, on_gpu=False) for config, _ in batch]
         for (config, prediction), reply in _replies(pool, tasks, batch, "check", deadline, progress):
-            trial = _checked(config, prediction, reply)
+            trial = checked_trial(config, prediction, reply)
             passed = passed or trial.outcome == "ok"
             recorder.add(trial)
     for config, prediction in left:
-        recorder.add(_unchecked(config, prediction))
-
-
-def _measure(
-    problem: Problem,
-    compiled: list[tuple[Config, Prediction]],
-    recorder: _Recorder,
-    pool: Pool,
-    deadline: float,
-    progress: Progress,
-) -> None:
-    """Check and time the candidates on the GPU, best prediction first, and torch's own convolution.
-
-    One at a time, in the pool's single worker: two candidates timed at once would time each other.
-    """
-    for done, (config, prediction) in enumerate(compiled):
-        progress("measure", done, len(compiled))
-        (checked,) = pool.perform([verify_task(problem, config, on_gpu=True)], deadline)
-        trial = _checked(config, prediction, checked)
-        if trial.outcome == "ok":
-            (timed,) = pool.perform([time_task(problem, config, TIMING_SECONDS)], deadline)
-            trial = _timed(trial, timed)
-        recorder.add(trial)
-    # Its result needs no check here: a problem that torch wins is left to torch altogether.
-    (timed,) = pool.perform([time_task(problem, ATEN, TIMING_SECONDS)], deadline)
-    if not timed.get("skipped"):
-        recorder.add(_timed(Trial(ATEN.document(), "ok"), timed))
-    progress("measure", len(compiled), len(compiled))
+        recorder.add(compiled_trial(config, prediction))
 
 
 def _replies(
@@ -215,55 +215,4 @@ def _replies(
     replies = pool.perform(tasks, deadline)
     for done, (subject, reply) in enumerate(zip(subjects, replies, strict=True), start=1):
         progress(doing, done, len(tasks))
-        yield subject, reply
-
-
-def _checked(config: Config, prediction: Prediction, reply: Reply) -> Trial:
-    if reply.get("skipped"):
-        return _unchecked(config, prediction)
-    if "error" in reply:
-        return _failed(config, reply, "launch")
-    error = reply["max_rel_err"]  # infinite where nothing was written, which no JSON can hold
-    check = {**reply, "max_rel_err": error if math.isfinite(error) else None}
-    trial = Trial(
-        config.document(),
-        "ok",
-        _us(prediction),
-        max_err=error,
-        detail={**_detail(prediction), "check": check},
-    )
-    if reply["ok"]:
-        return trial
-    found = f"error {error:.2g}, {reply['unwritten']} unwritten, {reply['overrun']} overrun"
-    return replace(trial, outcome="wrong", error=found)
-
-
-def _unchecked(config: Config, prediction: Prediction) -> Trial:
-    return Trial(config.document(), "compiled", _us(prediction), detail=_detail(prediction))
-
-
-def _timed(trial: Trial, reply: Reply) -> Trial:
-    if reply.get("skipped"):
-        return trial  # verified, and predicted
-    if "error" in reply:
-        return Trial(trial.config, reply.get("outcome", "launch"), error=reply["error"], detail=trial.detail)
-    return replace(trial, samples_us=tuple(reply["samples_us"]))
-
-
-def _failed(config: Config, reply: Reply, outcome: str) -> Trial:
-    return Trial(config.document(), reply.get("outcome", outcome), error=reply["error"])
-
-
-def _us(prediction: Prediction) -> float:
-    return prediction.seconds * 1e6
-
-
-def _detail(prediction: Prediction) -> dict[str, Any]:
-    return {
-        "registers": prediction.registers,
-        "spills": prediction.spills,
-        "shared": prediction.shared,
-        "blocks_per_sm": prediction.blocks_per_sm,
-        "grid": list(prediction.grid),
-        "bound": prediction.bound,
-    }
+        yield subject, available(reply)
