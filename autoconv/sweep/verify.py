@@ -42,6 +42,8 @@ TOLERANCE = {
     # to those first (it emits no cvt.rna.tf32), so the other 13 bits are cut off. Each factor loses less than
     # 2**-10 of itself, a product less than 2 * 2**-10 = 1.95e-3, and so does a sum, relative to its
     # magnitudes; the rest of 2e-3 is for sums in float32. Reductions of few terms come close to it.
+    # tf32x3: of each factor less than 2**-20 is cut off, and the product of the small halves, as much again,
+    # is left out: 3 * 2**-20 = 2.9e-6, and the rest for sums in float32.
     ("float32", "ieee"): 2e-6,
     ("float32", "tf32x3"): 4e-6,
     ("float32", "tf32"): 2e-3,
