@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
 import torch
@@ -48,6 +49,28 @@ def current(index: int) -> Device | None:
     )
 
 
+def opened(index: int) -> int:
+    """Make this process's context on the device at CUDA ordinal `index`, if need be; return the bytes free.
+
+    Raises:
+        RuntimeError: it cannot be had; torch and CUDA raise subclasses of it, and AssertionError.
+    """
+    with torch.cuda.device(index):
+        free, _ = torch.cuda.mem_get_info(index)
+    return int(free)
+
+
+def using(where: str) -> AbstractContextManager[object]:
+    """Return a context in which `where`, such as "cuda:1", is the current device; "cpu" changes nothing."""
+    return torch.cuda.device(where) if where.startswith("cuda") else nullcontext()
+
+
+def wait(where: str) -> None:
+    """Wait until all that was enqueued on `where` is done, and raise what became of it."""
+    if where.startswith("cuda"):
+        torch.cuda.synchronize(where)
+
+
 @cache
 def driver_and_power(index: int) -> tuple[str | None, int | None]:
     """Return the driver's version and the board's power limit in watts, each None where it cannot be read."""
@@ -84,10 +107,11 @@ def time_callable(call: Callable[[], object], *, seconds: float) -> list[float]:
     one before. There are LEAST_SAMPLES at least and MOST_SAMPLES at most.
 
     Args:
-        call: Enqueues work on torch's current stream.
+        call: Enqueues work on torch's current stream of the current device.
         seconds: How long the samples may take together, flushing included.
     """
-    flush = torch.empty(max(2 * _l2_bytes(), FLUSHED_BYTES), dtype=torch.int8, device="cuda")
+    device = current(torch.cuda.current_device())
+    flush = torch.empty(flushed_bytes(device), dtype=torch.int8, device="cuda")
     for _ in range(WARM_UP):
         call()
     samples: list[float] = []
@@ -107,6 +131,6 @@ def _sample(call: Callable[[], object], flush: torch.Tensor) -> float:
     return float(start.elapsed_time(end)) * 1e3
 
 
-def _l2_bytes() -> int:
-    device = current(torch.cuda.current_device())
-    return device.l2_bytes if device else 0
+def flushed_bytes(device: Device | None) -> int:
+    """Return how much is overwritten before each sample."""
+    return max(2 * device.l2_bytes if device else 0, FLUSHED_BYTES)

@@ -34,7 +34,10 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
         "autoconv in the platform's user cache folder",
         "folder of compiled kernels; may be deleted at any time",
     ),
-    "AUTOCONV_SWEEP_SECONDS": ("60", "the longest a sweep inside a call may take, in seconds"),
+    "AUTOCONV_SWEEP_SECONDS": (
+        "60",
+        "the longest a sweep inside a call may take once its worker processes have started, in seconds",
+    ),
 }
 """Each variable's default and meaning, in words."""
 
@@ -48,7 +51,7 @@ class Settings:
         site_databases: read-only databases, in the order they are asked.
         on_miss: one of ON_MISS.
         cache: folder of compiled kernels.
-        sweep_seconds: bound on a sweep inside a call, seconds.
+        sweep_seconds: bound on a sweep inside a call once its workers have started, seconds.
         override: a read-only database that this process asks before all others; see `overriding`.
     """
 

@@ -111,7 +111,7 @@ class Dispatcher:
         with self._alone():
             if key not in self._plans:
                 environment = self.machine.environment(ordinal, device)
-                config = self._config(problem, device, environment, key)
+                config = self._config(problem, device, environment, key, ordinal)
                 bound = None if config == ATEN else self._bound(problem, config, device, environment, call)
                 self._plans[key] = bound or by_torch
             return self._plans[key]
@@ -125,7 +125,9 @@ class Dispatcher:
 
     # --- the config ---------------------------------------------------------------------------------
 
-    def _config(self, problem: Problem, device: Device, environment: Environment, key: Key) -> Config:
+    def _config(
+        self, problem: Problem, device: Device, environment: Environment, key: Key, ordinal: int
+    ) -> Config:
         """Return the config to use, by lookup or by the policy for misses.
 
         Raises:
@@ -136,9 +138,8 @@ class Dispatcher:
         if found is None and policy == "strict":
             raise MissError(str(problem), self._tuner.why_missing(problem, environment))
         if found is None and policy in ("sweep", "background") and not self._forked():
-            job = Job(
-                device, environment, self._settings.cache, self.machine.on_gpu, self._settings.sweep_seconds
-            )
+            seconds, on_gpu = self._settings.sweep_seconds, self.machine.on_gpu
+            job = Job(device, environment, self._settings.cache, on_gpu, seconds, ordinal=ordinal)
             found = self._swept_for(problem, job, key)
         found = found or self._tuner.provisional(problem, environment, device)
         return self._vetted(found, problem, device, environment)

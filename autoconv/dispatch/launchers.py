@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import torch
-from torch.nn import functional
-from torch.nn.grad import conv1d_weight
 
 from autoconv.dispatch.signature import Call, Numbers, Padding, Sides
+from autoconv.kernels.aten import activations, convolved, even
 from autoconv.kernels.sizes import MAX_INT32
 
 Tensors: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
@@ -23,14 +21,7 @@ class Launcher(Protocol):
         """Return y, of shape (N, Cout, L_out), or (Cout, L_out) of an x without N."""
 
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "none": lambda y: y,
-    "relu": functional.relu,
-    "leaky_relu": functional.leaky_relu,
-    "gelu": functional.gelu,
-    "silu": functional.silu,
-    "tanh": torch.tanh,
-}
+ACTIVATIONS = activations()
 
 
 @dataclass(frozen=True)
@@ -48,37 +39,13 @@ class ByTorch:
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Return what torch's own convolution returns, or raise what it raises."""
-        compute = {"conv": self._conv, "conv_transpose": self._transposed, "conv_weight": self._weight}
-        return ACTIVATIONS[self.activation](compute[self.op](x, weight, bias))
-
-    def _conv(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        x, padding = _padded(x, self.padding)
-        y: torch.Tensor = functional.conv1d(x, weight, bias, self.stride, padding, self.dilation, self.groups)
-        return y
-
-    def _weight(self, x: torch.Tensor, gradient: torch.Tensor, _bias: object) -> torch.Tensor:
-        x, padding = _padded(x, self.padding)
-        shape = (gradient.shape[1], x.shape[1] // self.groups, self.taps)
-        window = self.stride, padding, self.dilation, self.groups
-        result: torch.Tensor = conv1d_weight(x, shape, gradient, *window)
-        return result
-
-    def _transposed(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         padding: Any = self.padding
-        crop = 0
-        if isinstance(padding, Sides):  # ATen crops both sides alike
-            padding, crop = min(padding.left, padding.right), padding.left - padding.right
-        y = functional.conv_transpose1d(
-            x, weight, bias, self.stride, padding, self.output_padding, self.groups, self.dilation
-        )
-        return y[..., max(0, crop) : y.shape[-1] + min(0, crop)].contiguous()
-
-
-def _padded(x: torch.Tensor, padding: Padding) -> tuple[torch.Tensor, Any]:
-    """Pad x itself where the sides differ, since ATen pads both alike; return it and what is left to pad."""
-    if isinstance(padding, Sides):
-        return functional.pad(x, (padding.left, padding.right)), 0
-    return x, padding
+        extra = 0, 0
+        if isinstance(padding, Sides):
+            padding, extra = even(padding.left, padding.right)
+        window = self.stride, padding, self.dilation, self.groups
+        y = convolved(self.op, x, weight, bias, *window, self.output_padding, self.taps, extra=extra)
+        return ACTIVATIONS[self.activation](y)
 
 
 def by_torch(call: Call) -> torch.Tensor:

@@ -24,8 +24,9 @@ another version of the model predicted it, or the only sweeps that tried it were
 very problem, from another device of the architecture. nearest: of the nearest problem, from this device.
 default: not from the database at all, but the least estimate."""
 
-PROVENANCES = ("measured", "predicted", "transferred")
-"""What stands behind a config: times of its own, predictions of its own, or what was found elsewhere."""
+PROVENANCES = ("measured", "predicted", "transferred", "default")
+"""What stands behind a config: its own times, its own predictions, what was found elsewhere, or nothing:
+torch's own convolution where a sweep was in vain."""
 
 # A prediction rests on the compiler and the device; driver, power limit and timing protocol do not enter it.
 _SOFT_OF_PREDICTION = (*IDENTITY, "triton_patch")

@@ -54,11 +54,12 @@ class Worker:
         cuts off is no fault of its candidate: its reply is {"skipped": True}.
         """
         self._ensure_started()
-        if task["do"] not in self._loaded:
-            reply = self._ask({"do": "load", "what": task["do"]}, START_SECONDS, deadline)
+        kind = str(task.get("what", task["do"]))
+        if kind not in self._loaded:
+            reply = self._ask({"do": "load", "what": kind}, START_SECONDS, deadline)
             if reply:
                 return reply
-            self._loaded.add(task["do"])
+            self._loaded.add(kind)
         return self._ask(task, self._timeout, deadline)
 
     def _ask(self, task: Task, timeout: float, deadline: float) -> Reply:
@@ -79,7 +80,7 @@ class Worker:
         if not line.endswith("\n"):
             return self._crashed(process)
         reply: Reply = json.loads(line)
-        if self._fresh_after_error and "error" in reply:
+        if self._fresh_after_error and ("error" in reply or "unavailable" in reply):
             self.close()
         return reply
 

@@ -27,6 +27,8 @@ FLIGHT_SECONDS = 10.0
 """How long a caller waits for another process's sweep of the same problem. Ranks of one job can sit in a
 collective operation, so the wait must end; the loser then runs a provisional config."""
 
+_TORCH = Found(ATEN, "default", "default", "none", measured_us=None, predicted_us=None)
+
 
 def no_progress(doing: str, done: int, of: int) -> None:
     """Show nothing."""
@@ -48,6 +50,7 @@ class Tuner:
         self._settings = settings
         self._warn = warn
         self._in_memory: dict[tuple[Problem, Environment], Found] = {}
+        self._in_vain: set[tuple[Problem, Environment]] = set()  # swept here, and no winner found
 
     @cached_property
     def layers(self) -> Layers:
@@ -76,7 +79,12 @@ class Tuner:
         return Found(config, "predicted", "default", "none", measured_us=None, predicted_us=seconds * 1e6)
 
     def provisional(self, problem: Problem, environment: Environment, device: Device) -> Found:
-        """Return what serves until a sweep has ended: a config found elsewhere, or else a guess."""
+        """Return what serves until a sweep has ended: a config found elsewhere, or else a guess.
+
+        Where one has ended without a winner, torch serves: any config may be one that it found wrong.
+        """
+        if (problem, environment) in self._in_vain:
+            return _TORCH
         found = lookup.transferred(self.layers, problem, environment, device, model_version())
         if found is None or found.config == ATEN:
             return found or self.guess(problem, device)
@@ -124,13 +132,25 @@ class Tuner:
             first = lookup.priors(self.layers, problem, job.environment)
             with nullcontext(crew) if crew else Crew() as workers:
                 swept = sweep(problem, job, self._user, workers, progress, first, again=again)
+        self._tell(problem, job.environment, swept)
         if swept.winner is None:
+            self._in_vain.add((problem, job.environment))
             return Tuned(None, swept)
         found = self._own(problem, job.environment) if swept.recorded else None
         if found is None:
             found = _of_memory(swept.winner)
             self._in_memory[problem, job.environment] = found
         return Tuned(found, swept)
+
+    def _tell(self, problem: Problem, environment: Environment, swept: Swept) -> None:
+        """Warn of a sweep without a winner, or one that stopped early: why, and what serves."""
+        if swept.winner is None:
+            serves = (
+                "torch serves" if self.find(problem, environment) is None else "the earlier result serves"
+            )
+            self._warn(f"the sweep of {problem} found no winner, {serves}: {swept.why_none()}")
+        elif swept.stopped is not None:
+            self._warn(f"the sweep of {problem} stopped early, its best so far serves: {swept.stopped}")
 
     def record(self, problem: Problem, environment: Environment, trial: Trial, *, origin: str) -> None:
         """Record a trial made outside a sweep; a database that cannot be written is no error."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.problem import Problem
+from autoconv.sweep.outcomes import Unavailable, outcome_of
 
 if TYPE_CHECKING:
     from autoconv.sweep.tasks import Reply, Task
@@ -33,21 +34,35 @@ def _compile(problem: Problem, config: Config, task: Task) -> Reply:
 
 
 def _verify(problem: Problem, config: Config, task: Task) -> Reply:
-    """Check the candidate's output on `task["where"]`, cpu or cuda; the reply is a Verdict."""
+    """Check the candidate's output on `task["where"]`, cpu or cuda:N; the reply is a Verdict."""
+    from autoconv.gpu import using
     from autoconv.sweep.verify import verify
 
-    return asdict(verify(problem, config, where=task["where"], seed=task["seed"]))
+    with using(task["where"]):
+        return asdict(verify(problem, config, where=task["where"], seed=task["seed"]))
 
 
 def _time(problem: Problem, config: Config, task: Task) -> Reply:
     """Time the candidate on the GPU; the reply holds its samples in microseconds."""
+    from autoconv.gpu import using
     from autoconv.sweep.timing import time_candidate
 
-    return {"samples_us": time_candidate(problem, config, seconds=task["seconds"])}
+    where = task["where"]
+    with using(where):
+        return {"samples_us": time_candidate(problem, config, where=where, seconds=task["seconds"])}
+
+
+def _open(task: Task) -> Reply:
+    """Be ready for tasks on a GPU; the reply holds the bytes free on it."""
+    from autoconv.sweep import timing, verify  # noqa: F401 - imported now, while no clock runs
+    from autoconv.sweep.preflight import open_device
+
+    return {"free_bytes": open_device(task["ordinal"], task["device"])}
 
 
 # Imported when first needed: torch alone takes seconds, which are not the candidate's.
 _NEEDED = {
+    "open": "autoconv.sweep.preflight",
     "compile": "autoconv.compiler.candidate",
     "verify": "autoconv.sweep.verify",
     "time": "autoconv.sweep.timing",
@@ -61,16 +76,21 @@ _TASKS: dict[str, Callable[[Problem, Config, Task], Reply]] = {
 
 
 def perform(task: Task) -> Reply:
-    """Do one task; a failure of the candidate is the reply's `error`, not an exception."""
+    """Do one task; what fails is the reply's `error` or, no fault of the candidate's, `unavailable`."""
     try:
         if task["do"] == "load":
             import_module(_NEEDED[task["what"]])
             return {}
+        if task["do"] == "open":
+            return _open(task)
         problem = Problem.parse(task["problem"])
         config = Config.from_document(task["config"])
         return _TASKS[task["do"]](problem, config, task)
-    except Exception as error:  # Triton, ptxas and CUDA raise of every type: each is one candidate's result
-        return {"error": f"{type(error).__name__}: {error}"}
+    except (
+        Exception
+    ) as error:  # Triton, ptxas and CUDA raise of every type: `outcome_of` tells whose fault it is
+        outcome = outcome_of(error)
+        return {"unavailable" if isinstance(outcome, Unavailable) else "error": outcome.reason}
 
 
 def main() -> None:

@@ -14,9 +14,13 @@ import torch
 
 import autoconv
 from autoconv import Config, MissError, Problem, lookup, serving, settings
+from autoconv.compiler.recording import recording
 from autoconv.device import find as device_called
+from autoconv.dispatch.dispatcher import Dispatcher
+from autoconv.dispatch.machines import Recorded
 from autoconv.kernels.registry import kernels
 from autoconv.sweep.candidates import best_guess
+from autoconv.sweep.tuner import Tuned, Tuner
 from tuning_db import TuningDB, TuningDBError, export_lines, single_flight
 from tuning_db.prebuilt import build
 
@@ -92,13 +96,44 @@ def test_sweep_tunes_records_and_launches_the_winner(monkeypatch):
     assert info()["runs"] == 1
 
 
-def test_a_sweep_that_finds_nothing_is_not_made_again(monkeypatch):
+def test_a_sweep_that_finds_nothing_is_not_made_again_and_torch_serves(monkeypatch):
     policy(monkeypatch, "sweep", seconds=1e-6)
-    with autoconv.recorded(DEVICE) as launches:
+    with autoconv.recorded(DEVICE) as launches, pytest.warns(RuntimeWarning) as warned:
         autoconv.conv1d(X, WEIGHT)
         autoconv.conv1d(X, SAME_ELSEWHERE)
-    assert [config_of(launch) for launch in launches] == [guess(), guess()]
+    assert launches == []
+    (message,) = [str(warning.message) for warning in warned]
+    why = "no candidate was done in the time given"
+    assert message == f"the sweep of {PROBLEM} found no winner, torch serves: {why}"
     assert info()["runs"] == 1
+
+
+class OnSecondDevice(torch.Tensor):
+    """A CPU tensor that says it is on the second GPU."""
+
+    def get_device(self):
+        return 1
+
+
+class Gpus(Recorded):
+    """Two of a device that is not here, on which candidates could be timed."""
+
+    on_gpu = True
+
+
+def test_a_sweep_is_for_the_device_of_the_call(monkeypatch):
+    jobs = []
+
+    def tune(self, problem, job, **_):
+        jobs.append(job)
+        return Tuned(None, None)
+
+    policy(monkeypatch, "sweep")
+    monkeypatch.setattr(Tuner, "tune", tune)
+    dispatcher = Dispatcher(Gpus(device_called(DEVICE)), settings.load())
+    with recording(device_called(DEVICE)):
+        dispatcher.plan(X.as_subclass(OnSecondDevice), WEIGHT, None, 1, 0, 1, 1)
+    assert [(job.on_gpu, job.ordinal) for job in jobs] == [(True, 1)]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of a worker's file for errors
@@ -150,11 +185,12 @@ def test_background_serves_a_prediction_then_the_winner(monkeypatch):
 
 def test_background_does_not_sweep_in_vain_for_ever(monkeypatch):
     policy(monkeypatch, "background", seconds=1e-6)
-    with autoconv.recorded(DEVICE) as launches:
-        for calls in (1, 2, 3):
+    with autoconv.recorded(DEVICE) as launches, pytest.warns(RuntimeWarning, match="no winner") as warned:
+        for _ in range(3):
             autoconv.conv1d(X, WEIGHT)
-            assert len(launches) == calls
             wait_until(lambda: not serving.current._provisional)
+    assert [config_of(launch) for launch in launches] == [guess()]  # then torch
+    assert len(warned) == 1
     assert info()["runs"] == 1
 
 

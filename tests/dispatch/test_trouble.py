@@ -214,7 +214,8 @@ def test_a_database_that_does_not_serve_costs_one_warning(trouble, policy, monke
             autoconv.conv1d(x, WEIGHT)
         while serving.current._provisional:
             pass
-    assert len(launches) == 3
+    if policy == "predict":
+        assert len(launches) == 3
     about_the_file = [warning for warning in warned if str(path) in str(warning.message)]
     said = "was damaged; it is kept as" if trouble in (damaged, truncated) else "layer 'user' is skipped"
     told = [warning for warning in about_the_file if said in str(warning.message)]

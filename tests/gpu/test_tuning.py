@@ -13,6 +13,7 @@ from autoconv import Problem, gpu, lookup, serving, settings
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.dispatch.machines import Cuda
 from autoconv.environment import Environment
+from autoconv.sweep import verify
 from autoconv.sweep.sweep import Job
 from autoconv.sweep.tuner import Tuner
 
@@ -101,7 +102,8 @@ def test_a_sweep_measures_and_its_winner_is_served(device, precision, monkeypatc
     with serving.served_by(Dispatcher(Cuda(), settings.load())):
         y = autoconv.conv1d(x, weight, padding=1)
     expected = functional.conv1d(x.double(), weight.double(), padding=1)
-    assert (y.double() - expected).norm() <= 1e-3 * expected.norm()
+    tolerance = verify.TOLERANCE[PROBLEM.dtype, PROBLEM.precision]
+    assert (y.double() - expected).norm() <= tolerance * expected.norm()
 
 
 def test_the_first_call_sweeps_within_its_bound(device, monkeypatch):

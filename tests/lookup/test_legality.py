@@ -40,7 +40,7 @@ DEVICES = (("sm_89", "rtx4090"), ("sm_89", "a GPU to come"), ("sm_130", "a GPU t
 
 def environment(arch: str, device: str) -> Environment:
     return Environment(
-        arch=arch, triton="3.7", kernels="0123456789abcdef", device=device, sms=128, triton_patch="3.7.1"
+        arch=arch, triton="3.7", device=device, sms=128, memory_gib=24, triton_patch="3.7.1"
     )
 
 

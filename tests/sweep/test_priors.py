@@ -12,6 +12,7 @@ import pytest
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
 from autoconv.cost.model import estimate_seconds
+from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
 from autoconv.lookup import open_user, records
 from autoconv.problem import Problem
@@ -24,7 +25,7 @@ from tuning_db import Trial
 
 
 class Workers:
-    """Does every task at once, all of them alike, and notes whose they were."""
+    """Does every task at once, all of them alike, and notes which candidates' they were."""
 
     def __init__(self) -> None:
         self.configs: list[Config] = []
@@ -33,7 +34,12 @@ class Workers:
         return [self._perform(task) for task in tasks]
 
     def _perform(self, task: dict[str, Any]) -> dict[str, Any]:
-        self.configs.append(Config.from_document(task["config"]))
+        if task["do"] in ("load", "open"):
+            return {"free_bytes": 1 << 40} if task["do"] == "open" else {}
+        config = Config.from_document(task["config"])
+        if config == ATEN:
+            return {"samples_us": [9.0, 9.0, 9.0]}
+        self.configs.append(config)
         if task["do"] == "compile":
             return asdict(Resources(registers=64, spills=0, shared=1024))
         if task["do"] == "verify":

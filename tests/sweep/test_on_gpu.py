@@ -1,0 +1,301 @@
+"""A sweep on a GPU that is not here: workers that keep a script take the place of those that have one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from autoconv.compiler.resources import Resources
+from autoconv.config import Config
+from autoconv.device import find
+from autoconv.kernels.aten import ATEN
+from autoconv.kernels.registry import kernel as kernel_called
+from autoconv.lookup import COLUMNS
+from autoconv.problem import Problem
+from autoconv.settings import Settings
+from autoconv.sweep.pool import Crew
+from autoconv.sweep.preflight import needed_bytes
+from autoconv.sweep.sweep import Job
+from autoconv.sweep.tuner import Tuned, Tuner
+from tuning_db import Trial, TuningDB
+
+RIGHT = {"ok": True, "max_rel_err": 0.0, "unwritten": 0, "overrun": 0}
+BUSY = "RuntimeError: CUDA error: CUDA-capable device(s) is/are busy or unavailable"
+ORDINAL = 1
+
+SettingsFor = Callable[[Path], Settings]
+
+
+@dataclass
+class Script:
+    """What the workers answer, and what they were asked, in order."""
+
+    torch_us: float = 10.0
+    ours_us: float = 5.0
+    free_bytes: int = 1 << 40
+    answer: Callable[[str, int], dict[str, Any] | None] = lambda _kind, _number: None  # in place of the usual
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # kind, task
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.asked]
+
+    def perform(self, tasks: Iterable[dict[str, Any]], deadline: float) -> Iterator[dict[str, Any]]:
+        for task in tasks:
+            yield self._usual(task) if deadline > time.monotonic() else {"skipped": True}
+
+    def _usual(self, task: dict[str, Any]) -> dict[str, Any]:
+        config = Config.from_document(task["config"]) if "config" in task else None
+        kind = "torch" if config == ATEN else task["do"]
+        self.asked.append((kind, task))
+        told = self.answer(kind, self.kinds().count(kind))
+        usual: dict[str, dict[str, Any]] = {
+            "load": {},
+            "open": {"free_bytes": self.free_bytes},
+            "compile": asdict(Resources(registers=64, spills=0, shared=1024)),
+            "torch": {"samples_us": [self.torch_us] * 3},
+            "verify": RIGHT,
+            "time": {"samples_us": [self.ours_us] * 3},
+        }
+        return usual[kind] if told is None else told
+
+
+class ScriptedCrew:
+    def __init__(self, script: Script) -> None:
+        self.compilers = self.interpreters = self.gpu = script
+
+
+@dataclass
+class Tuning:
+    """A tuner whose workers keep a script."""
+
+    script: Script
+    job: Job
+    problem: Problem
+    tuner: Tuner
+    database: Path
+    warnings: list[str]
+
+    def tune(self, **job: Any) -> Tuned:
+        crew = cast(Crew, ScriptedCrew(self.script))
+        return self.tuner.tune(self.problem, replace(self.job, **job), crew=crew)
+
+    def recorded(self) -> list[Trial]:
+        with TuningDB.open_readonly(self.database, columns=COLUMNS, application="autoconv") as opened:
+            return opened.trials(self.problem.key())
+
+
+@pytest.fixture
+def tuning(small: Problem, job: Job, settings_for: SettingsFor, tmp_path: Path) -> Tuning:
+    said: list[str] = []
+    tuner = Tuner(settings_for(tmp_path / "tuning.db"), warn=said.append)
+    on_gpu = replace(job, on_gpu=True, ordinal=ORDINAL)
+    return Tuning(Script(), on_gpu, small, tuner, tmp_path / "tuning.db", said)
+
+
+def is_torch(trial: Trial) -> bool:
+    return Config.from_document(trial.config) == ATEN
+
+
+# --- torch first ----------------------------------------------------------------------------------
+
+
+def test_torch_is_timed_before_anything_is_compiled(tuning: Tuning) -> None:
+    tuned = tuning.tune()
+    kinds = [kind for kind in tuning.script.kinds() if kind != "load"]
+    assert kinds[:3] == ["open", "torch", "compile"]
+    assert tuned.found is not None and tuned.found.measured_us == 5.0
+    assert tuned.found.config != ATEN
+    assert is_torch(tuning.recorded()[0]), "no candidate is on file that torch was not held to"
+    assert tuning.warnings == []
+
+
+def test_torch_serves_wherever_it_won(tuning: Tuning) -> None:
+    tuning.script.torch_us = 3.0
+    tuned = tuning.tune()
+    assert tuned.found is not None and (tuned.found.config, tuned.found.measured_us) == (ATEN, 3.0)
+    assert tuning.tuner.find(tuning.problem, tuning.job.environment) == tuned.found
+    assert tuning.tune().swept is None, "it was held to all of them"
+
+
+class Clock:
+    """A clock that the script moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock.monotonic)
+    return clock
+
+
+def passing(clock: Clock, **seconds: float) -> Callable[[str, int], None]:
+    """Let so much time pass in each task of a kind."""
+
+    def answer(kind: str, number: int) -> None:
+        clock.now += seconds.get(kind, 0.0)
+
+    return answer
+
+
+def test_a_deadline_never_leaves_torch_out(tuning: Tuning, clock: Clock) -> None:
+    """It comes after the first candidate, which is slower than torch."""
+    tuning.script.torch_us = 3.0
+    tuning.script.answer = passing(clock, time=60.0)
+    tuned = tuning.tune(seconds=60.0)
+    assert tuned.found is not None and tuned.found.config == ATEN
+    assert tuning.script.kinds().count("time") == 1
+
+
+def test_even_a_slow_torch_is_timed(tuning: Tuning, clock: Clock) -> None:
+    tuning.script.answer = passing(clock, torch=1000.0)
+    tuning.tune(seconds=60.0)
+    assert tuning.script.kinds()[-1] == "torch"
+
+
+@pytest.mark.parametrize("last", ["compile", "verify"])
+def test_torch_against_nobody_has_not_won(last: str, tuning: Tuning, clock: Clock) -> None:
+    """The deadline came before any candidate had a time: torch serves here, and the next process sweeps."""
+    tuning.script.answer = passing(clock, **{last: 60.0})
+    tuned = tuning.tune(seconds=60.0)
+    assert tuned.found is None and tuned.swept is not None
+    assert {trial.outcome for trial in tuning.recorded()} <= {"compiled"}
+    (message,) = tuning.warnings
+    why = "no candidate was done in the time given"
+    assert message == f"the sweep of {tuning.problem} found no winner, torch serves: {why}"
+    serves = tuning.tuner.provisional(tuning.problem, tuning.job.environment, tuning.job.device)
+    assert (serves.config, serves.provenance, serves.hit) == (ATEN, "default", False)
+    tuning.script.answer = passing(clock)
+    assert tuning.tune().found is not None
+
+
+def test_torch_alone_has_won_where_no_candidate_is_right(tuning: Tuning) -> None:
+    tuning.script.answer = lambda kind, _: {**RIGHT, "ok": False} if kind == "verify" else None
+    tuned = tuning.tune()
+    assert tuned.found is not None and tuned.found.config == ATEN
+
+
+def test_a_sweep_where_all_fails_says_so_and_leaves_the_problem_to_torch(tuning: Tuning) -> None:
+    failing = {"compile": {"error": "ValueError: no such\n tile"}, "torch": {"error": "RuntimeError: no"}}
+    tuning.script.answer = lambda kind, _: failing.get(kind)
+    assert tuning.tune().found is None
+    (message,) = tuning.warnings
+    assert "found no winner, torch serves: no candidate passed (" in message
+    assert message.endswith("; the first: ValueError: no such tile)")
+    assert tuning.tuner.provisional(tuning.problem, tuning.job.environment, tuning.job.device).config == ATEN
+
+
+def test_what_was_found_before_goes_on_serving(tuning: Tuning, clock: Clock) -> None:
+    first = tuning.tune()
+    tuning.script.answer = passing(clock, compile=60.0)
+    crew = cast(Crew, ScriptedCrew(tuning.script))
+    job = replace(tuning.job, seconds=60.0)
+    assert tuning.tuner.tune(tuning.problem, job, crew=crew, again=True).found is None
+    assert "found no winner, the earlier result serves: " in tuning.warnings[0]
+    assert tuning.tuner.find(tuning.problem, tuning.job.environment) == first.found
+
+
+# --- the caller's device, and the clock -----------------------------------------------------------
+
+
+def test_every_task_is_for_the_caller_s_device(tuning: Tuning) -> None:
+    tuning.tune()
+    by_kind: dict[str, set[Any]] = {}
+    for kind, task in tuning.script.asked:
+        by_kind.setdefault(kind, set()).add(task.get("where", task.get("ordinal")))
+    assert by_kind["open"] == {ORDINAL}
+    assert by_kind["torch"] == by_kind["verify"] == by_kind["time"] == {f"cuda:{ORDINAL}"}
+
+
+def test_the_clock_stands_still_while_workers_start(tuning: Tuning, clock: Clock) -> None:
+    tuning.script.answer = passing(clock, load=10.0, open=20.0)
+    tuned = tuning.tune(seconds=15.0)
+    kinds = tuning.script.kinds()
+    assert max(kinds.index("open"), len(kinds) - 1 - kinds[::-1].index("load")) < kinds.index("torch")
+    assert tuned.found is not None and tuned.swept is not None
+    assert kinds.count("time") == tuned.swept.compiled > 1
+
+
+# --- faults of the moment -------------------------------------------------------------------------
+
+
+def test_a_device_without_the_memory_stops_the_sweep_before_its_first_task(tuning: Tuning) -> None:
+    tuning.script.free_bytes = needed_bytes(tuning.problem, ATEN, tuning.job.device) - 1
+    tuned = tuning.tune()
+    assert set(tuning.script.kinds()) == {"load", "open"}
+    assert tuned.found is None and tuned.swept is not None and tuned.swept.trials == ()
+    assert tuning.recorded() == []
+    (message,) = tuning.warnings
+    assert "found no winner, torch serves: 0.3" in message and "0.31 GiB are free" in message
+    tuning.script.free_bytes += 1
+    assert tuning.tune().found is not None
+
+
+@pytest.mark.parametrize("reply", [{"unavailable": BUSY}, {"outcome": "crash", "error": "worker ended"}])
+def test_a_device_that_cannot_be_had_stops_the_sweep(reply: dict[str, str], tuning: Tuning) -> None:
+    tuning.script.answer = lambda kind, _: reply if kind == "open" else None
+    tuned = tuning.tune()
+    assert tuned.found is None and tuning.recorded() == []
+    (message,) = tuning.warnings
+    assert message.endswith(reply.get("unavailable", "cuda:1 cannot be used: worker ended"))
+
+
+@pytest.mark.parametrize("kind", ["torch", "compile", "verify", "time"])
+def test_the_machine_s_fault_is_kept_against_no_candidate(kind: str, tuning: Tuning) -> None:
+    """At the third candidate, so that two are done, but for torch, which comes but once."""
+    third = 1 if kind == "torch" else 3
+    reason = "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+    tuning.script.answer = lambda one, number: (
+        {"unavailable": reason} if (one, number) == (kind, third) else None
+    )
+    tuned = tuning.tune()
+    assert tuned.swept is not None and tuned.swept.stopped == reason
+    trials = tuning.recorded()
+    assert [trial.outcome for trial in trials] == ["ok"] * len(trials)
+    assert tuned.swept.trials == tuple(trials)
+    assert len(trials) == (3 if kind in ("verify", "time") else 0)  # torch and two candidates
+    (message,) = tuning.warnings
+    serves = "stopped early, its best so far serves" if trials else "found no winner, torch serves"
+    assert message == f"the sweep of {tuning.problem} {serves}: {reason}"
+    asked = tuning.script.kinds()
+    assert asked.count(kind) == third and (asked[-1] == kind or kind == "compile")
+
+
+def test_a_worker_that_lacks_what_it_imports_stops_the_sweep(tuning: Tuning) -> None:
+    reason = "ModuleNotFoundError: No module named 'triton'"
+    tuning.script.answer = lambda kind, _: {"unavailable": reason} if kind == "load" else None
+    tuned = tuning.tune(on_gpu=False)
+    assert tuned.swept is not None and (tuned.swept.trials, tuned.swept.stopped) == ((), reason)
+    assert tuning.warnings == [f"the sweep of {tuning.problem} found no winner, torch serves: {reason}"]
+
+
+def test_a_candidate_whose_scratch_is_not_to_be_had_is_left_out(tuning: Tuning) -> None:
+    tuning.problem = Problem(1, 512, 64, 3, 64, padding=1)
+    tuning.script.free_bytes = needed_bytes(tuning.problem, ATEN, tuning.job.device)
+    tuned = tuning.tune()
+    outcomes: dict[bool, set[str]] = {True: set(), False: set()}
+    for trial in tuning.recorded():
+        if not is_torch(trial):
+            config = Config.from_document(trial.config)
+            scratch = kernel_called(config.kernel).workspace(tuning.problem, config)
+            outcomes[scratch > 0].add(trial.outcome)
+    assert outcomes == {True: {"compiled"}, False: {"ok"}}
+    assert tuned.found is not None and tuning.warnings == []
+
+
+def test_the_memory_counted_holds_the_tensors_and_their_float64_copies() -> None:
+    device = find("h100-sxm")
+    small, large = Problem(1, 64, 64, 3, 1 << 16), Problem(64, 64, 128, 3, 224280, stride=3, dilation=4)
+    assert needed_bytes(small, ATEN, device) > 8 * (2 * 64 + 64) * (1 << 16) - (1 << 16)
+    tensors = large.ideal_bytes + 4 * 64 * 128 * large.L_out  # and torch's result beside ours
+    assert tensors < needed_bytes(large, ATEN, device) < tensors + (1 << 30)
