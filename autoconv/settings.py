@@ -100,6 +100,21 @@ def child_environment(**extra: str) -> dict[str, str]:
     return {**os.environ, **extra}
 
 
+@contextmanager
+def environment(**extra: str) -> Iterator[None]:
+    """Have this process's own environment variables include `extra` during the block."""
+    before = {name: os.environ.get(name) for name in extra}
+    os.environ.update(extra)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def _path(variable: str, value: str | Path) -> Path:
     # Absolute, so that a worker in another folder means the same file.
     try:

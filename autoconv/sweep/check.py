@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from autoconv.config import Config
 from autoconv.problem import Problem
-from autoconv.sweep.pool import Pool
-from autoconv.sweep.tasks import Reply, verify_task
+from autoconv.sweep.outcomes import Outcome
+from autoconv.sweep.pool import Workers
+from autoconv.sweep.tasks import Verify
+
+if TYPE_CHECKING:
+    from autoconv.sweep.verify import Verdict
 
 SECONDS = 300.0  # for one config; the interpreter is slow
 
 
-def check(problem: Problem, configs: list[Config], *, on_gpu: bool) -> list[Reply]:
-    """Return the verdict on each config, as a dict of its fields, or `error` where it did not run."""
-    tasks = [verify_task(problem, config, on_gpu=on_gpu) for config in configs]
-    workers = 1 if on_gpu else min(len(tasks), os.cpu_count() or 1)
-    with Pool(workers, timeout=SECONDS, interpret=not on_gpu, fresh_after_error=on_gpu) as pool:
-        return list(pool.perform(tasks))
+def check(problem: Problem, configs: list[Config], *, on_gpu: bool) -> list[Verdict | Outcome]:
+    """Return the verdict on each config, or why it did not run.
+
+    Raises:
+        Unavailable: the machine is at fault, not the configs.
+    """
+    tasks = [Verify.fresh(problem, config, on_gpu=on_gpu) for config in configs]
+    count = 1 if on_gpu else min(len(tasks), os.cpu_count() or 1)
+    with Workers(count, limit=SECONDS, interpret=not on_gpu, fresh_after_failure=on_gpu) as workers:
+        return list(workers.perform(tasks))

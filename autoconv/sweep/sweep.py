@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from autoconv.compiler.resources import Resources
 from autoconv.config import Config
 from autoconv.cost.model import predict_compiled
 from autoconv.cost.prediction import Prediction
@@ -19,16 +18,22 @@ from autoconv.kernels.aten import ATEN
 from autoconv.lookup import records
 from autoconv.problem import Problem
 from autoconv.sweep.candidates import candidates, leaders
-from autoconv.sweep.pool import Crew, Pool
-from autoconv.sweep.tasks import Reply, Task, compile_task, time_task, verify_task
+from autoconv.sweep.outcomes import Failed
+from autoconv.sweep.pool import WorkerPool, Workers
+from autoconv.sweep.tasks import Compile, Crashed, Samples, Skipped, Task, Time, TimedOut, Verify
 from tuning_db import Trial, TuningDB, TuningDBError, Winner
 from tuning_db.rule import choose
+
+if TYPE_CHECKING:
+    from autoconv.sweep.verify import Verdict
 
 LEADERS = 16  # candidates to compile
 CHECKED = 4  # compiled candidates to check in the interpreter, best prediction first
 TIMING_SECONDS = 0.5  # for the samples of one candidate
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
+Result = TypeVar("Result")
+Subject = TypeVar("Subject")
 
 
 @dataclass(frozen=True)
@@ -58,18 +63,20 @@ def sweep(
     problem: Problem,
     job: Job,
     database: TuningDB | None,
-    crew: Crew,
+    pool: WorkerPool,
     progress: Progress,
     priors: Sequence[Config] = (),
 ) -> Swept:
-    """Sweep `problem` with the workers of `crew`, and record every trial in `database` as it ends.
+    """Sweep `problem` with the workers of `pool`, and record every trial in `database` as it ends.
 
     Where the database cannot be written, or is None, the trials are kept in the result alone. `priors` were
     best in another environment: those still in their kernel's space are compiled, and on a GPU measured,
     first. The trial of the least estimate, which would serve without a sweep, is marked as the default.
 
     Raises:
+        Cancelled: the pool was closed meanwhile.
         ProblemError: no kernel runs this problem.
+        Unavailable: the machine is at fault; what was finished is recorded.
     """
     begun = time.monotonic()
     configs = candidates(problem, job.device)
@@ -78,12 +85,12 @@ def sweep(
     chosen = list(dict.fromkeys([*first, *_each_kernel_first(estimated)]))
     recorder = _Recorder(problem, job.environment, database, default=estimated[0])
     deadline = begun + job.seconds
-    compiled = _compile(problem, chosen, job, recorder, crew.compilers, deadline, progress)
+    compiled = _compile(problem, chosen, job, recorder, pool.compilers, deadline, progress)
     if job.on_gpu:
         compiled.sort(key=lambda pair: pair[0] not in first)  # stable: the others stay by prediction
-        _measure(problem, compiled, recorder, crew.gpu, deadline, progress)
+        _measure(problem, compiled, recorder, pool.gpu, deadline, progress)
     else:
-        _check(problem, compiled, recorder, crew.interpreters, deadline, progress)
+        _check(problem, compiled, recorder, pool.interpreters, deadline, progress)
     problem_record, environment_record = records(problem, job.environment)
     return Swept(
         winner=choose(environment_record, problem_record, recorder.trials),
@@ -133,20 +140,19 @@ def _compile(
     configs: list[Config],
     job: Job,
     recorder: _Recorder,
-    pool: Pool,
+    workers: Workers,
     deadline: float,
     progress: Progress,
 ) -> list[tuple[Config, Prediction]]:
     """Compile `configs` and return those that can run, best prediction first, those that spill last."""
-    tasks = [compile_task(problem, config, job.device, job.cache) for config in configs]
+    tasks = [Compile(problem, config, job.device, job.cache) for config in configs]
     runnable = []
-    for config, reply in _replies(pool, tasks, configs, "compile", deadline, progress):
-        if reply.get("skipped"):
+    for config, resources in _answers(workers, tasks, configs, "compile", deadline, progress):
+        if isinstance(resources, Skipped):
             continue
-        if "error" in reply:
-            recorder.add(_failed(config, reply, "compile"))
+        if isinstance(resources, Failed):
+            recorder.add(_failed(config, resources, Compile.failure))
             continue
-        resources = Resources(**reply)
         reason = resources.unrunnable(config, job.device)
         if reason is not None:
             detail = {"registers": resources.registers, "shared": resources.shared}
@@ -160,7 +166,7 @@ def _check(
     problem: Problem,
     compiled: list[tuple[Config, Prediction]],
     recorder: _Recorder,
-    pool: Pool,
+    workers: Workers,
     deadline: float,
     progress: Progress,
 ) -> None:
@@ -172,9 +178,9 @@ def _check(
     passed = False
     while left and not passed:
         batch, left = left[:CHECKED], left[CHECKED:]
-        tasks = [verify_task(problem, config, on_gpu=False) for config, _ in batch]
-        for (config, prediction), reply in _replies(pool, tasks, batch, "check", deadline, progress):
-            trial = _checked(config, prediction, reply)
+        tasks = [Verify.fresh(problem, config, on_gpu=False) for config, _ in batch]
+        for (config, prediction), verdict in _answers(workers, tasks, batch, "check", deadline, progress):
+            trial = _checked(config, prediction, verdict)
             passed = passed or trial.outcome == "ok"
             recorder.add(trial)
     for config, prediction in left:
@@ -185,46 +191,51 @@ def _measure(
     problem: Problem,
     compiled: list[tuple[Config, Prediction]],
     recorder: _Recorder,
-    pool: Pool,
+    workers: Workers,
     deadline: float,
     progress: Progress,
 ) -> None:
     """Check and time the candidates on the GPU, best prediction first, and torch's own convolution.
 
-    One at a time, in the pool's single worker: two candidates timed at once would time each other.
+    One at a time, in the single worker: two candidates timed at once would time each other.
     """
     for done, (config, prediction) in enumerate(compiled):
         progress("measure", done, len(compiled))
-        (checked,) = pool.perform([verify_task(problem, config, on_gpu=True)], deadline)
-        trial = _checked(config, prediction, checked)
+        (verdict,) = workers.perform([Verify.fresh(problem, config, on_gpu=True)], deadline)
+        trial = _checked(config, prediction, verdict)
         if trial.outcome == "ok":
-            (timed,) = pool.perform([time_task(problem, config, TIMING_SECONDS)], deadline)
+            (timed,) = workers.perform([Time(problem, config, TIMING_SECONDS)], deadline)
             trial = _timed(trial, timed)
         recorder.add(trial)
     # Its result needs no check here: a problem that torch wins is left to torch altogether.
-    (timed,) = pool.perform([time_task(problem, ATEN, TIMING_SECONDS)], deadline)
-    if not timed.get("skipped"):
+    (timed,) = workers.perform([Time(problem, ATEN, TIMING_SECONDS)], deadline)
+    if not isinstance(timed, Skipped):
         recorder.add(_timed(Trial(ATEN.document(), "ok"), timed))
     progress("measure", len(compiled), len(compiled))
 
 
-def _replies(
-    pool: Pool, tasks: list[Task], subjects: list[Any], doing: str, deadline: float, progress: Progress
-) -> Iterator[tuple[Any, Reply]]:
-    """Yield each subject with its task's reply, telling `progress` of each."""
-    replies = pool.perform(tasks, deadline)
-    for done, (subject, reply) in enumerate(zip(subjects, replies, strict=True), start=1):
+def _answers(
+    workers: Workers,
+    tasks: Sequence[Task[Result]],
+    subjects: Sequence[Subject],
+    doing: str,
+    deadline: float,
+    progress: Progress,
+) -> Iterator[tuple[Subject, Result | Failed | Skipped]]:
+    """Yield each subject with what came of its task, telling `progress` of each."""
+    answers = workers.perform(tasks, deadline)
+    for done, (subject, answer) in enumerate(zip(subjects, answers, strict=True), start=1):
         progress(doing, done, len(tasks))
-        yield subject, reply
+        yield subject, answer
 
 
-def _checked(config: Config, prediction: Prediction, reply: Reply) -> Trial:
-    if reply.get("skipped"):
+def _checked(config: Config, prediction: Prediction, verdict: Verdict | Failed | Skipped) -> Trial:
+    if isinstance(verdict, Skipped):
         return _unchecked(config, prediction)
-    if "error" in reply:
-        return _failed(config, reply, "launch")
-    error = reply["max_rel_err"]  # infinite where nothing was written, which no JSON can hold
-    check = {**reply, "max_rel_err": error if math.isfinite(error) else None}
+    if isinstance(verdict, Failed):
+        return _failed(config, verdict, Verify.failure)
+    error = verdict.max_rel_err  # infinite where nothing was written, which no JSON can hold
+    check = {**asdict(verdict), "max_rel_err": error if math.isfinite(error) else None}
     trial = Trial(
         config.document(),
         "ok",
@@ -232,9 +243,9 @@ def _checked(config: Config, prediction: Prediction, reply: Reply) -> Trial:
         max_err=error,
         detail={**_detail(prediction), "check": check},
     )
-    if reply["ok"]:
+    if verdict.ok:
         return trial
-    found = f"error {error:.2g}, {reply['unwritten']} unwritten, {reply['overrun']} overrun"
+    found = f"error {error:.2g}, {verdict.unwritten} unwritten, {verdict.overrun} overrun"
     return replace(trial, outcome="wrong", error=found)
 
 
@@ -242,16 +253,21 @@ def _unchecked(config: Config, prediction: Prediction) -> Trial:
     return Trial(config.document(), "compiled", _us(prediction), detail=_detail(prediction))
 
 
-def _timed(trial: Trial, reply: Reply) -> Trial:
-    if reply.get("skipped"):
+def _timed(trial: Trial, timed: Samples | Failed | Skipped) -> Trial:
+    if isinstance(timed, Skipped):
         return trial  # verified, and predicted
-    if "error" in reply:
-        return Trial(trial.config, reply.get("outcome", "launch"), error=reply["error"], detail=trial.detail)
-    return replace(trial, samples_us=tuple(reply["samples_us"]))
+    if isinstance(timed, Failed):
+        return Trial(trial.config, _outcome(timed, Time.failure), error=timed.reason, detail=trial.detail)
+    return replace(trial, samples_us=timed.us)
 
 
-def _failed(config: Config, reply: Reply, outcome: str) -> Trial:
-    return Trial(config.document(), reply.get("outcome", outcome), error=reply["error"])
+def _failed(config: Config, failed: Failed, outcome: str) -> Trial:
+    return Trial(config.document(), _outcome(failed, outcome), error=failed.reason)
+
+
+def _outcome(failed: Failed, otherwise: str) -> str:
+    """Return how the trial ended: its process died, hung, or lived to say what is wrong."""
+    return {Crashed: "crash", TimedOut: "timeout"}.get(type(failed), otherwise)
 
 
 def _us(prediction: Prediction) -> float:
