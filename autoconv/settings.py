@@ -32,7 +32,7 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     ),
     "AUTOCONV_CACHE": (
         "autoconv in the platform's user cache folder",
-        "folder of compiled kernels; may be deleted at any time",
+        "folder of compiled kernels, Triton's cache of them included; may be deleted at any time",
     ),
     "AUTOCONV_SWEEP_SECONDS": ("60", "the longest a sweep inside a call may take, in seconds"),
 }

@@ -35,7 +35,7 @@ _TEXTS = (
 )
 
 
-class Outcome(Exception):
+class Outcome(Exception):  # noqa: N818 - what came of a task, and not always an error
     """A task ended without a result.
 
     Attributes:

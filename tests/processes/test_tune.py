@@ -59,10 +59,9 @@ def test_what_python_prints_at_its_start_is_no_trouble(machine: Any) -> None:
 def test_a_cache_that_cannot_be_written_is_said_in_a_line(machine: Any) -> None:
     machine.variables["AUTOCONV_CACHE"] = "/proc/nowhere"
     tuning = machine.start(*TUNE)
-    out, err = tuning.communicate()
-    assert (tuning.returncode, out) == (1, "")
-    assert err.startswith("Error: ") and err.count("\n") == 1
-    assert "/proc/nowhere/triton" in err and "AUTOCONV_CACHE" in err
+    _, err = tuning.communicate()
+    assert (tuning.returncode, err.count("\n")) == (1, 1), err
+    assert "/proc/nowhere/triton cannot be written" in err and "set AUTOCONV_CACHE" in err
     assert trials(machine.database) == []
 
 
@@ -70,9 +69,8 @@ def test_a_missing_temporary_folder_is_said_in_a_line(machine: Any) -> None:
     with_start_up(machine, NO_TEMPORARY_FILES)
     machine.variables["AUTOCONV_CACHE"] = str(machine.folder / "own cache")
     tuning = machine.start(*TUNE)
-    out, err = tuning.communicate()
-    assert (tuning.returncode, out) == (1, "")
-    assert err.startswith("Error: ") and err.count("\n") == 1
+    _, err = tuning.communicate()
+    assert (tuning.returncode, err.count("\n")) == (1, 1), err
     assert "temporary" in err
     assert trials(machine.database) == []
 
