@@ -14,11 +14,14 @@ settings.load_profile("autoconv")
 
 
 @pytest.fixture(autouse=True)
-def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> None:
     for variable in ("AUTOCONV_SITE_DB", "AUTOCONV_ON_MISS", "AUTOCONV_SWEEP_SECONDS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("AUTOCONV_DB", str(tmp_path / "user" / "tuning.db"))
     monkeypatch.setenv("AUTOCONV_CACHE", str(tmp_path / "cache"))
+    if pytestconfig.cache is not None:  # what Triton compiled is kept from run to run: each takes it a second
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / "triton").symlink_to(pytestconfig.cache.mkdir("triton"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 from autoconv import device as devices
 from autoconv import gpu, lookup, settings
+from autoconv.compiler.folders import triton_cache, unwritable
 from autoconv.environment import Environment
 from autoconv.errors import SettingError
 from autoconv.kernels.source import sources
@@ -36,7 +37,9 @@ def diagnose() -> list[Finding]:
         now = settings.load()
     except SettingError as error:
         return [Finding("settings", "failure", str(error))]
-    looks: list[Callable[[Settings], Finding]] = [_triton, _numpy, _tools, _gpu, _database, _prebuilt, _cache]
+    looks: list[Callable[[Settings], Finding]] = [
+        _triton, _numpy, _tools, _gpu, _database, _prebuilt, _cache, _temporary,
+    ]  # fmt: skip
     return [look(now) for look in looks]
 
 
@@ -119,13 +122,16 @@ def _prebuilt(_: Settings) -> Finding:
 
 
 def _cache(now: Settings) -> Finding:
-    try:
-        now.cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=now.cache):
-            pass
-    except OSError as error:
-        detail = f"{now.cache} cannot be written ({error.strerror})"
-        return Finding(
-            "cache", "warning", detail, "set AUTOCONV_CACHE; every process compiles anew until then"
-        )
-    return Finding("cache", "ok", str(now.cache))
+    why = unwritable(triton_cache())
+    if why is None:
+        return Finding("cache", "ok", str(now.cache))
+    detail = f"{now.cache} cannot be written ({why})"
+    return Finding("cache", "failure", detail, "set AUTOCONV_CACHE; no kernel compiles until then")
+
+
+def _temporary(_: Settings) -> Finding:
+    why = unwritable(None)
+    if why is None:
+        return Finding("temporary files", "ok", tempfile.gettempdir())
+    detail = f"cannot be written ({why})"
+    return Finding("temporary files", "failure", detail, "set TMPDIR; no kernel compiles until then")

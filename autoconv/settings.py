@@ -32,7 +32,7 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     ),
     "AUTOCONV_CACHE": (
         "autoconv in the platform's user cache folder",
-        "folder of compiled kernels; may be deleted at any time",
+        "folder of compiled kernels, Triton's cache of them included; may be deleted at any time",
     ),
     "AUTOCONV_SWEEP_SECONDS": (
         "60",
@@ -101,6 +101,21 @@ def load() -> Settings:
 def child_environment(**extra: str) -> dict[str, str]:
     """Return a copy of this process's environment variables with `extra` set, for a child process."""
     return {**os.environ, **extra}
+
+
+@contextmanager
+def environment(**extra: str) -> Iterator[None]:
+    """Have this process's own environment variables include `extra` during the block."""
+    before = {name: os.environ.get(name) for name in extra}
+    os.environ.update(extra)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _path(variable: str, value: str | Path) -> Path:

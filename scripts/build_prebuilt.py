@@ -20,7 +20,7 @@ from autoconv import device as devices
 from autoconv import lookup, settings
 from autoconv.environment import Environment
 from autoconv.problem import Problem
-from autoconv.sweep.pool import Crew
+from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job
 from autoconv.sweep.tuner import Tuner
 from tuning_db import export_lines
@@ -53,9 +53,9 @@ def build(name: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = replace(settings.load(), database=Path(folder) / "tuning.db")
         tuner = Tuner(files)
-        with Crew() as crew:
+        with WorkerPool() as pool:
             for problem in PROBLEMS:
-                tuner.tune(problem, Job(device, environment, files.cache, on_gpu=False), crew=crew)
+                tuner.tune(problem, Job(device, environment, files.cache, on_gpu=False), pool=pool)
         with lookup.open_user(files) as database:
             lines = [line for line in export_lines(database) if json.loads(line)["trial"]["outcome"] == "ok"]
     text = FOLDER / f"{device.name}-triton{environment.triton}.jsonl"

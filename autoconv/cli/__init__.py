@@ -13,6 +13,7 @@ from autoconv.cli.lookup import lookup
 from autoconv.cli.tune import tune
 from autoconv.cli.verify import verify
 from autoconv.errors import FieldError
+from autoconv.sweep.outcomes import Unavailable
 from tuning_db import TuningDBError
 
 HELP = """Tune 1-D convolutions for NVIDIA GPUs, and look up what was tuned.
@@ -40,8 +41,11 @@ A problem is one convolution, written as its sizes and whatever is not at its de
 
 Settings, such as where the database lies, are environment variables; the README lists them.
 
-Exit status: 0 done, 1 a negative answer (not found, not verified), 2 a wrong call.
+Exit status: 0 done, 1 a negative answer (not found, not verified), 2 a wrong call, 130 interrupted.
 """
+
+
+INTERRUPTED = 130  # the exit status of what Ctrl-C ended: 128 + SIGINT, as shells have it
 
 
 class WrongCall(click.ClickException):
@@ -50,8 +54,12 @@ class WrongCall(click.ClickException):
     exit_code = 2
 
 
+class Trouble(click.ClickException):
+    """What the machine got wrong: one line on standard error, exit status 1."""
+
+
 class Commands(click.Group):
-    """The commands, whose named errors are each a WrongCall."""
+    """The commands, whose named errors are each a WrongCall or a Trouble."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that `ctx` is for."""
@@ -59,6 +67,10 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (FieldError, TuningDBError) as error:
             raise WrongCall(str(error)) from error
+        except Unavailable as error:
+            raise Trouble(error.reason) from error
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 @click.group(cls=Commands, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})

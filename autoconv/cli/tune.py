@@ -23,7 +23,7 @@ from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.lookup import open_user
 from autoconv.problem import Problem
-from autoconv.sweep.pool import Crew
+from autoconv.sweep.pool import WorkerPool
 
 if TYPE_CHECKING:
     from autoconv.sweep.tuner import Tuned
@@ -49,10 +49,10 @@ def tune(problems: tuple[str, ...], device: str, again: bool, seconds: float | N
     open_user(at.settings).close()  # a database that cannot be written is an error here, before any work
     job = at.job(seconds or float("inf"))
     failed = False
-    with Crew() as crew:  # its workers, slow to start, serve every problem
+    with WorkerPool() as pool:  # its workers, slow to start, serve every problem
         for problem in parsed:
             with progress_bar(str(problem)) as progress:
-                tuned = at.tuner.tune(problem, job, again=again, crew=crew, progress=progress)
+                tuned = at.tuner.tune(problem, job, again=again, pool=pool, progress=progress)
             fields = _fields(problem, at, tuned)
             failed = failed or tuned.found is None
             if as_json:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +23,10 @@ from autoconv.config import Config
 from autoconv.kernels.soundness import check_runs
 from autoconv.problem import Problem
 from autoconv.sweep.check import check
+from autoconv.sweep.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from autoconv.sweep.verify import Verdict
 
 
 @click.command(epilog=PROBLEM_HELP)
@@ -43,15 +48,16 @@ def verify(problem: str, device: str, kernel: str | None, numbers: str | None, a
         check_runs(parsed, config)
     at = target(device)
     configs = [config] if config else _configs(parsed, at)
-    replies = check(parsed, configs, on_gpu=at.on_gpu)
+    answers = check(parsed, configs, on_gpu=at.on_gpu)
+    verdicts = [answer for answer in answers if not isinstance(answer, Outcome)]
     checked = [
-        {"kernel": c.kernel, "config": c.to_json(), **reply}
-        for c, reply in zip(configs, replies, strict=True)
+        {"kernel": c.kernel, "config": c.to_json(), **_answer_fields(answer)}
+        for c, answer in zip(configs, answers, strict=True)
     ]
     fields = {
-        "ok": all(reply.get("ok", False) for reply in replies),
-        "max_rel_err": _worst([reply["max_rel_err"] for reply in replies if "max_rel_err" in reply]),
-        "unwritten": sum(reply.get("unwritten", 0) for reply in replies),
+        "ok": len(verdicts) == len(answers) and all(verdict.ok for verdict in verdicts),
+        "max_rel_err": _worst([verdict.max_rel_err for verdict in verdicts]),
+        "unwritten": sum(verdict.unwritten for verdict in verdicts),
         "problem": str(parsed),
         "where": at.device.name if at.on_gpu else "interpreter",
         "checked": checked,
@@ -70,6 +76,10 @@ def _configs(problem: Problem, at: Target) -> list[Config]:
     chosen = at.tuner.kernel_for(problem, at.environment, at.device)
     best = leaders(problem, candidates(problem, at.device), at.device, count=0)
     return [chosen, *(config for config in best if config.kernel != chosen.kernel)]
+
+
+def _answer_fields(answer: Verdict | Outcome) -> dict[str, Any]:
+    return {"error": answer.reason} if isinstance(answer, Outcome) else asdict(answer)
 
 
 def _worst(errors: list[float]) -> float | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from autoconv.compiler import sass
+from autoconv.compiler.folders import compiling
 from autoconv.compiler.recording import recording
 from autoconv.compiler.resources import Resources, cache_file, load, save
 from autoconv.config import Config
@@ -19,7 +20,7 @@ def compile_candidate(problem: Problem, config: Config, device: Device, cache: P
     """Cross-compile `config` for `device` and return its resources; about a second, or a read of the cache.
 
     Triton's JIT itself specialises the arguments and compiles, so the cubin is the one that a launch on the
-    device would use, and it is left in Triton's own cache for that launch.
+    device would use, and it is left in Triton's cache, below ours, for that launch.
 
     Args:
         problem: The problem; only its shape and dtype are used.
@@ -46,7 +47,7 @@ def compile_candidate(problem: Problem, config: Config, device: Device, cache: P
         "partials": torch.float32,
     }
     main, *_ = kernel.steps(problem, config)  # the others add partial sums: always small enough, never tuned
-    with recording(device):
+    with recording(device), compiling():
         compiled = main.jit.warmup(*(tensors[name] for name in main.tensors), grid=main.grid, **main.keywords)
     cubin = compiled.asm["cubin"]
     registers, spills = sass.usage(cubin)

@@ -12,6 +12,7 @@ import torch
 
 from autoconv.config import Config
 from autoconv.device import Device
+from autoconv.dispatch.apart import begun
 from autoconv.dispatch.launchers import ByTorch, Launcher, as_kernels_read, fitted
 from autoconv.dispatch.machines import Machine
 from autoconv.dispatch.signature import Call, Numbers, Padding, precision_of, precision_setting, problem_of
@@ -25,6 +26,9 @@ from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.ahead import compiled_ahead
 from autoconv.sweep.candidates import candidates, leaders
+from autoconv.sweep.outcomes import Unavailable, outcome_of
+from autoconv.sweep.pool import WorkerPool
+from autoconv.sweep.process import Cancelled
 from autoconv.sweep.sweep import Job
 from autoconv.sweep.tuner import FLIGHT_SECONDS, Tuner
 from tuning_db import Trial
@@ -170,7 +174,7 @@ class Dispatcher:
             # Another process is at it, and takes longer than a call should wait.
         self._provisional[subject] = {key}
         threading.Thread(
-            target=self._sweep_beside, args=(problem, job), name="autoconv sweep", daemon=True
+            target=self._sweep_beside, args=(problem, job), name="autoconv tuner", daemon=True
         ).start()
         return None
 
@@ -184,11 +188,15 @@ class Dispatcher:
                     self._plans.pop(key, None)
 
     def _tune(self, problem: Problem, job: Job, wait: float) -> Found | None:
-        try:
-            return self._tuner.tune(problem, job, wait=wait).found
-        except Exception as error:  # processes, files, compilers: whatever it is, a convolution must not fail
+        with WorkerPool() as pool:  # ended at once where a signal's handler raises below
+            sweep = begun(lambda: self._tuner.tune(problem, job, wait=wait, pool=pool), "autoconv sweep")
+            error = sweep.exception()
+        if error is None:
+            return sweep.result().found
+        if not isinstance(error, Cancelled):  # by the interpreter's exit
+            # Processes, files, compilers: whatever a sweep fails of, a convolution must not fail.
             warn_once(f"the sweep of {problem} failed, a prediction serves: {_reason(error)}")
-            return None
+        return None
 
     # --- the launch ---------------------------------------------------------------------------------
 
@@ -206,8 +214,9 @@ class Dispatcher:
                 launch = self.machine.bind(kernel_called(candidate.kernel), problem, candidate, *tensors)
             except Exception as error:  # compilers and drivers raise of every type
                 failed.append(f"{candidate} does not run on {device.name} ({_reason(error)})")
-                trial = Trial(candidate.document(), "launch", error=_reason(error))
-                self._tuner.record(problem, environment, trial, origin="call")
+                if not isinstance(outcome_of(error), Unavailable):
+                    trial = Trial(candidate.document(), "launch", error=_reason(error))
+                    self._tuner.record(problem, environment, trial, origin="call")
                 continue
             if failed:
                 warn_once(f"{failed[0]}; {candidate} serves in its place")
@@ -223,7 +232,7 @@ def _with_fallbacks(config: Config, problem: Problem, device: Device) -> Iterato
     yield from [other for other in best if other != config][:FALLBACKS]
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Return an error in one line that is fit for a warning."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= 300 else f"{text[:297]}..."

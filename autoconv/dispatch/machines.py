@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from autoconv import gpu
+from autoconv.compiler.folders import compiling
 from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.dispatch.launchers import Launcher
@@ -184,6 +185,7 @@ def _compiled(
 
 def _loaded(one: Step, tensors: list[Any]) -> tuple[Any, tuple[int, int, int], Any, Any, tuple[Any, ...]]:
     """Compile a step; return the launcher that Triton made for it, and what to call that with."""
-    compiled = one.jit.warmup(*tensors, grid=one.grid, **one.keywords)
-    run = compiled.run  # before the function, which is loaded by reading this
+    with compiling():
+        compiled = one.jit.warmup(*tensors, grid=one.grid, **one.keywords)
+        run = compiled.run  # before the function, which is loaded by reading this
     return run, one.grid, compiled.function, compiled.packed_metadata, one.constants()

@@ -11,8 +11,10 @@ from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.lookup import Found
 from autoconv.problem import Problem
 from autoconv.settings import Settings
-from autoconv.sweep.pool import Pool
-from autoconv.sweep.tasks import compile_task
+from autoconv.sweep.outcomes import Failed
+from autoconv.sweep.pool import Workers
+from autoconv.sweep.tasks import Compile, Skipped
+from autoconv.sweep.trials import failed_trial
 from tuning_db import Trial
 
 SECONDS = 30.0
@@ -39,6 +41,9 @@ def compiled_ahead(
 
     Returns:
         None where the config may be compiled in this process, else the trial that says why not.
+
+    Raises:
+        Unavailable: the machine is at fault, not the config.
     """
     config = found.config
     if found.layer in TRUSTED or config == ATEN:
@@ -46,11 +51,9 @@ def compiled_ahead(
     kernel = kernel_called(config.kernel)
     if load(cache_file(settings.cache, kernel, problem, config, device.arch.capability)) is not None:
         return None
-    task = compile_task(problem, config, device, settings.cache)
-    with Pool(1, timeout=seconds) as pool:
-        (reply,) = pool.perform([task], deadline=time.monotonic() + seconds)
-    if reply.get("skipped"):
+    task = Compile(problem, config, device, settings.cache)
+    with Workers(1, limit=seconds) as workers:
+        (answer,) = workers.perform([task], deadline=time.monotonic() + seconds)
+    if isinstance(answer, Skipped):
         return Trial(config.document(), "timeout", error=f"not compiled within {seconds:g} s")
-    if "error" in reply:
-        return Trial(config.document(), reply.get("outcome", "compile"), error=reply["error"])
-    return None
+    return failed_trial(config, answer, "compile") if isinstance(answer, Failed) else None

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 from autoconv.config import Config
 from autoconv.cost.prediction import Prediction
 from autoconv.device import Device
 from autoconv.kernels.aten import ATEN
 from autoconv.problem import Problem
-from autoconv.sweep.outcomes import Unavailable
-from autoconv.sweep.pool import Pool
+from autoconv.sweep.outcomes import Failed, Unavailable
+from autoconv.sweep.pool import Workers
 from autoconv.sweep.preflight import needed_bytes, shortage
-from autoconv.sweep.tasks import Reply, Task, open_task, time_task, verify_task
-from autoconv.sweep.trials import Recorder, available, checked_trial, compiled_trial, timed_trial
+from autoconv.sweep.recorder import Recorder
+from autoconv.sweep.tasks import Open, Samples, Skipped, Task, Time, Verify, device_name
+from autoconv.sweep.trials import checked_trial, compiled_trial, timed_trial
 from tuning_db import Trial
+
+Result = TypeVar("Result")
 
 TIMING_SECONDS = 0.5  # for the samples of one candidate
 
@@ -23,15 +27,15 @@ TIMING_SECONDS = 0.5  # for the samples of one candidate
 class Bench:
     """Checks and times configs of one problem on one GPU.
 
-    One at a time, in the pool's single worker: two candidates timed at once would time each other.
+    One at a time, in a single worker: two candidates timed at once would time each other.
     """
 
-    def __init__(self, problem: Problem, device: Device, ordinal: int, pool: Pool) -> None:
-        """Use the `device` at CUDA ordinal `ordinal`, as this process counts, by way of `pool`."""
+    def __init__(self, problem: Problem, device: Device, ordinal: int, workers: Workers) -> None:
+        """Use the `device` at CUDA ordinal `ordinal`, as this process counts, by way of `workers`."""
         self._problem = problem
         self._device = device
         self._ordinal = ordinal
-        self._pool = pool
+        self._workers = workers
         self._free_bytes = 0
 
     def open(self) -> None:
@@ -40,10 +44,10 @@ class Bench:
         Raises:
             Unavailable: the device cannot be used, or lacks the memory for this problem.
         """
-        reply = self._perform(open_task(self._device, ordinal=self._ordinal), math.inf)
-        if "error" in reply:
-            raise Unavailable(f"cuda:{self._ordinal} cannot be used: {reply['error']}")
-        self._free_bytes = reply["free_bytes"]
+        free = self._perform(Open(self._ordinal, self._device.name), math.inf)
+        if isinstance(free, (Failed, Skipped)):
+            raise Unavailable(f"{device_name(self._ordinal)} cannot be used: {free.reason}")
+        self._free_bytes = free
         lacking = self._lacking(ATEN)
         if lacking is not None:
             raise Unavailable(lacking)
@@ -76,21 +80,19 @@ class Bench:
         progress("measure", len(compiled), len(compiled))
 
     def _trial(self, config: Config, prediction: Prediction, deadline: float) -> Trial:
-        if (
-            self._lacking(config) is not None
-        ):  # its scratch memory: not its fault, but no reason to stop either
+        if self._lacking(config) is not None:  # its scratch memory: no fault, and no reason to stop either
             return compiled_trial(config, prediction)
-        task = verify_task(self._problem, config, on_gpu=True, ordinal=self._ordinal)
+        task = Verify.fresh(self._problem, config, on_gpu=True, ordinal=self._ordinal)
         trial = checked_trial(config, prediction, self._perform(task, deadline))
         return timed_trial(trial, self._time(config, deadline)) if trial.outcome == "ok" else trial
 
-    def _time(self, config: Config, deadline: float) -> Reply:
-        task = time_task(self._problem, config, TIMING_SECONDS, ordinal=self._ordinal)
+    def _time(self, config: Config, deadline: float) -> Samples | Failed | Skipped:
+        task = Time(self._problem, config, device_name(self._ordinal), TIMING_SECONDS)
         return self._perform(task, deadline)
 
-    def _perform(self, task: Task, deadline: float) -> Reply:
-        (reply,) = self._pool.perform([task], deadline)
-        return available(reply)
+    def _perform(self, task: Task[Result], deadline: float) -> Result | Failed | Skipped:
+        (answer,) = self._workers.perform([task], deadline)
+        return answer
 
     def _lacking(self, config: Config) -> str | None:
         return shortage(needed_bytes(self._problem, config, self._device), self._free_bytes)

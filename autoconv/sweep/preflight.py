@@ -13,9 +13,7 @@ from autoconv.problem import Problem
 from autoconv.sweep.outcomes import Unavailable, outcome_of
 from autoconv.sweep.tasks import fits_gpu
 
-_WORKSPACE = (
-    64 << 20
-)  # bytes that torch's own convolution may ask for beside its tensors: a usual cuDNN limit
+_WORKSPACE = 64 << 20  # bytes that torch's convolution may ask for beside its tensors: a usual cuDNN limit
 
 
 def open_device(ordinal: int, name: str) -> int:

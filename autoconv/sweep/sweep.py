@@ -6,36 +6,35 @@ ends the sweep and is written down against no candidate.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from autoconv.compiler.resources import Resources
 from autoconv.config import Config
 from autoconv.cost.model import predict_compiled
 from autoconv.cost.prediction import Prediction
 from autoconv.device import Device
 from autoconv.environment import Environment
-from autoconv.lookup import records
+from autoconv.kernels.aten import ATEN
 from autoconv.problem import Problem
 from autoconv.sweep.candidates import candidates, leaders
 from autoconv.sweep.measure import Bench
-from autoconv.sweep.outcomes import Unavailable
-from autoconv.sweep.pool import Crew, Pool
-from autoconv.sweep.tasks import Reply, Task, compile_task, load_task, verify_task
-from autoconv.sweep.trials import Recorder, available, checked_trial, compiled_trial, failed_trial
+from autoconv.sweep.outcomes import Failed, Unavailable
+from autoconv.sweep.pool import WorkerPool, Workers
+from autoconv.sweep.recorder import CHECKED, Recorder
+from autoconv.sweep.tasks import Compile, Load, Skipped, Task, Verify
+from autoconv.sweep.trials import checked_trial, compiled_trial, failed_trial
 from tuning_db import Trial, TuningDB, Winner
-from tuning_db.rule import choose
 
 LEADERS = 16  # candidates to compile
-CHECKED = 4  # compiled candidates to check in the interpreter, best prediction first
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
+Result = TypeVar("Result")
+Subject = TypeVar("Subject")
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,8 @@ class Swept:
     """What a sweep found."""
 
     winner: Winner | None  # None: no candidate passed its check
-    trials: tuple[Trial, ...]
+    trials: tuple[Trial, ...]  # those of earlier sweeps that were not made again among them
+    recorded: bool  # the database has them
     candidates: int  # configs in the space
     compiled: int  # of them, compiled for the device
     seconds: float
@@ -78,19 +78,24 @@ def sweep(
     problem: Problem,
     job: Job,
     database: TuningDB | None,
-    crew: Crew,
+    pool: WorkerPool,
     progress: Progress,
     priors: Sequence[Config] = (),
+    *,
+    again: bool = False,
 ) -> Swept:
-    """Sweep `problem` with the workers of `crew`, and record every trial in `database` as it ends.
+    """Sweep `problem` with the workers of `pool`, and record every trial in `database` as it ends.
 
     Where the database cannot be written, or is None, the trials are kept in the result alone. `priors` were
     best in another environment: those still in their kernel's space are compiled, and on a GPU measured,
-    first. The trial of the least estimate, which would serve without a sweep, is marked as the default.
+    first. Unless `again`, a config that the database has a result of, as it is tried here and with today's
+    source, is not tried. The trial of the least estimate, which would serve without a sweep, is marked as the
+    default.
 
     The job's seconds do not run while worker processes start.
 
     Raises:
+        Cancelled: the pool was closed meanwhile.
         ProblemError: no kernel runs this problem.
     """
     begun = time.monotonic()
@@ -98,28 +103,33 @@ def sweep(
     estimated = leaders(problem, configs, job.device, job.leaders)
     first = [config for config in priors if config in configs]
     chosen = list(dict.fromkeys([*first, *_each_kernel_first(estimated)]))
-    recorder = Recorder(problem, job.environment, database, default=estimated[0])
+    recorder = Recorder(
+        problem, job.environment, database, default=estimated[0], on_gpu=job.on_gpu, again=again
+    )
+    chosen = [config for config in chosen if config not in recorder.done]
     compiled: list[tuple[Config, Prediction]] = []
-    bench = Bench(problem, job.device, job.ordinal, crew.gpu) if job.on_gpu else None
+    bench = Bench(problem, job.device, job.ordinal, pool.gpu) if job.on_gpu else None
     stopped, deadline = None, begun + job.seconds
     try:
         if time.monotonic() < deadline:
-            deadline += _start(crew, bench, len(chosen))
-            recorder.baseline = bench.time_torch() if bench else None
-        compiled = _compile(problem, chosen, job, recorder, crew.compilers, deadline, progress)
+            deadline += _start(pool, bench, len(chosen))
+            if bench and ATEN not in recorder.done:
+                recorder.baseline = bench.time_torch()
+        compiled = _compile(problem, chosen, job, recorder, pool.compilers, deadline, progress)
         if bench:
             compiled.sort(key=lambda pair: pair[0] not in first)  # stable: the others stay by prediction
             bench.measure(compiled, recorder, deadline, progress)
         else:
-            _check(problem, compiled, recorder, crew.interpreters, deadline, progress)
+            _check(problem, compiled, recorder, pool.interpreters, deadline, progress)
         if time.monotonic() < deadline:
-            recorder.settle()
+            recorder.keep_baseline()
+        recorder.finish()
     except Unavailable as unavailable:
         stopped = unavailable.reason
-    problem_record, environment_record = records(problem, job.environment)
     return Swept(
-        winner=choose(environment_record, problem_record, recorder.trials),
+        winner=recorder.winner(),
         trials=tuple(recorder.trials),
+        recorded=recorder.recorded,
         candidates=len(configs),
         compiled=len(compiled),
         seconds=time.monotonic() - begun,
@@ -133,7 +143,7 @@ def _each_kernel_first(configs: list[Config]) -> list[Config]:
     return list(dict.fromkeys([*first_of_kernels, *configs]))
 
 
-def _start(crew: Crew, bench: Bench | None, count: int) -> float:
+def _start(pool: WorkerPool, bench: Bench | None, count: int) -> float:
     """Have the workers started, for `count` candidates to compile; return the seconds that took.
 
     Raises:
@@ -141,18 +151,18 @@ def _start(crew: Crew, bench: Bench | None, count: int) -> float:
     """
     begun = time.monotonic()
     with ThreadPoolExecutor(1) as beside:
-        started = beside.submit(_load, crew.compilers, "compile", count)
+        started = beside.submit(_load, pool.compilers, Compile.needs, count)
         if bench:
             bench.open()
         else:
-            _load(crew.interpreters, "verify", CHECKED)
+            _load(pool.interpreters, Verify.needs, CHECKED)
         started.result()
     return time.monotonic() - begun
 
 
-def _load(pool: Pool, what: str, count: int) -> None:
-    for reply in pool.perform([load_task(what)] * count, math.inf):
-        available(reply)
+def _load(workers: Workers, module: str, count: int) -> None:
+    for _ in workers.perform([Load(module)] * count):
+        pass
 
 
 def _compile(
@@ -160,20 +170,19 @@ def _compile(
     configs: list[Config],
     job: Job,
     recorder: Recorder,
-    pool: Pool,
+    workers: Workers,
     deadline: float,
     progress: Progress,
 ) -> list[tuple[Config, Prediction]]:
     """Compile `configs` and return those that can run, best prediction first, those that spill last."""
-    tasks = [compile_task(problem, config, job.device, job.cache) for config in configs]
+    tasks = [Compile(problem, config, job.device, job.cache) for config in configs]
     runnable = []
-    for config, reply in _replies(pool, tasks, configs, "compile", deadline, progress):
-        if reply.get("skipped"):
+    for config, resources in _answers(workers, tasks, configs, "compile", deadline, progress):
+        if isinstance(resources, Skipped):
             continue
-        if "error" in reply:
-            recorder.add(failed_trial(config, reply, "compile"))
+        if isinstance(resources, Failed):
+            recorder.add(failed_trial(config, resources, "compile"))
             continue
-        resources = Resources(**reply)
         reason = resources.unrunnable(config, job.device)
         if reason is not None:
             detail = {"registers": resources.registers, "shared": resources.shared}
@@ -187,7 +196,7 @@ def _check(
     problem: Problem,
     compiled: list[tuple[Config, Prediction]],
     recorder: Recorder,
-    pool: Pool,
+    workers: Workers,
     deadline: float,
     progress: Progress,
 ) -> None:
@@ -196,23 +205,26 @@ def _check(
     The candidates left over are recorded as compiled, which never wins.
     """
     left = list(compiled)
-    passed = False
-    while left and not passed:
-        batch, left = left[:CHECKED], left[CHECKED:]
-        tasks = [verify_task(problem, config, on_gpu=False) for config, _ in batch]
-        for (config, prediction), reply in _replies(pool, tasks, batch, "check", deadline, progress):
-            trial = checked_trial(config, prediction, reply)
-            passed = passed or trial.outcome == "ok"
-            recorder.add(trial)
+    while left and not recorder.settled(left[0][1]):
+        size = CHECKED - recorder.checked % CHECKED  # of an interrupted sweep's batch, what is left of it
+        batch, left = left[:size], left[size:]
+        tasks = [Verify.fresh(problem, config, on_gpu=False) for config, _ in batch]
+        for (config, prediction), verdict in _answers(workers, tasks, batch, "check", deadline, progress):
+            recorder.add(checked_trial(config, prediction, verdict))
     for config, prediction in left:
         recorder.add(compiled_trial(config, prediction))
 
 
-def _replies(
-    pool: Pool, tasks: list[Task], subjects: list[Any], doing: str, deadline: float, progress: Progress
-) -> Iterator[tuple[Any, Reply]]:
-    """Yield each subject with its task's reply, telling `progress` of each."""
-    replies = pool.perform(tasks, deadline)
-    for done, (subject, reply) in enumerate(zip(subjects, replies, strict=True), start=1):
+def _answers(
+    workers: Workers,
+    tasks: Sequence[Task[Result]],
+    subjects: Sequence[Subject],
+    doing: str,
+    deadline: float,
+    progress: Progress,
+) -> Iterator[tuple[Subject, Result | Failed | Skipped]]:
+    """Yield each subject with what came of its task, telling `progress` of each."""
+    answers = workers.perform(tasks, deadline)
+    for done, (subject, answer) in enumerate(zip(subjects, answers, strict=True), start=1):
         progress(doing, done, len(tasks))
-        yield subject, available(reply)
+        yield subject, answer

@@ -1,51 +1,161 @@
-"""The tasks that a parent sends to its workers, as JSON; `worker` does them."""
+"""What a parent and its worker processes say to each other: tasks one way, results or outcomes the other.
+
+A task is a small frozen dataclass that knows how it is done; `worker` does it. Its answer is its result, or
+the `Outcome` that says why there is none.
+"""
 
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.problem import Problem
+from autoconv.sweep.outcomes import Failed, Outcome
 from autoconv.sweep.reduced import reduced
 
-Task: TypeAlias = dict[str, Any]
-Reply: TypeAlias = dict[str, Any]
-"""What the task returns; or "error" and perhaps "outcome", of a candidate that failed; or "unavailable", why
-the machine could not do it (see `outcomes`); or "skipped"."""
+if TYPE_CHECKING:
+    from autoconv.compiler.resources import Resources
+    from autoconv.sweep.verify import Verdict
 
 INTERPRETED_STEPS = 200  # main-loop steps that the interpreter does in a second or two
 GPU_ELEMENTS = 1 << 26  # of x and y together, whose float64 reference a GPU computes in a moment
 
-
-def load_task(what: str) -> Task:
-    """Import what tasks of the kind `what` need, such as "compile"; a clock need not run for that."""
-    return {"do": "load", "what": what}
+Result = TypeVar("Result", covariant=True)
 
 
-def open_task(device: Device, *, ordinal: int) -> Task:
-    """Make the worker's context on the GPU at `ordinal`, to be `device`; the reply holds `free_bytes`."""
-    return {"do": "open", "ordinal": ordinal, "device": device.name}
+class Task(Protocol[Result]):
+    """Something for a worker process to do; pickled, so its class must be importable there."""
+
+    @property
+    def needs(self) -> str:
+        """The module to import first: torch alone takes seconds, which are not the task's."""
+
+    def perform(self) -> Result:
+        """Do it, in the worker."""
 
 
-def compile_task(problem: Problem, config: Config, device: Device, cache: Path) -> Task:
-    """Compile `config` for `device`; the reply is its Resources, kept in the folder `cache`."""
-    return {**_task("compile", problem, config), "device": device.to_json(), "cache": str(cache)}
+@dataclass(frozen=True)
+class Load:
+    """Import what tasks of another kind need; a clock need not run for that."""
+
+    needs: str
+
+    def perform(self) -> bool:
+        """Do nothing: what was needed is there."""
+        return True
 
 
-def verify_task(problem: Problem, config: Config, *, on_gpu: bool, ordinal: int = 0) -> Task:
-    """Check `config` on fresh inputs; the reply is a Verdict. A large problem is reduced first."""
-    small = problem if _is_small(problem, config, on_gpu=on_gpu) else reduced(problem, config)
-    where = device_name(ordinal) if on_gpu else "cpu"
-    return {**_task("verify", small, config), "where": where, "seed": secrets.randbits(31)}
+@dataclass(frozen=True)
+class Open:
+    """Make the worker's context on the GPU at `ordinal`, which is to be the device of that name."""
+
+    ordinal: int  # as the parent counts, whose CUDA_VISIBLE_DEVICES the worker inherits
+    device: str
+
+    needs: ClassVar[str] = "autoconv.sweep.preflight"
+
+    def perform(self) -> int:
+        """Return the bytes free on it; all that its further tasks import is there then."""
+        from autoconv.sweep import timing, verify  # noqa: F401 - imported now, while no clock runs
+        from autoconv.sweep.preflight import open_device
+
+        return open_device(self.ordinal, self.device)
 
 
-def time_task(problem: Problem, config: Config, seconds: float, *, ordinal: int = 0) -> Task:
-    """Time `config` for about `seconds`; the reply holds `samples_us`."""
-    return {**_task("time", problem, config), "where": device_name(ordinal), "seconds": seconds}
+@dataclass(frozen=True)
+class Compile:
+    """Cross-compile `config` for `device`, and keep its resources in the folder `cache`."""
+
+    problem: Problem
+    config: Config
+    device: Device
+    cache: Path
+
+    needs: ClassVar[str] = "autoconv.compiler.candidate"
+    failure: ClassVar[str] = "compile"
+
+    def perform(self) -> Resources:
+        """Compile; the cubin is left in Triton's cache."""
+        from autoconv.compiler.candidate import compile_candidate
+
+        return compile_candidate(self.problem, self.config, self.device, self.cache)
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check the output of `config` on fresh inputs; `fresh` makes one."""
+
+    problem: Problem
+    config: Config
+    where: str  # cpu, in the interpreter, or cuda:0, cuda:1 and so on
+    seed: int  # of the random draws
+
+    needs: ClassVar[str] = "autoconv.sweep.verify"
+    failure: ClassVar[str] = "launch"
+
+    @classmethod
+    def fresh(cls, problem: Problem, config: Config, *, on_gpu: bool, ordinal: int = 0) -> Verify:
+        """Return a check with a seed of its own; a large problem is reduced first."""
+        small = problem if _is_small(problem, config, on_gpu=on_gpu) else reduced(problem, config)
+        return cls(small, config, device_name(ordinal) if on_gpu else "cpu", secrets.randbits(31))
+
+    def perform(self) -> Verdict:
+        """Run the kernel and compare with float64."""
+        from autoconv.gpu import using
+        from autoconv.sweep.verify import verify
+
+        with using(self.where):
+            return verify(self.problem, self.config, where=self.where, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Times of single launches, in microseconds."""
+
+    us: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Time:
+    """Time `config` on a GPU for about `seconds`."""
+
+    problem: Problem
+    config: Config
+    where: str  # cuda:0, cuda:1 and so on
+    seconds: float
+
+    needs: ClassVar[str] = "autoconv.sweep.timing"
+    failure: ClassVar[str] = "launch"
+
+    def perform(self) -> Samples:
+        """Launch it again and again."""
+        from autoconv.gpu import using
+        from autoconv.sweep.timing import time_candidate
+
+        with using(self.where):
+            samples = time_candidate(self.problem, self.config, where=self.where, seconds=self.seconds)
+        return Samples(tuple(samples))
+
+
+class Ready:
+    """What a worker says before its answer: it has what the task needs and begins, so the time counts."""
+
+
+class Crashed(Failed):
+    """The candidate killed its process."""
+
+
+class TimedOut(Failed):
+    """The candidate was not done within its time, and was ended."""
+
+
+class Skipped(Outcome):
+    """The sweep's deadline came first; no fault of the candidate's."""
 
 
 def device_name(ordinal: int) -> str:
@@ -56,10 +166,6 @@ def device_name(ordinal: int) -> str:
 def fits_gpu(problem: Problem) -> bool:
     """Return whether a GPU checks `problem` as it is, not reduced."""
     return problem.ideal_bytes // problem.dtype_bytes <= GPU_ELEMENTS
-
-
-def _task(do: str, problem: Problem, config: Config) -> Task:
-    return {"do": do, "problem": str(problem), "config": config.document()}
 
 
 def _is_small(problem: Problem, config: Config, *, on_gpu: bool) -> bool:

@@ -19,7 +19,7 @@ from autoconv.lookup import Found
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.candidates import best_guess
-from autoconv.sweep.pool import Crew
+from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job, Progress, Swept, sweep
 from tuning_db import Layers, Trial, TuningDB, TuningDBError, Winner, single_flight
 
@@ -102,7 +102,7 @@ class Tuner:
         *,
         wait: float = FLIGHT_SECONDS,
         again: bool = False,
-        crew: Crew | None = None,
+        pool: WorkerPool | None = None,
         progress: Progress = no_progress,
     ) -> Tuned:
         """Sweep `problem`, unless the user's database has it already or another process is at it.
@@ -116,11 +116,13 @@ class Tuner:
             wait: Seconds to wait for another process that sweeps the same problem; where it takes longer, a
                 provisional config is returned.
             again: Sweep even where the database has the problem, all of it anew.
-            crew: Worker processes that outlive the sweep; where None, it starts and ends its own.
+            pool: Worker processes that outlive the sweep; where None, it starts and ends its own.
             progress: Told what is being done, how many are done, of how many.
 
         Raises:
+            Cancelled: the pool was closed meanwhile.
             ProblemError: no kernel runs this problem.
+            Unavailable: the machine is at fault.
         """
         key = f"{problem.key()} {job.environment.hash}"
         with single_flight(self._settings.database, key, wait, self._warn) as mine:
@@ -130,7 +132,7 @@ class Tuner:
             if not mine:
                 return Tuned(self.provisional(problem, job.environment, job.device), None)
             first = lookup.priors(self.layers, problem, job.environment)
-            with nullcontext(crew) if crew else Crew() as workers:
+            with nullcontext(pool) if pool else WorkerPool() as workers:
                 swept = sweep(problem, job, self._user, workers, progress, first, again=again)
         self._tell(problem, job.environment, swept)
         if swept.winner is None:

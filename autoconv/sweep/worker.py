@@ -1,106 +1,83 @@
-"""A worker process: reads one task a line on standard input, answers one line each on standard output.
+"""A worker process: does the tasks that come over a descriptor of its own, one by one, and answers each.
 
-`python -m autoconv.sweep.worker` is started by `pool`. A process either interprets kernels
-(TRITON_INTERPRET=1, decided by its parent before Triton is imported) or compiles and runs them, and
-whatever a candidate does to it, up to killing it, costs the parent one task.
+`process` starts it. It either interprets kernels (TRITON_INTERPRET=1, decided by its parent before Triton is
+imported) or compiles and runs them, and whatever a candidate does to it, up to killing it, costs the parent
+one task. What is printed here, by compilers or by the user's own start-up files, is no answer.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-from collections.abc import Callable
-from dataclasses import asdict
+import signal
+import threading
+import time
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING
+from multiprocessing.connection import Connection
+from typing import Any
 
-from autoconv.config import Config
-from autoconv.device import Device
-from autoconv.problem import Problem
-from autoconv.sweep.outcomes import Unavailable, outcome_of
+from autoconv.compiler.folders import trouble
+from autoconv.sweep.memory import oom_kills
+from autoconv.sweep.outcomes import Outcome, Unavailable, outcome_of
+from autoconv.sweep.tasks import Ready, Task
 
-if TYPE_CHECKING:
-    from autoconv.sweep.tasks import Reply, Task
-
-
-def _compile(problem: Problem, config: Config, task: Task) -> Reply:
-    """Cross-compile for the device given; the reply is the candidate's Resources."""
-    from autoconv.compiler.candidate import compile_candidate
-
-    device = Device.from_json(task["device"])
-    return asdict(compile_candidate(problem, config, device, Path(task["cache"])))
+_LOOK_SECONDS = 0.2  # between two looks whether the parent still lives
+_GRACE = 2  # times its limit after which a task ends its own process, if its parent has not
 
 
-def _verify(problem: Problem, config: Config, task: Task) -> Reply:
-    """Check the candidate's output on `task["where"]`, cpu or cuda:N; the reply is a Verdict."""
-    from autoconv.gpu import using
-    from autoconv.sweep.verify import verify
+def main(descriptor: int, parent: int, limit: float) -> None:
+    """Serve tasks until the parent closes its end.
 
-    with using(task["where"]):
-        return asdict(verify(problem, config, where=task["where"], seed=task["seed"]))
-
-
-def _time(problem: Problem, config: Config, task: Task) -> Reply:
-    """Time the candidate on the GPU; the reply holds its samples in microseconds."""
-    from autoconv.gpu import using
-    from autoconv.sweep.timing import time_candidate
-
-    where = task["where"]
-    with using(where):
-        return {"samples_us": time_candidate(problem, config, where=where, seconds=task["seconds"])}
-
-
-def _open(task: Task) -> Reply:
-    """Be ready for tasks on a GPU; the reply holds the bytes free on it."""
-    from autoconv.sweep import timing, verify  # noqa: F401 - imported now, while no clock runs
-    from autoconv.sweep.preflight import open_device
-
-    return {"free_bytes": open_device(task["ordinal"], task["device"])}
+    Args:
+        descriptor: Of the connection to the parent.
+        parent: Its process id.
+        limit: Seconds that one task may take.
+    """
+    os.set_inheritable(descriptor, False)  # Triton starts ptxas with every descriptor that may be inherited
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the parent's program may ignore it
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    with Connection(descriptor) as parent_end:
+        while True:
+            try:
+                task = parent_end.recv()
+            except EOFError:
+                return
+            parent_end.send(_served(task, parent_end, limit))
 
 
-# Imported when first needed: torch alone takes seconds, which are not the candidate's.
-_NEEDED = {
-    "open": "autoconv.sweep.preflight",
-    "compile": "autoconv.compiler.candidate",
-    "verify": "autoconv.sweep.verify",
-    "time": "autoconv.sweep.timing",
-}
-
-_TASKS: dict[str, Callable[[Problem, Config, Task], Reply]] = {
-    "compile": _compile,
-    "verify": _verify,
-    "time": _time,
-}
-
-
-def perform(task: Task) -> Reply:
-    """Do one task; what fails is the reply's `error` or, no fault of the candidate's, `unavailable`."""
+def _served(task: Task[Any], parent_end: Connection, limit: float) -> object:
+    """Return the result of `task`, or the outcome that says why there is none."""
     try:
-        if task["do"] == "load":
-            import_module(_NEEDED[task["what"]])
-            return {}
-        if task["do"] == "open":
-            return _open(task)
-        problem = Problem.parse(task["problem"])
-        config = Config.from_document(task["config"])
-        return _TASKS[task["do"]](problem, config, task)
-    except (
-        Exception
-    ) as error:  # Triton, ptxas and CUDA raise of every type: `outcome_of` tells whose fault it is
-        outcome = outcome_of(error)
-        return {"unavailable" if isinstance(outcome, Unavailable) else "error": outcome.reason}
+        import_module(task.needs)
+    except Exception as error:  # whatever an import here fails of, no candidate has had a part in it yet
+        return Unavailable(f"{type(error).__name__}: {error}")
+    parent_end.send(Ready())
+    killed_before = oom_kills()
+    # The thread below cannot run while native code hangs with the interpreter's lock; the kernel's alarm can.
+    signal.setitimer(signal.ITIMER_REAL, _GRACE * limit)
+    try:
+        return task.perform()
+    except Exception as error:  # Triton, ptxas and CUDA raise of every type: each is one candidate's result
+        return _blamed(error, killed_before)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def main() -> None:
-    """Serve tasks until standard input ends, as it does when the parent dies."""
-    # Compilers print: what they print goes to standard error, the answers alone to the parent.
-    with os.fdopen(os.dup(1), "w", buffering=1) as answers:
-        os.dup2(2, 1)
-        for line in sys.stdin:
-            answers.write(json.dumps(perform(json.loads(line))) + "\n")
+def _blamed(error: Exception, killed_before: int) -> Outcome:
+    """Return whose fault `error` is: the machine's too where it looks like the candidate's.
+
+    A compiler that found no room for its output, or was killed for memory, may say so in any words.
+    """
+    found = outcome_of(error)
+    why = trouble() or ("the machine ran out of memory" if oom_kills() > killed_before else None)
+    return Unavailable(f"{why} ({found.reason})") if why else found
 
 
-if __name__ == "__main__":
-    main()
+def _end_with(parent: int) -> None:
+    """End this process and all that it started once `parent` is gone, in the midst of a task too.
+
+    PR_SET_PDEATHSIG would not do: it goes by the thread that started a process, not by the whole parent, and
+    ptxas does not inherit it. The end of the connection is not seen while a fork of the parent's holds it.
+    """
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    os.killpg(0, signal.SIGKILL)

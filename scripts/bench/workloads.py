@@ -17,21 +17,23 @@ import platform
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from autoconv import device as devices
 from autoconv import settings
-from autoconv.compiler.resources import Resources
 from autoconv.config import Config
 from autoconv.cost.model import estimate, estimate_seconds
 from autoconv.device import Device
 from autoconv.kernels.registry import supporting
 from autoconv.kernels.source import sources
 from autoconv.problem import Problem
-from autoconv.sweep.pool import Pool
-from autoconv.sweep.tasks import Task, compile_task, verify_task
+from autoconv.sweep.outcomes import Outcome
+from autoconv.sweep.pool import Workers
+from autoconv.sweep.tasks import Compile, Verify
+from autoconv.sweep.verify import Verdict
 
 CANDIDATES = 2
 YARDSTICK = "im2col_rows"  # not a fitting kernel for anything
@@ -56,8 +58,8 @@ def main() -> None:
     given.results.parent.mkdir(parents=True, exist_ok=True)
     with (
         given.results.open("a") as results,
-        Pool(WORKERS, timeout=300, interpret=False, fresh_after_error=False) as compilers,
-        Pool(WORKERS, timeout=300, interpret=True, fresh_after_error=False) as interpreters,
+        Workers(WORKERS, limit=300) as compilers,
+        Workers(WORKERS, limit=300, interpret=True) as interpreters,
     ):
         for done, text in enumerate(wanted, start=1):
             row = survey(Problem.parse(text), device, compilers, interpreters)
@@ -91,27 +93,26 @@ def problem_of(layer: dict[str, Any]) -> Problem:
     )
 
 
-def survey(problem: Problem, device: Device, compilers: Pool, interpreters: Pool) -> dict[str, Any]:
+def survey(problem: Problem, device: Device, compilers: Workers, interpreters: Workers) -> dict[str, Any]:
     """Return the candidates of one problem: config, registers, spills, and the verdict."""
-    chosen: list[tuple[Config, Resources]] = []
+    chosen = []
     failures: list[str] = []
     for config in _in_turn(problem, device):
-        (reply,) = compilers.perform([_compile(problem, config, device)])
-        if "error" in reply:
-            failures.append(f"{config}: {reply['error'][:200]}")
+        (resources,) = compilers.perform([Compile(problem, config, device, settings.load().cache)])
+        if isinstance(resources, Outcome):
+            failures.append(f"{config}: {resources.reason[:200]}")
             continue
-        resources = Resources(**reply)
         if resources.spills or resources.unrunnable(config, device):
             continue
         chosen.append((config, resources))
         if len(chosen) == CANDIDATES:
             break
-    verdicts = interpreters.perform([verify_task(problem, config, on_gpu=False) for config, _ in chosen])
+    verdicts = interpreters.perform([Verify.fresh(problem, config, on_gpu=False) for config, _ in chosen])
     return {
         "problem": str(problem),
         "kernels": sources(),
         "candidates": [
-            {"config": config.document(), "registers": resources.registers, "verdict": verdict}
+            {"config": config.document(), "registers": resources.registers, "verdict": _fields(verdict)}
             for (config, resources), verdict in zip(chosen, verdicts, strict=True)
         ],
         "failures": failures,
@@ -182,8 +183,8 @@ def _in_turn(problem: Problem, device: Device) -> Iterator[Config]:
         yield from (configs[turn] for configs in ranked if turn < len(configs))
 
 
-def _compile(problem: Problem, config: Config, device: Device) -> Task:
-    return compile_task(problem, config, device, settings.load().cache)
+def _fields(verdict: Verdict | Outcome) -> dict[str, Any]:
+    return {"error": verdict.reason} if isinstance(verdict, Outcome) else asdict(verdict)
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:

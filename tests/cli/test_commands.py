@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -296,13 +297,14 @@ def test_doctor_looks_at_everything(tuned, run):
     assert shown.exit_code == 0
     assert all(set(finding) == documented("doctor") for finding in findings)
     by_subject = {finding["subject"]: finding for finding in findings}
-    assert list(by_subject) == ["triton", "numpy", "cuobjdump", "gpu", "database", "prebuilt", "cache"]
+    assert list(by_subject) == ["triton", "numpy", "cuobjdump", "gpu", "database", "prebuilt", "cache",
+                                "temporary files"]  # fmt: skip
     assert by_subject["triton"]["detail"].startswith(version("triton"))
     assert "1 winners" in by_subject["database"]["detail"]
     assert by_subject["cache"]["detail"] == str(tuned.cache)
     person = run("doctor")
     assert person.exit_code == 0
-    assert [line.split(":")[0].split()[-1] for line in person.stdout.splitlines()] == list(by_subject)
+    assert [line[6:].split(":")[0] for line in person.stdout.splitlines()] == list(by_subject)
 
 
 @pytest.mark.parametrize(
@@ -310,6 +312,7 @@ def test_doctor_looks_at_everything(tuned, run):
     [
         ("AUTOCONV_ON_MISS", "maybe", "settings: setting: AUTOCONV_ON_MISS=maybe: is not a policy"),
         ("AUTOCONV_DB", "/proc/nowhere/tuning.db", "database: its folder cannot be made"),
+        ("AUTOCONV_CACHE", "/proc/nowhere", "cache: /proc/nowhere cannot be written"),
     ],
 )
 def test_doctor_fails_in_words(variable, value, finding, run, monkeypatch):
@@ -321,10 +324,8 @@ def test_doctor_fails_in_words(variable, value, finding, run, monkeypatch):
     assert run("doctor", "--json").exit_code == 1
 
 
-def test_doctor_warns_of_a_cache_that_cannot_be_written(run, monkeypatch):
-    monkeypatch.setenv("AUTOCONV_CACHE", "/proc/nowhere")
+def test_doctor_misses_a_temporary_folder(run, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     shown = run("doctor")
-    assert shown.exit_code == 0
-    assert re.search(
-        r"^warn  cache: /proc/nowhere cannot be written .*; set AUTOCONV_CACHE", shown.stdout, re.M
-    )
+    assert shown.exit_code == 1
+    assert re.search(r"^FAIL  temporary files: cannot be written .*; set TMPDIR", shown.stdout, re.M)

@@ -76,7 +76,7 @@ def no_workers(monkeypatch):
     def refuse(*_):
         raise AssertionError("a worker was given a task")
 
-    monkeypatch.setattr("autoconv.sweep.pool.Worker.perform", refuse)
+    monkeypatch.setattr("autoconv.sweep.pool.Worker.begin", refuse)
 
 
 # --- sweep ----------------------------------------------------------------------------------------
@@ -136,12 +136,11 @@ def test_a_sweep_is_for_the_device_of_the_call(monkeypatch):
     assert [(job.on_gpu, job.ordinal) for job in jobs] == [(True, 1)]
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of a worker's file for errors
 def test_a_sweep_that_cannot_start_its_workers_costs_a_warning(monkeypatch):
     policy(monkeypatch, "sweep")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with autoconv.recorded(DEVICE) as launches:
-        with pytest.warns(RuntimeWarning, match="a prediction serves: FileNotFoundError") as warned:
+        with pytest.warns(RuntimeWarning, match="a prediction serves: Unavailable: no worker") as warned:
             autoconv.conv1d(X, WEIGHT)
         autoconv.conv1d(X, SAME_ELSEWHERE)
     assert [config_of(launch) for launch in launches] == [guess(), guess()]

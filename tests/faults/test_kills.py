@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,3 +41,11 @@ def test_wrong_clocks_change_no_winner(tmp_path: Path, scenario: Scenario, stres
     winners = scenario("kills", "wrong_clocks", tmp_path / "tuning.db", years)
     stress.report("writing with a clock ten years off", len(years), sum(winner != 1 for winner in winners))
     assert winners == [1] * (len(years) + 1)
+
+
+def test_a_hanging_compiler_outlives_nobody(tmp_path: Path, scenario: Scenario, stress: Any) -> None:
+    ends = stress.pick([signal.SIGKILL], [signal.SIGKILL, signal.SIGTERM, signal.SIGINT] * 7)
+    found = scenario("compilers", "hanging_compilers", tmp_path, ends, 4)
+    stress.report("tuning is ended while its compilers hang: processes left", len(ends), found["left"])
+    statuses = {signal.SIGKILL: -9, signal.SIGTERM: -15, signal.SIGINT: 130}
+    assert found == {"left": 0, "statuses": [statuses[end] for end in ends]}

@@ -15,6 +15,7 @@ from autoconv.kernels.registry import kernels
 from autoconv.sweep import verify
 from autoconv.sweep.candidates import leaders
 from autoconv.sweep.check import check
+from autoconv.sweep.outcomes import Outcome
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:Using padding='same'")]
 
@@ -69,12 +70,12 @@ def test_every_kernel_has_a_case():
 @pytest.mark.parametrize(("kernel", "problem"), CASES, ids=str)
 def test_every_kernel_is_right_with_every_number_of_warps(kernel, problem, device):
     configs = best_of_each_size(kernels()[kernel], problem, device)
-    replies = check(problem, configs, on_gpu=True)
+    answers = check(problem, configs, on_gpu=True)
     # A tile can ask for more than an SM has; then Triton says so, and nothing was computed wrong.
-    errors = [reply["error"] for reply in replies if "error" in reply]
-    assert [error for error in errors if "out of resource" not in error] == []
-    assert [reply for reply in replies if "error" not in reply and not reply["ok"]] == []
-    ran = {c.num_warps for c, reply in zip(configs, replies, strict=True) if "error" not in reply}
+    failures = [answer.reason for answer in answers if isinstance(answer, Outcome)]
+    assert [reason for reason in failures if "out of resource" not in reason] == []
+    assert [answer for answer in answers if not isinstance(answer, Outcome) and not answer.ok] == []
+    ran = {c.num_warps for c, answer in zip(configs, answers, strict=True) if not isinstance(answer, Outcome)}
     assert ran == {config.num_warps for config in configs}
 
 

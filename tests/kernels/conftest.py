@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -15,8 +15,10 @@ from autoconv.device import find
 from autoconv.kernels.base import Kernel
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.problem import ACTIVATIONS, PRECISIONS, Problem
-from autoconv.sweep.pool import Pool
-from autoconv.sweep.tasks import verify_task
+from autoconv.sweep.outcomes import Outcome
+from autoconv.sweep.pool import Workers
+from autoconv.sweep.tasks import Verify
+from autoconv.sweep.verify import Verdict
 
 # An example takes as long as the interpreter needs; CI draws the same examples every time.
 settings.register_profile("kernels", deadline=None, derandomize="CI" in os.environ)
@@ -24,7 +26,7 @@ settings.load_profile("kernels")
 
 ProblemsOf = Callable[[Kernel, bool], "st.SearchStrategy[Problem]"]
 ConfigsOf = Callable[[str, Problem, int], list[Config]]
-Verified = Callable[[Problem, Config, int], dict[str, Any]]
+Verified = Callable[[Problem, Config, int], Verdict | Outcome]
 
 FAMILIES = {
     # What decides whether a kernel runs a problem at all, with an example that it runs if it runs the family.
@@ -121,11 +123,11 @@ def configs_of() -> ConfigsOf:
 @pytest.fixture(scope="session")
 def verified() -> Iterator[Verified]:
     """Checks a config on a problem in the interpreter; one process does all of them."""
-    with Pool(1, timeout=120, interpret=True) as pool:
+    with Workers(1, limit=120, interpret=True) as workers:
 
-        def verify(problem: Problem, config: Config, seed: int) -> dict[str, Any]:
-            task = {**verify_task(problem, config, on_gpu=False), "seed": seed}
-            (reply,) = pool.perform([task])
-            return reply
+        def verify(problem: Problem, config: Config, seed: int) -> Verdict | Outcome:
+            task = replace(Verify.fresh(problem, config, on_gpu=False), seed=seed)
+            (answer,) = workers.perform([task])
+            return answer
 
         yield verify

@@ -13,10 +13,12 @@ from autoconv.config import Config
 from autoconv.kernels.base import Kernel
 from autoconv.kernels.registry import kernels, supporting
 from autoconv.problem import Problem
+from autoconv.sweep.outcomes import Outcome
+from autoconv.sweep.verify import Verdict
 
 ProblemsOf = Callable[[Kernel, bool], "st.SearchStrategy[Problem]"]
 ConfigsOf = Callable[[str, Problem, int], list[Config]]
-Verified = Callable[[Problem, Config, int], dict[str, object]]
+Verified = Callable[[Problem, Config, int], Verdict | Outcome]
 
 # fmt: off
 TRAPS = {
@@ -97,23 +99,23 @@ def test_kernels_agree_with_float64(
     configs = configs_of(name, problem, 8)
     assume(configs)  # a kernel may leave a problem to others
     config = data.draw(st.sampled_from(configs[:8]) | st.sampled_from(configs))
-    reply = verified(problem, config, seed)
-    assert reply.get("ok"), f"{problem} with {config}: {reply}"
+    verdict = verified(problem, config, seed)
+    assert isinstance(verdict, Verdict) and verdict.ok, f"{problem} with {config}: {verdict}"
 
 
 @pytest.mark.parametrize(("name", "problem"), RUNS)
 def test_known_traps(name: str, problem: Problem, configs_of: ConfigsOf, verified: Verified) -> None:
     for config in configs_of(name, problem, 8)[:1]:
-        reply = verified(problem, config, 1)
-        assert reply.get("ok"), f"{problem} with {config}: {reply}"
+        verdict = verified(problem, config, 1)
+        assert isinstance(verdict, Verdict) and verdict.ok, f"{problem} with {config}: {verdict}"
 
 
 def test_the_rounding_of_a_product_below_the_least_normal_number_is_no_error(verified: Verified) -> None:
     """Found by `make fuzz`: one product an output, and one that float16 holds with two bits."""
     problem = Problem.parse("N=2,Cin=4,Cout=24,K=1,L=7,op=conv_transpose,groups=4,dtype=float16")
     tiles = {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}
-    reply = verified(problem, Config("transposed_phases", tiles, num_warps=2, num_stages=2), 1947)
-    assert reply.get("ok"), reply
+    verdict = verified(problem, Config("transposed_phases", tiles, num_warps=2, num_stages=2), 1947)
+    assert isinstance(verdict, Verdict) and verdict.ok, verdict
 
 
 def test_every_kernel_is_run_by_some_trap() -> None:

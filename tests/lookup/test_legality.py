@@ -39,9 +39,7 @@ DEVICES = (("sm_89", "rtx4090"), ("sm_89", "a GPU to come"), ("sm_130", "a GPU t
 
 
 def environment(arch: str, device: str) -> Environment:
-    return Environment(
-        arch=arch, triton="3.7", device=device, sms=128, memory_gib=24, triton_patch="3.7.1"
-    )
+    return Environment(arch=arch, triton="3.7", device=device, sms=128, memory_gib=24, triton_patch="3.7.1")
 
 
 def opened(path: Path) -> TuningDB:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,11 @@ from autoconv.device import find
 from autoconv.environment import Environment
 from autoconv.problem import Problem
 from autoconv.settings import Settings
-from autoconv.sweep.pool import Crew
+from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job
 from autoconv.sweep.tuner import Tuned, Tuner
+
+sys.path.insert(0, str(Path(__file__).parent))  # of probe_tasks, for the worker processes too
 
 DEVICE = find("rtx4090")
 SMALL = Problem(2, 8, 16, 3, 40, padding=1, bias=True)
@@ -28,9 +31,9 @@ def small() -> Problem:
 
 
 @pytest.fixture(scope="session")
-def crew() -> Iterator[Crew]:
-    with Crew(1) as crew:
-        yield crew
+def pool() -> Iterator[WorkerPool]:
+    with WorkerPool(1) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="session")
@@ -62,12 +65,12 @@ class Sweep:
 @pytest.fixture(scope="session")
 def swept(
     tmp_path_factory: pytest.TempPathFactory,
-    crew: Crew,
+    pool: WorkerPool,
     job: Job,
     settings_for: Callable[[Path], Settings],
 ) -> Sweep:
     database = tmp_path_factory.mktemp("swept") / "tuning.db"
     progress: list[tuple[str, int, int]] = []
     tuner = Tuner(settings_for(database))
-    tuned = tuner.tune(SMALL, job, crew=crew, progress=lambda *step: progress.append(step))
+    tuned = tuner.tune(SMALL, job, pool=pool, progress=lambda *step: progress.append(step))
     return Sweep(database, tuned, tuple(progress))

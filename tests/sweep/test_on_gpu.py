@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,13 +18,17 @@ from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.lookup import COLUMNS
 from autoconv.problem import Problem
 from autoconv.settings import Settings
-from autoconv.sweep.pool import Crew
+from autoconv.sweep.outcomes import Failed, Outcome, Unavailable
+from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.preflight import needed_bytes
 from autoconv.sweep.sweep import Job
+from autoconv.sweep.tasks import Compile, Crashed, Load, Open, Samples, Skipped, Task, Time, Verify
 from autoconv.sweep.tuner import Tuned, Tuner
+from autoconv.sweep.verify import Verdict
 from tuning_db import Trial, TuningDB
 
-RIGHT = {"ok": True, "max_rel_err": 0.0, "unwritten": 0, "overrun": 0}
+RIGHT = Verdict(True, 0.0, unwritten=0, overrun=0, seed=0, problem="")
+KINDS = {Load: "load", Open: "open", Compile: "compile", Verify: "verify", Time: "time"}
 BUSY = "RuntimeError: CUDA error: CUDA-capable device(s) is/are busy or unavailable"
 ORDINAL = 1
 
@@ -38,33 +42,34 @@ class Script:
     torch_us: float = 10.0
     ours_us: float = 5.0
     free_bytes: int = 1 << 40
-    answer: Callable[[str, int], dict[str, Any] | None] = lambda _kind, _number: None  # in place of the usual
-    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)  # kind, task
+    answer: Callable[[str, int], Any] = lambda _kind, _number: None  # in place of the usual
+    asked: list[tuple[str, Any]] = field(default_factory=list)  # kind, task
 
     def kinds(self) -> list[str]:
         return [kind for kind, _ in self.asked]
 
-    def perform(self, tasks: Iterable[dict[str, Any]], deadline: float) -> Iterator[dict[str, Any]]:
+    def perform(self, tasks: Iterable[Task[Any]], deadline: float = float("inf")) -> Iterator[Any]:
         for task in tasks:
-            yield self._usual(task) if deadline > time.monotonic() else {"skipped": True}
+            yield self._answer(task) if deadline > time.monotonic() else Skipped("the deadline came first")
 
-    def _usual(self, task: dict[str, Any]) -> dict[str, Any]:
-        config = Config.from_document(task["config"]) if "config" in task else None
-        kind = "torch" if config == ATEN else task["do"]
+    def _answer(self, task: Task[Any]) -> Any:
+        kind = "torch" if getattr(task, "config", None) == ATEN else KINDS[type(task)]
         self.asked.append((kind, task))
         told = self.answer(kind, self.kinds().count(kind))
-        usual: dict[str, dict[str, Any]] = {
-            "load": {},
-            "open": {"free_bytes": self.free_bytes},
-            "compile": asdict(Resources(registers=64, spills=0, shared=1024)),
-            "torch": {"samples_us": [self.torch_us] * 3},
+        if isinstance(told, Unavailable):
+            raise told
+        usual = {
+            "load": True,
+            "open": self.free_bytes,
+            "compile": Resources(registers=64, spills=0, shared=1024),
+            "torch": Samples((self.torch_us,) * 3),
             "verify": RIGHT,
-            "time": {"samples_us": [self.ours_us] * 3},
+            "time": Samples((self.ours_us,) * 3),
         }
         return usual[kind] if told is None else told
 
 
-class ScriptedCrew:
+class ScriptedPool:
     def __init__(self, script: Script) -> None:
         self.compilers = self.interpreters = self.gpu = script
 
@@ -81,8 +86,8 @@ class Tuning:
     warnings: list[str]
 
     def tune(self, **job: Any) -> Tuned:
-        crew = cast(Crew, ScriptedCrew(self.script))
-        return self.tuner.tune(self.problem, replace(self.job, **job), crew=crew)
+        pool = cast(WorkerPool, ScriptedPool(self.script))
+        return self.tuner.tune(self.problem, replace(self.job, **job), pool=pool)
 
     def recorded(self) -> list[Trial]:
         with TuningDB.open_readonly(self.database, columns=COLUMNS, application="autoconv") as opened:
@@ -180,13 +185,13 @@ def test_torch_against_nobody_has_not_won(last: str, tuning: Tuning, clock: Cloc
 
 
 def test_torch_alone_has_won_where_no_candidate_is_right(tuning: Tuning) -> None:
-    tuning.script.answer = lambda kind, _: {**RIGHT, "ok": False} if kind == "verify" else None
+    tuning.script.answer = lambda kind, _: replace(RIGHT, ok=False) if kind == "verify" else None
     tuned = tuning.tune()
     assert tuned.found is not None and tuned.found.config == ATEN
 
 
 def test_a_sweep_where_all_fails_says_so_and_leaves_the_problem_to_torch(tuning: Tuning) -> None:
-    failing = {"compile": {"error": "ValueError: no such\n tile"}, "torch": {"error": "RuntimeError: no"}}
+    failing = {"compile": Failed("ValueError: no such\n tile"), "torch": Failed("RuntimeError: no")}
     tuning.script.answer = lambda kind, _: failing.get(kind)
     assert tuning.tune().found is None
     (message,) = tuning.warnings
@@ -198,9 +203,9 @@ def test_a_sweep_where_all_fails_says_so_and_leaves_the_problem_to_torch(tuning:
 def test_what_was_found_before_goes_on_serving(tuning: Tuning, clock: Clock) -> None:
     first = tuning.tune()
     tuning.script.answer = passing(clock, compile=60.0)
-    crew = cast(Crew, ScriptedCrew(tuning.script))
+    pool = cast(WorkerPool, ScriptedPool(tuning.script))
     job = replace(tuning.job, seconds=60.0)
-    assert tuning.tuner.tune(tuning.problem, job, crew=crew, again=True).found is None
+    assert tuning.tuner.tune(tuning.problem, job, pool=pool, again=True).found is None
     assert "found no winner, the earlier result serves: " in tuning.warnings[0]
     assert tuning.tuner.find(tuning.problem, tuning.job.environment) == first.found
 
@@ -212,7 +217,7 @@ def test_every_task_is_for_the_caller_s_device(tuning: Tuning) -> None:
     tuning.tune()
     by_kind: dict[str, set[Any]] = {}
     for kind, task in tuning.script.asked:
-        by_kind.setdefault(kind, set()).add(task.get("where", task.get("ordinal")))
+        by_kind.setdefault(kind, set()).add(getattr(task, "where", getattr(task, "ordinal", None)))
     assert by_kind["open"] == {ORDINAL}
     assert by_kind["torch"] == by_kind["verify"] == by_kind["time"] == {f"cuda:{ORDINAL}"}
 
@@ -241,13 +246,15 @@ def test_a_device_without_the_memory_stops_the_sweep_before_its_first_task(tunin
     assert tuning.tune().found is not None
 
 
-@pytest.mark.parametrize("reply", [{"unavailable": BUSY}, {"outcome": "crash", "error": "worker ended"}])
-def test_a_device_that_cannot_be_had_stops_the_sweep(reply: dict[str, str], tuning: Tuning) -> None:
-    tuning.script.answer = lambda kind, _: reply if kind == "open" else None
+@pytest.mark.parametrize("outcome", [Unavailable(BUSY), Crashed("worker ended")], ids=["busy", "crash"])
+def test_a_device_that_cannot_be_had_stops_the_sweep(outcome: Outcome, tuning: Tuning) -> None:
+    tuning.script.answer = lambda kind, _: outcome if kind == "open" else None
     tuned = tuning.tune()
     assert tuned.found is None and tuning.recorded() == []
     (message,) = tuning.warnings
-    assert message.endswith(reply.get("unavailable", "cuda:1 cannot be used: worker ended"))
+    assert message.endswith(
+        BUSY if isinstance(outcome, Unavailable) else "cuda:1 cannot be used: worker ended"
+    )
 
 
 @pytest.mark.parametrize("kind", ["torch", "compile", "verify", "time"])
@@ -255,9 +262,7 @@ def test_the_machine_s_fault_is_kept_against_no_candidate(kind: str, tuning: Tun
     """At the third candidate, so that two are done, but for torch, which comes but once."""
     third = 1 if kind == "torch" else 3
     reason = "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
-    tuning.script.answer = lambda one, number: (
-        {"unavailable": reason} if (one, number) == (kind, third) else None
-    )
+    tuning.script.answer = lambda one, number: Unavailable(reason) if (one, number) == (kind, third) else None
     tuned = tuning.tune()
     assert tuned.swept is not None and tuned.swept.stopped == reason
     trials = tuning.recorded()
@@ -273,7 +278,7 @@ def test_the_machine_s_fault_is_kept_against_no_candidate(kind: str, tuning: Tun
 
 def test_a_worker_that_lacks_what_it_imports_stops_the_sweep(tuning: Tuning) -> None:
     reason = "ModuleNotFoundError: No module named 'triton'"
-    tuning.script.answer = lambda kind, _: {"unavailable": reason} if kind == "load" else None
+    tuning.script.answer = lambda kind, _: Unavailable(reason) if kind == "load" else None
     tuned = tuning.tune(on_gpu=False)
     assert tuned.swept is not None and (tuned.swept.trials, tuned.swept.stopped) == ((), reason)
     assert tuning.warnings == [f"the sweep of {tuning.problem} found no winner, torch serves: {reason}"]

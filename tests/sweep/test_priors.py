@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,9 +18,11 @@ from autoconv.lookup import open_user, records
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.candidates import best_guess, candidates
-from autoconv.sweep.pool import Crew
+from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job
+from autoconv.sweep.tasks import Compile, Load, Open, Samples, Task, Time, Verify
 from autoconv.sweep.tuner import Tuner
+from autoconv.sweep.verify import Verdict
 from tuning_db import Trial
 
 
@@ -30,24 +32,24 @@ class Workers:
     def __init__(self) -> None:
         self.configs: list[Config] = []
 
-    def perform(self, tasks: Iterable[dict[str, Any]], _: float) -> list[dict[str, Any]]:
-        return [self._perform(task) for task in tasks]
+    def perform(self, tasks: Iterable[Task[Any]], _: float = 0.0) -> list[Any]:
+        return [self._done(task) for task in tasks]
 
-    def _perform(self, task: dict[str, Any]) -> dict[str, Any]:
-        if task["do"] in ("load", "open"):
-            return {"free_bytes": 1 << 40} if task["do"] == "open" else {}
-        config = Config.from_document(task["config"])
-        if config == ATEN:
-            return {"samples_us": [9.0, 9.0, 9.0]}
-        self.configs.append(config)
-        if task["do"] == "compile":
-            return asdict(Resources(registers=64, spills=0, shared=1024))
-        if task["do"] == "verify":
-            return {"ok": True, "max_rel_err": 0.0, "unwritten": 0, "overrun": 0}
-        return {"samples_us": [5.0, 5.0, 5.0]}
+    def _done(self, task: Task[Any]) -> Any:
+        if isinstance(task, (Load, Open)):
+            return 1 << 40  # bytes free
+        assert isinstance(task, (Compile, Verify, Time))
+        if task.config == ATEN:
+            return Samples((9.0, 9.0, 9.0))
+        self.configs.append(task.config)
+        if isinstance(task, Compile):
+            return Resources(registers=64, spills=0, shared=1024)
+        if isinstance(task, Verify):
+            return Verdict(True, 0.0, unwritten=0, overrun=0, seed=task.seed, problem=str(task.problem))
+        return Samples((5.0, 5.0, 5.0))
 
 
-class InstantCrew:
+class InstantPool:
     def __init__(self) -> None:
         self.compilers, self.interpreters, self.gpu = Workers(), Workers(), Workers()
 
@@ -78,13 +80,13 @@ def test_the_next_sweep_tries_the_old_winner_first(
     with open_user(settings) as database:
         trial = Trial(unlikely.document(), "ok", measured_us=1.0, source=source)
         database.record(old, problem, [trial], origin="an older version")
-    tuner, crew = Tuner(settings), InstantCrew()
+    tuner, pool = Tuner(settings), InstantPool()
     assert tuner.find(small, job.environment) is None  # nothing stale is served
 
-    tuned = tuner.tune(small, replace(job, on_gpu=on_gpu), crew=cast(Crew, crew))
+    tuned = tuner.tune(small, replace(job, on_gpu=on_gpu), pool=cast(WorkerPool, pool))
     assert tuned.swept is not None and tuned.found is not None
-    assert crew.compilers.configs[0] == unlikely
-    assert not on_gpu or crew.gpu.configs[0] == unlikely
+    assert pool.compilers.configs[0] == unlikely
+    assert not on_gpu or pool.gpu.configs[0] == unlikely
     assert unlikely.document() in [dict(trial.config) for trial in tuned.swept.trials]
     with open_user(settings) as database:  # nothing is wiped
         kept = [(winner.environment, winner.source) for winner in database.winners(problem.key)]
@@ -94,16 +96,16 @@ def test_the_next_sweep_tries_the_old_winner_first(
 def test_without_an_old_winner_it_is_not_tried(
     unlikely: Config, small: Problem, job: Job, settings_for: Callable[[Path], Settings], tmp_path: Path
 ) -> None:
-    crew = InstantCrew()
-    Tuner(settings_for(tmp_path / "tuning.db")).tune(small, job, crew=cast(Crew, crew))
-    assert crew.compilers.configs and unlikely not in crew.compilers.configs
+    pool = InstantPool()
+    Tuner(settings_for(tmp_path / "tuning.db")).tune(small, job, pool=cast(WorkerPool, pool))
+    assert pool.compilers.configs and unlikely not in pool.compilers.configs
 
 
 def test_what_would_serve_without_a_sweep_is_the_default_that_gains_are_told_over(
     small: Problem, job: Job, settings_for: Callable[[Path], Settings], tmp_path: Path
 ) -> None:
     settings = settings_for(tmp_path / "tuning.db")
-    tuned = Tuner(settings).tune(small, replace(job, on_gpu=True), crew=cast(Crew, InstantCrew()))
+    tuned = Tuner(settings).tune(small, replace(job, on_gpu=True), pool=cast(WorkerPool, InstantPool()))
     assert tuned.swept is not None and tuned.swept.winner is not None
     guess, _ = best_guess(small, job.device)
     marked = [trial for trial in tuned.swept.trials if trial.is_default]

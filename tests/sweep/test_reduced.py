@@ -13,7 +13,7 @@ from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.kernels.registry import supporting
 from autoconv.problem import Problem
 from autoconv.sweep.reduced import reduced
-from autoconv.sweep.tasks import INTERPRETED_STEPS, verify_task
+from autoconv.sweep.tasks import INTERPRETED_STEPS, Verify
 
 DENSE = Config("dense", {"BLOCK_CO": 32, "BLOCK_L": 128, "BLOCK_R": 32}, num_warps=4, num_stages=2)
 ROWS = Config("im2col_rows", {"BLOCK_M": 128, "BLOCK_N": 32, "BLOCK_K": 32}, num_warps=4, num_stages=2)
@@ -88,9 +88,9 @@ def test_a_small_problem_is_checked_as_it_is(config: Config) -> None:
     problem = Problem(2, 16, 32, 3, 200)
     work = kernel_called(config.kernel).work(problem, config)
     assert work.blocks * work.steps <= INTERPRETED_STEPS
-    assert verify_task(problem, config, on_gpu=False)["problem"] == str(problem)
-    assert verify_task(SEED, config, on_gpu=False)["problem"] == str(reduced(SEED, config))
-    assert verify_task(replace(SEED, N=1), config, on_gpu=True)["problem"] == str(replace(SEED, N=1))
+    assert Verify.fresh(problem, config, on_gpu=False).problem == problem
+    assert Verify.fresh(SEED, config, on_gpu=False).problem == reduced(SEED, config)
+    assert Verify.fresh(replace(SEED, N=1), config, on_gpu=True).problem == replace(SEED, N=1)
 
 
 def test_a_grouped_problem_keeps_whole_and_partial_packs_of_groups() -> None:

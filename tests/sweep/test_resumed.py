@@ -17,10 +17,11 @@ from autoconv.lookup import open_user, records, tried
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.candidates import best_guess
-from autoconv.sweep.pool import Crew
+from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job
+from autoconv.sweep.tasks import Task
 from autoconv.sweep.tuner import Tuned, Tuner
-from tests.sweep.test_priors import InstantCrew, Workers
+from tests.sweep.test_priors import InstantPool, Workers
 from tuning_db import RunRecord, Trial, Winner
 
 
@@ -35,17 +36,17 @@ class Mortal(Workers):
         super().__init__()
         self._lives = lives
 
-    def _perform(self, task: dict[str, Any]) -> dict[str, Any]:
+    def _done(self, task: Task[Any]) -> Any:
         if len(self.configs) == self._lives:
             raise Killed
-        return super()._perform(task)
+        return super()._done(task)
 
 
 class Each(Mortal):
     """Answers task by task, so that what is answered is recorded before the next is begun."""
 
-    def perform(self, tasks: Iterable[dict[str, Any]], _: float) -> Any:
-        return map(self._perform, tasks)
+    def perform(self, tasks: Iterable[Task[Any]], _: float = 0.0) -> Any:
+        return map(self._done, tasks)
 
 
 @pytest.fixture(params=[False, True], ids=["predicted", "measured"])
@@ -58,8 +59,8 @@ def settings(settings_for: Callable[[Path], Settings], tmp_path: Path) -> Settin
     return settings_for(tmp_path / "tuning.db")
 
 
-def tune(settings: Settings, problem: Problem, job: Job, crew: InstantCrew, **options: Any) -> Tuned:
-    return Tuner(settings).tune(problem, job, crew=cast(Crew, crew), **options)
+def tune(settings: Settings, problem: Problem, job: Job, pool: InstantPool, **options: Any) -> Tuned:
+    return Tuner(settings).tune(problem, job, pool=cast(WorkerPool, pool), **options)
 
 
 def content(
@@ -72,10 +73,10 @@ def content(
 
 
 def interrupted(settings: Settings, problem: Problem, job: Job, lives: int) -> None:
-    crew = InstantCrew()
-    crew.interpreters = crew.gpu = Each(lives)
+    pool = InstantPool()
+    pool.interpreters = pool.gpu = Each(lives)
     with pytest.raises(Killed):
-        tune(settings, problem, job, crew)
+        tune(settings, problem, job, pool)
 
 
 def test_an_interrupted_sweep_is_gone_on_with_trial_by_trial(
@@ -88,26 +89,26 @@ def test_an_interrupted_sweep_is_gone_on_with_trial_by_trial(
     serving = Tuner(settings).find(small, job_.environment)
     assert serving is not None and serving.grade == "soft"
 
-    crew = InstantCrew()
-    tuned = tune(settings, small, job_, crew)
+    pool = InstantPool()
+    tuned = tune(settings, small, job_, pool)
     assert tuned.swept is not None and tuned.found is not None and tuned.found.grade == "exact"
     known = {Config.from_document(trial.config) for trial in before}
-    assert not known & {*crew.compilers.configs, *crew.interpreters.configs, *crew.gpu.configs}
+    assert not known & {*pool.compilers.configs, *pool.interpreters.configs, *pool.gpu.configs}
     after, (same,), _ = content(settings, small, job_)
     assert same.id == run.id and same.finished
     assert after[:2] == before and len({trial.config_hash for trial in after}) == len(after)
     by_config = {trial.config_hash: trial for trial in after}
     assert {trial.config_hash: trial for trial in tuned.swept.trials} == by_config
-    assert tune(settings, small, job_, InstantCrew()).swept is None
+    assert tune(settings, small, job_, InstantPool()).swept is None
 
 
 def test_a_sweep_that_ended_tries_what_one_that_was_interrupted_would_have(
     small: Problem, job_: Job, settings: Settings, settings_for: Callable[[Path], Settings], tmp_path: Path
 ) -> None:
     whole = settings_for(tmp_path / "whole.db")
-    tune(whole, small, job_, InstantCrew())
+    tune(whole, small, job_, InstantPool())
     interrupted(settings, small, job_, 2)
-    tune(settings, small, job_, InstantCrew())
+    tune(settings, small, job_, InstantPool())
     outcomes = [
         {trial.config_hash: (trial.outcome, trial.predicted_us) for trial in content(one, small, job_)[0]}
         for one in (whole, settings)
@@ -126,19 +127,19 @@ def test_what_an_interrupted_sweep_compiled_and_had_no_time_for_is_measured(
     with open_user(settings) as database:
         run = database.start(environment, origin="sweep", info=tried(small, model_version(), on_gpu=True))
         database.add(run, record, Trial(config.document(), "compiled", 1.0, **named))
-    tuned = tune(settings, small, measuring, InstantCrew())
+    tuned = tune(settings, small, measuring, InstantPool())
     assert tuned.found is not None and tuned.found.layer == "user" and tuned.found.grade == "exact"
     trials, runs, _ = content(settings, small, measuring)
     assert [t.outcome for t in trials if t.config == config.document()] == ["compiled", "ok"]
     assert len(runs) == 2 and all(run.finished for run in runs)
-    assert tune(settings, small, measuring, InstantCrew()).swept is None
+    assert tune(settings, small, measuring, InstantPool()).swept is None
 
 
 def test_again_tries_all_of_it_anew(small: Problem, job_: Job, settings: Settings) -> None:
     for again in (False, True):
-        crew = InstantCrew()
-        assert tune(settings, small, job_, crew, again=again).swept is not None
-        assert len(crew.compilers.configs) > 5
+        pool = InstantPool()
+        assert tune(settings, small, job_, pool, again=again).swept is not None
+        assert len(pool.compilers.configs) > 5
     trials, runs, _ = content(settings, small, job_)
     assert len(runs) == 2 and all(run.finished for run in runs)
     assert len(trials) == 2 * len({trial.config_hash for trial in trials})
@@ -156,28 +157,28 @@ def test_a_changed_kernel_alone_is_tried_again(
     small: Problem, job: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measuring = replace(job, on_gpu=True)
-    tune(settings, small, measuring, InstantCrew())
+    tune(settings, small, measuring, InstantPool())
     old, _, _ = content(settings, small, measuring)
     assert {trial.config["kernel"] for trial in old} > {"im2col_rows", "dense", ATEN.kernel}
     changed(monkeypatch, "dense")
-    crew = InstantCrew()
-    assert tune(settings, small, measuring, crew).swept is not None
-    assert {config.kernel for config in crew.gpu.configs} == {"dense"}
+    pool = InstantPool()
+    assert tune(settings, small, measuring, pool).swept is not None
+    assert {config.kernel for config in pool.gpu.configs} == {"dense"}
     trials, _, winners = content(settings, small, measuring)
     assert [trial for trial in trials if trial.source != "f" * 16] == old  # nothing is lost
     assert {winner.source for winner in winners} > {"f" * 16, source_of("dense")}
-    assert tune(settings, small, measuring, InstantCrew()).swept is None
+    assert tune(settings, small, measuring, InstantPool()).swept is None
 
 
 def test_predictions_of_an_older_model_are_made_again_and_measurements_are_not(
     small: Problem, job_: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tune(settings, small, job_, InstantCrew())
+    tune(settings, small, job_, InstantPool())
     for module in ("autoconv.sweep.sweep", "autoconv.sweep.tuner"):
         monkeypatch.setattr(f"{module}.model_version", lambda: "0" * 16)
     serving = Tuner(settings).find(small, job_.environment)
     assert serving is not None and serving.grade == ("exact" if job_.on_gpu else "soft")
-    again = tune(settings, small, job_, InstantCrew()).swept
+    again = tune(settings, small, job_, InstantPool()).swept
     assert (again is None) == job_.on_gpu
     if again is not None:
         assert {trial.predictor for trial in again.trials} == {"0" * 16}

@@ -26,7 +26,7 @@ from autoconv.kernels.registry import supporting
 from autoconv.lookup import COLUMNS, records
 from autoconv.problem import Problem
 from autoconv.settings import Settings
-from autoconv.sweep.pool import Crew
+from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import CHECKED, Job, sweep
 from autoconv.sweep.tuner import Tuner, no_progress
 from tuning_db import Trial, TuningDB
@@ -63,7 +63,7 @@ from autoconv.device import find
 from autoconv.environment import Environment
 from autoconv.kernels.registry import kernels
 from autoconv.problem import Problem
-from autoconv.sweep.pool import Crew
+from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job
 from autoconv.sweep.tuner import Tuner
 
@@ -75,8 +75,8 @@ tuner, problem = Tuner(now), Problem.parse(sys.argv[1])
 assert tuner.find(problem, job.environment) is None
 print("missed", flush=True)
 sys.stdin.readline()
-with Crew(2, compile_seconds=10) as crew:
-    tuned = tuner.tune(problem, job, wait=240, crew=crew)
+with WorkerPool(2, compile_seconds=30) as pool:
+    tuned = tuner.tune(problem, job, wait=240, pool=pool)
 print(json.dumps([tuned.swept is not None, tuned.found.grade, tuned.found.config.document()]))
 """
 
@@ -173,18 +173,18 @@ def test_progress_counts_up(swept: Any) -> None:
 
 
 def test_what_is_known_is_not_swept(swept: Any, small: Problem, job: Job, settings_for: SettingsFor) -> None:
-    """By another tuner, as another process would have; without a crew, so a sweep would take long."""
+    """By another tuner, as another process would have; without a pool, so a sweep would take long."""
     tuned = Tuner(settings_for(swept.database)).tune(small, job)
     assert tuned.swept is None
     assert tuned.found == swept.tuned.found
 
 
 def test_again_sweeps_again_and_adds_its_trials(
-    swept: Any, small: Problem, job: Job, crew: Crew, settings_for: SettingsFor, tmp_path: Path
+    swept: Any, small: Problem, job: Job, pool: WorkerPool, settings_for: SettingsFor, tmp_path: Path
 ) -> None:
     database = tmp_path / "tuning.db"
     shutil.copyfile(swept.database, database)
-    tuned = Tuner(settings_for(database)).tune(small, job, again=True, crew=crew)
+    tuned = Tuner(settings_for(database)).tune(small, job, again=True, pool=pool)
     assert tuned.swept is not None
     assert tuned.found == swept.tuned.found
     assert len(recorded(database, small)) == 2 * len(swept.tuned.swept.trials)
@@ -195,7 +195,7 @@ def test_again_sweeps_again_and_adds_its_trials(
 
 def test_a_deadline_in_the_past_tries_nothing(small: Problem, job: Job, tmp_path: Path) -> None:
     begun = time.monotonic()
-    with Crew(1) as idle:
+    with WorkerPool(1) as idle:
         result = sweep(small, replace(job, seconds=1e-6), None, idle, no_progress)
     assert (result.winner, result.trials, result.compiled) == (None, (), 0)
     assert result.candidates > 0
@@ -203,7 +203,7 @@ def test_a_deadline_in_the_past_tries_nothing(small: Problem, job: Job, tmp_path
 
 
 def test_what_the_deadline_left_unchecked_is_recorded_as_compiled(
-    swept: Any, small: Problem, job: Job, crew: Crew
+    swept: Any, small: Problem, job: Job, pool: WorkerPool
 ) -> None:
     """The compilers are warm and all is in the cache; when they are done, so is the time."""
     seconds = 3.0
@@ -212,7 +212,7 @@ def test_what_the_deadline_left_unchecked_is_recorded_as_compiled(
         if (doing, done) == ("compile", of):
             time.sleep(seconds)
 
-    result = sweep(small, replace(job, seconds=seconds), None, crew, linger)
+    result = sweep(small, replace(job, seconds=seconds), None, pool, linger)
     assert result.winner is None
     assert {trial.outcome for trial in result.trials} == {"compiled"}
     assert len(result.trials) == result.compiled <= swept.tuned.swept.compiled
@@ -223,12 +223,12 @@ def test_what_the_deadline_left_unchecked_is_recorded_as_compiled(
 
 
 def test_a_database_that_cannot_be_written_keeps_the_result_in_memory(
-    swept: Any, small: Problem, job: Job, crew: Crew, settings_for: SettingsFor, tmp_path: Path
+    swept: Any, small: Problem, job: Job, pool: WorkerPool, settings_for: SettingsFor, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     warnings: list[str] = []
     tuner = Tuner(settings_for(tmp_path / "file" / "tuning.db"), warn=warnings.append)
-    tuned = tuner.tune(small, job, crew=crew)
+    tuned = tuner.tune(small, job, pool=pool)
     assert tuned.swept is not None and tuned.found is not None
     assert (tuned.found.layer, tuned.found.grade, tuned.found.provenance) == ("memory", "exact", "predicted")
     assert tuned.found.config == swept.tuned.found.config
@@ -254,7 +254,7 @@ def test_a_database_that_fails_on_the_way_does_not_stop_the_sweep(
     swept: Any,
     small: Problem,
     job: Job,
-    crew: Crew,
+    pool: WorkerPool,
     settings_for: SettingsFor,
     tmp_path: Path,
 ) -> None:
@@ -267,7 +267,7 @@ def test_a_database_that_fails_on_the_way_does_not_stop_the_sweep(
         if (doing, done) == ("check", 1):
             breaking(database)
 
-    tuned = tuner.tune(small, job, crew=crew, progress=break_it)
+    tuned = tuner.tune(small, job, pool=pool, progress=break_it)
     assert tuned.swept is not None and tuned.found is not None
     assert len(tuned.swept.trials) == len(swept.tuned.swept.trials)
     assert tuned.found.config == swept.tuned.found.config
@@ -280,7 +280,7 @@ def test_a_database_that_fails_on_the_way_does_not_stop_the_sweep(
 
 
 def test_a_guess_serves_while_another_sweeps(
-    small: Problem, job: Job, crew: Crew, settings_for: SettingsFor, tmp_path: Path
+    small: Problem, job: Job, pool: WorkerPool, settings_for: SettingsFor, tmp_path: Path
 ) -> None:
     settings = settings_for(tmp_path / "tuning.db")
     under_way, go_on = threading.Event(), threading.Event()
@@ -291,7 +291,7 @@ def test_a_guess_serves_while_another_sweeps(
 
     tuned: list[Any] = []
     sweeping = threading.Thread(
-        target=lambda: tuned.append(Tuner(settings).tune(small, job, crew=crew, progress=hold))
+        target=lambda: tuned.append(Tuner(settings).tune(small, job, pool=pool, progress=hold))
     )
     sweeping.start()
     try:
@@ -333,7 +333,7 @@ def test_each_bad_candidate_costs_one_trial(race: Race) -> None:
     errors = {faults[trial.config["FAULT"] - 1]: trial.error for trial in trials}
     assert errors["breaks the compiler"] == "ValueError: no such tile"
     assert errors["kills its compiler"] == errors["kills its interpreter"] == "worker ended with status -9"
-    assert errors["hangs in its compiler"] == "no answer within 10 s"
+    assert errors["hangs in its compiler"] == "no answer within 30 s"
     assert "shared memory" in errors["takes too much shared memory"]
     assert errors["breaks in the interpreter"] == "RuntimeError: no such instruction"
     assert "unwritten" in errors["writes nothing"] and "error inf" in errors["writes nothing"]

@@ -14,8 +14,8 @@ from autoconv.config import Config
 from autoconv.device import find
 from autoconv.kernels.aten import ATEN, convolution
 from autoconv.problem import Problem
-from autoconv.sweep import timing, worker
-from autoconv.sweep.tasks import open_task, time_task, verify_task
+from autoconv.sweep import timing
+from autoconv.sweep.tasks import Open, Samples, Time, Verify
 
 CONFIG = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}, num_warps=1, num_stages=2)
 PROBLEMS = [
@@ -120,8 +120,8 @@ def test_checking_and_timing_run_on_the_caller_s_device(
     seen: list[str] = []
     monkeypatch.setattr(timing, "time_candidate", lambda *_, where, **__: seen.append(where) or [1.0])
     monkeypatch.setattr("autoconv.sweep.verify.verify", lambda *_, where, **__: seen.append(where))
-    assert worker.perform(time_task(PROBLEMS[0], ATEN, 0.1, ordinal=1)) == {"samples_us": [1.0]}
-    worker.perform(verify_task(PROBLEMS[0], CONFIG, on_gpu=True, ordinal=1))
+    assert Time(PROBLEMS[0], ATEN, "cuda:1", 0.1).perform() == Samples((1.0,))
+    Verify.fresh(PROBLEMS[0], CONFIG, on_gpu=True, ordinal=1).perform()
     assert seen == entered == ["cuda:1", "cuda:1"]
 
 
@@ -132,7 +132,7 @@ def test_opening_makes_the_context_there_and_tells_what_is_free(
     asked: list[int] = []
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: asked.append(index) or (5 << 30, 24 << 30))
     monkeypatch.setattr(gpu, "current", {1: device, 0: find("rtx4090")}.get)
-    assert worker.perform(open_task(device, ordinal=1)) == {"free_bytes": 5 << 30}
+    assert Open(1, device.name).perform() == 5 << 30
     assert (entered, asked) == (["1"], [1])
 
 
@@ -141,8 +141,8 @@ def test_another_device_than_the_one_meant_is_not_measured_on(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 30, 1 << 30))
     monkeypatch.setattr(gpu, "current", lambda _: find("l4"))
-    reply = worker.perform(open_task(find("rtx4090"), ordinal=1))
-    assert reply["unavailable"].startswith("cuda:1 is l4 to a worker process, not rtx4090; set CUDA_VISIBLE")
+    with pytest.raises(Unavailable, match="^cuda:1 is l4 to a worker process, not rtx4090; set CUDA_VISIBLE"):
+        Open(1, "rtx4090").perform()
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,9 @@ def test_a_device_that_cannot_be_opened_is_unavailable(
         raise error
 
     monkeypatch.setattr(gpu, "opened", opened)
-    reply = worker.perform(open_task(find("rtx4090"), ordinal=1))
-    assert reply == {"unavailable": f"cuda:1 cannot be used: {type(error).__name__}: {error}"}
+    with pytest.raises(Unavailable) as unavailable:
+        Open(1, "rtx4090").perform()
+    assert unavailable.value.reason == f"cuda:1 cannot be used: {type(error).__name__}: {error}"
 
 
 def test_a_task_that_runs_out_of_memory_is_no_candidate_s_fault(
@@ -170,5 +171,7 @@ def test_a_task_that_runs_out_of_memory_is_no_candidate_s_fault(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(timing, "time_candidate", refuse)
-    reply = worker.perform(time_task(PROBLEMS[0], CONFIG, 0.1))
-    assert list(reply) == ["unavailable"] and "out of memory" in reply["unavailable"]
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        Time(PROBLEMS[0], CONFIG, "cuda:0", 0.1).perform()
+    outcome = outcome_of(raised.value)  # what the worker answers
+    assert isinstance(outcome, Unavailable) and "out of memory" in outcome.reason

@@ -1,0 +1,166 @@
+"""Where a sweep's trials are kept, those of an interrupted one included."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import replace
+
+from autoconv.config import Config
+from autoconv.cost.prediction import Prediction
+from autoconv.cost.version import model_version
+from autoconv.environment import Environment
+from autoconv.errors import ConfigError
+from autoconv.kernels.source import source_of
+from autoconv.lookup import records, tried
+from autoconv.problem import Problem
+from tuning_db import ContradictionError, Trial, TuningDB, TuningDBError, Winner
+from tuning_db.rule import winners
+
+CHECKED = 4  # compiled candidates to check in the interpreter, best prediction first
+
+
+class Recorder:
+    """Keeps trials in memory and, as long as that works, in the database.
+
+    A run of just such a sweep that did not come to its end is gone on with; else one is begun, and another
+    where that run has a lesser result already of what is tried now, which never changes.
+
+    Attributes:
+        trials: all so far, with those of earlier sweeps that need not be made again.
+        done: those of earlier sweeps, by their config.
+        baseline: torch's own trial. It is kept back until a candidate has a time too, or none can: where a
+            sweep was cut off before, torch has won against nobody, and the next one is to find that out.
+    """
+
+    baseline: Trial | None = None
+
+    def __init__(
+        self,
+        problem: Problem,
+        environment: Environment,
+        database: TuningDB | None,
+        *,
+        default: Config,
+        on_gpu: bool,
+        again: bool,
+    ) -> None:
+        """Record for `problem`; the config `default` is the one that would serve without a sweep.
+
+        Args:
+            problem: The problem.
+            environment: Where it is tuned for.
+            database: None where there is none to write to.
+            default: Marked as such in its trial.
+            on_gpu: Whether candidates are timed, not predicted.
+            again: Whether what earlier sweeps found counts for nothing.
+        """
+        self.trials: list[Trial] = []
+        self.done: dict[Config, Trial] = {}
+        self._on_gpu = on_gpu
+        self._default = default.document()
+        self._problem, self._environment = records(problem, environment)
+        self._info = tried(problem, model_version(), on_gpu=on_gpu)
+        self._database = database
+        self._run_ids: list[str] = []
+        try:
+            if database is not None:
+                self._run_ids = [(None if again else self._resumed(database)) or self._begun(database)]
+        except TuningDBError:
+            self._database = None
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the database took everything so far."""
+        return self._database is not None
+
+    def _begun(self, database: TuningDB) -> str:
+        return database.start(self._environment, origin="sweep", info=self._info)
+
+    def _resumed(self, database: TuningDB) -> str | None:
+        """Take over what counts of earlier sweeps; return the id of a run to go on with, if there is one."""
+        for trial in filter(self._counts, database.trials(self._problem.key, self._environment.hash)):
+            with suppress(ConfigError):
+                self.done[Config.from_document(trial.config)] = trial
+        self.trials = list(self.done.values())
+        for run in database.runs(self._problem.key):
+            if not run.finished and run.environment == self._environment and run.info == self._info:
+                return run.id
+        return None
+
+    def _counts(self, trial: Trial) -> bool:
+        """Whether a trial need not be made again: it is of today's source, and tells what one here would."""
+        if trial.source != source_of(str(trial.config.get("kernel"))):
+            return False
+        if trial.outcome == "ok":
+            own = not self._on_gpu and trial.predictor == model_version()
+            return trial.measured_us is not None or own
+        return trial.outcome not in ("started", "compiled")
+
+    def keep_baseline(self) -> None:
+        """Record the baseline now, if there is one."""
+        baseline, self.baseline = self.baseline, None
+        if baseline is not None:
+            self.add(baseline)
+
+    def add(self, trial: Trial) -> None:
+        """Record `trial`, and before the first that has a time, the baseline."""
+        if trial.samples_us:
+            self.keep_baseline()  # first: a sweep killed here leaves no candidate that torch was not held to
+        if trial.config == self._default:
+            trial = replace(trial, detail={**trial.detail, "default": True})
+        trial = replace(
+            trial,
+            source=source_of(str(trial.config["kernel"])) or "",
+            predictor="" if trial.predicted_us is None else model_version(),
+        )
+        self.trials.append(trial)
+        if self._database is not None:
+            try:
+                self._put(self._database, trial)
+            except TuningDBError:
+                self._database = None  # the sweep goes on: its result is still of use to this process
+
+    def _put(self, database: TuningDB, trial: Trial) -> None:
+        try:
+            database.add(self._run_ids[-1], self._problem, trial)
+        except ContradictionError:
+            self._run_ids.append(self._begun(database))
+            database.add(self._run_ids[-1], self._problem, trial)
+
+    def finish(self) -> None:
+        """Note that the sweep came to its end, by its deadline or because nothing is left to try."""
+        if self._database is not None:
+            try:
+                for run_id in self._run_ids:
+                    self._database.finish(run_id)
+            except TuningDBError:
+                self._database = None
+
+    def winner(self) -> Winner | None:
+        """Return the best of all sources; measured comes before predicted."""
+        found = winners(self._environment, self._problem, self.trials)
+        return min(found, key=_rank, default=None)
+
+    @property
+    def checked(self) -> int:
+        """How many candidates were checked, those of earlier sweeps included."""
+        return sum("check" in trial.detail or trial.outcome == "launch" for trial in self.trials)
+
+    def settled(self, ahead: Prediction) -> bool:
+        """Whether enough were checked, and one that passed is better than what is predicted so."""
+        passed = [trial for trial in self.trials if trial.outcome == "ok"]
+        best = min(
+            (_order(trial.detail.get("spills", 0), trial.predicted_us) for trial in passed), default=None
+        )
+        predicted = _order(ahead.spills, ahead.seconds * 1e6)
+        return self.checked >= CHECKED and best is not None and best <= predicted
+
+
+def _rank(winner: Winner) -> tuple[float, float, str]:
+    return winner.measured_us or math.inf, winner.predicted_us or math.inf, winner.config_hash
+
+
+def _order(spills: int, predicted_us: float | None) -> tuple[bool, float]:
+    """Rank what can run: best prediction first, what spills last."""
+    return spills > 0, math.inf if predicted_us is None else predicted_us

@@ -1,0 +1,98 @@
+"""`autoconv tune` in a process of its own, on machines that are not as they should be."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+from autoconv.lookup import COLUMNS
+from autoconv.problem import Problem
+from tuning_db import TuningDB
+
+PROBLEM = "N=1,Cin=16,Cout=16,K=1,L=16"  # one tile and three candidates: the shortest sweep there is
+TUNE = ("-m", "autoconv", "tune", PROBLEM, "--device", "rtx4090", "--json")
+
+NO_TEMPORARY_FILES = """
+import tempfile
+tempfile._candidate_tempdir_list = lambda: ["/proc/nowhere"]
+"""
+
+
+def trials(database: Path) -> list[Any]:
+    with TuningDB.open_readonly(database, columns=COLUMNS, application="autoconv") as opened:
+        return opened.trials(Problem.parse(PROBLEM).key())
+
+
+def with_start_up(machine: Any, code: str) -> None:
+    """Have Python run `code` whenever it starts, before anything else."""
+    folder = machine.folder / "start up"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code, encoding="utf-8")
+    machine.variables["PYTHONPATH"] = f"{folder}:{Path(__file__).parents[2]}"
+
+
+# --- machines that can tune -----------------------------------------------------------------------
+
+
+def test_a_home_that_cannot_be_written_is_no_trouble(machine: Any) -> None:
+    machine.variables |= {"HOME": "/proc/nowhere", "TRITON_CACHE_DIR": "/proc/nowhere/triton"}
+    tuning = machine.start(*TUNE)
+    out, err = tuning.communicate()
+    assert tuning.returncode == 0, err
+    assert json.loads(out)["provenance"] == "predicted"
+    assert all(trial.error is None for trial in trials(machine.database))
+
+
+def test_what_python_prints_at_its_start_is_no_trouble(machine: Any) -> None:
+    with_start_up(machine, "import sys; sys.path.insert(0, __import__('pathlib').Path('/a')); print('hello')")
+    tuning = machine.start(*TUNE)
+    out, err = tuning.communicate()
+    assert tuning.returncode == 0, err
+    assert out.startswith("hello\n{")
+
+
+# --- machines that cannot -------------------------------------------------------------------------
+
+
+def test_a_cache_that_cannot_be_written_is_said_in_a_line(machine: Any) -> None:
+    machine.variables["AUTOCONV_CACHE"] = "/proc/nowhere"
+    tuning = machine.start(*TUNE)
+    _, err = tuning.communicate()
+    assert (tuning.returncode, err.count("\n")) == (1, 1), err
+    assert "/proc/nowhere/triton cannot be written" in err and "set AUTOCONV_CACHE" in err
+    assert trials(machine.database) == []
+
+
+def test_a_missing_temporary_folder_is_said_in_a_line(machine: Any) -> None:
+    with_start_up(machine, NO_TEMPORARY_FILES)
+    machine.variables["AUTOCONV_CACHE"] = str(machine.folder / "own cache")
+    tuning = machine.start(*TUNE)
+    _, err = tuning.communicate()
+    assert (tuning.returncode, err.count("\n")) == (1, 1), err
+    assert "temporary" in err
+    assert trials(machine.database) == []
+
+
+# --- interruptions --------------------------------------------------------------------------------
+
+
+def test_ctrl_c_ends_it_and_all_it_started(machine: Any, wait_for: Any, alive: Any) -> None:
+    machine.hang()
+    tuning = machine.start(*TUNE)
+    wait_for(machine.hanging)
+    tuning.send_signal(signal.SIGINT)
+    out, err = tuning.communicate()
+    assert (tuning.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    wait_for(lambda: not machine.running())
+
+
+def test_a_killed_parent_s_compilers_do_not_outlive_it(machine: Any, wait_for: Any) -> None:
+    machine.hang()
+    tuning = machine.start(*TUNE)
+    wait_for(machine.hanging)
+    assert len(machine.running()) >= 3  # itself, a worker, its compiler
+    tuning.kill()
+    wait_for(lambda: not machine.running())
