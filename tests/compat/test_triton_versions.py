@@ -1,8 +1,8 @@
 """What every supported Triton must do: import, compile, record a launch, interpret.
 
-`make test-triton-versions` runs this folder under the oldest and the newest Triton, `make test` under the
-pinned one. What a version makes of a kernel, its registers for one, is not looked at: that differs, and the
-version is a hard field of the environment for it.
+`make test-triton-versions` runs this folder and tests/launcher from the oldest Triton to the newest, `make
+test` under the pinned one. What a version makes of a kernel, its registers for one, is not looked at: that
+differs, and the version is a hard field of the environment for it.
 """
 
 from __future__ import annotations
