@@ -82,10 +82,12 @@ def target(name: str) -> Target:
     """Return the target called `name`, "auto" included.
 
     Raises:
-        DeviceError: no device has that name, or the GPU here is older than sm_80.
+        DeviceError: no device has that name, the GPU here is older than sm_80, or Triton does not compile
+            for it.
         SettingError: an AUTOCONV_ variable has a value that is none.
     """
     from autoconv import gpu
+    from autoconv.compiler.targets import uncompilable
     from autoconv.sweep.tuner import Tuner
 
     now = settings.load()
@@ -95,6 +97,9 @@ def target(name: str) -> Target:
     if name == "auto" and here is None:
         note(f"no GPU here: answering for {WITHOUT_GPU} (choose with --device)")
     device = (here or devices.find(WITHOUT_GPU)) if name == "auto" else devices.find(name)
+    reason = uncompilable(device.arch)
+    if reason is not None:
+        raise DeviceError("name", device.name, f"cannot be tuned for: {reason}", "install that Triton")
     on_gpu = here is not None and here.name == device.name
     driver, power = gpu.driver_and_power(0) if on_gpu else (None, None)
     environment = Environment.current(device, source_hash(), cuda_driver=driver, power_limit_w=power)

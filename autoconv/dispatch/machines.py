@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from autoconv import gpu
+from autoconv.compiler.targets import uncompilable
 from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.dispatch.launchers import Launcher, empty_on
@@ -16,6 +17,7 @@ from autoconv.environment import Environment
 from autoconv.kernels.base import TENSORS, Kernel, Step
 from autoconv.kernels.sizes import Strides
 from autoconv.kernels.source import source_hash
+from autoconv.lookup import warn_once
 from autoconv.problem import Problem
 
 
@@ -53,7 +55,12 @@ class Cuda:
 
     def device(self, index: int) -> Device | None:
         """Return the device at ordinal `index`."""
-        return gpu.current(index)
+        found = gpu.current(index)
+        reason = uncompilable(found.arch) if found else None
+        if found is None or reason is None:
+            return found
+        warn_once(f"{reason}, so torch serves the convolutions of {found.product}")
+        return None
 
     def environment(self, index: int, device: Device) -> Environment:
         """Return the environment, driver and power limit included."""
