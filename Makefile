@@ -7,6 +7,7 @@ READY := $(VENV)/.ready
 PREBUILT := tuning_db/prebuilt/autoconv.db
 PREBUILT_FROM := hatch_build.py autoconv/problem.py $(wildcard tuning_db/*.py tuning_db/prebuilt/*.py tuning_db/prebuilt/*.jsonl)
 OTHER_TRITONS := 3.3.1 3.9.0
+TESTED_TRITONS := 3.3.1 3.6.0 3.9.0
 MODELS := transformers openai-whisper asteroid
 EXAMPLES ?= 5000
 SEED ?= 1
@@ -57,7 +58,7 @@ bench-model: setup  ## What the cost model predicts, and how fast, as JSON
 bench-db: setup  ## How the tuning database grows, up to a million trials, as JSON; about ten minutes
 	$(RUN) scripts/bench/db.py 10000 100000 1000000
 
-test-triton-versions: $(OTHER_TRITONS:%=test-triton-%)  ## tests/compat under the oldest and the newest Triton
+test-triton-versions: $(TESTED_TRITONS:%=test-triton-%)  ## tests/compat and tests/launcher, from the oldest Triton to the newest
 
 # torchaudio comes with asteroid, and its wheels may not load beside a newer torch; nothing here needs it.
 .venv-models/.ready: $(READY)
@@ -107,9 +108,9 @@ endef
 	$(call behind,$(@D))
 	@touch $@
 
-.PHONY: $(OTHER_TRITONS:%=test-triton-%)
-$(OTHER_TRITONS:%=test-triton-%): test-triton-%: .venv-triton-%/.ready $(PREBUILT)
+.PHONY: $(TESTED_TRITONS:%=test-triton-%)
+$(TESTED_TRITONS:%=test-triton-%): test-triton-%: .venv-triton-%/.ready $(PREBUILT)
 	.venv-triton-$*/bin/python -c "import triton; assert triton.__version__ == '$*', triton.__version__"
-	.venv-triton-$*/bin/python -m pytest tests/compat
+	.venv-triton-$*/bin/python -m pytest tests/compat tests/launcher
 
-.SECONDARY: $(OTHER_TRITONS:%=.venv-triton-%/.ready)
+.SECONDARY: $(TESTED_TRITONS:%=.venv-triton-%/.ready)

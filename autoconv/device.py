@@ -35,6 +35,7 @@ class Architecture:
         shared_allocation_unit: shared memory is handed out in multiples of this many bytes.
         warp_allocation_unit: warps are counted in multiples of this when registers are handed out,
             one for each of the SM's four partitions.
+        first_triton: the first Triton, of those supported, that compiles for it; seen by compiling with each.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Architecture:
     shared_reserved_per_block: int = 1024
     shared_allocation_unit: int = 128
     warp_allocation_unit: int = 4
+    first_triton: str = "3.3"
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -58,13 +60,22 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         #                        warps blocks shared per SM, per block
         Architecture("sm_80", 80, 64, 32, 164 * _KIB, 163 * _KIB),
         Architecture("sm_86", 86, 48, 16, 100 * _KIB, 99 * _KIB),
+        Architecture("sm_87", 87, 48, 16, 164 * _KIB, 163 * _KIB),
         Architecture("sm_89", 89, 48, 24, 100 * _KIB, 99 * _KIB),
         Architecture("sm_90", 90, 64, 32, 228 * _KIB, 227 * _KIB),
         Architecture("sm_100", 100, 64, 32, 228 * _KIB, 227 * _KIB),
+        Architecture("sm_103", 103, 64, 32, 228 * _KIB, 227 * _KIB, first_triton="3.6"),
+        Architecture("sm_110", 110, 48, 24, 228 * _KIB, 227 * _KIB, first_triton="3.7"),
         Architecture("sm_120", 120, 48, 24, 100 * _KIB, 99 * _KIB),
+        Architecture("sm_121", 121, 48, 24, 100 * _KIB, 99 * _KIB, first_triton="3.6"),
     )
 }
 """Every architecture known, by name."""
+
+_NEAREST = {
+    103: 100,
+    121: 120,
+}  # where the catalogue has no device of a capability: whose rates stand for its
 
 
 @dataclass(frozen=True)
@@ -198,6 +209,9 @@ _ROWS = (
             "sm_89", 58, 2040, 300.0, 48, 24, 30.3, 60.0, 121.0,
             "NVIDIA L4 Tensor Core GPU data sheet (its tensor rates are sparse: halved); "
             f"SMs, clock and L2: {_ADA}, L4"),
+    _device("l40", "NVIDIA L40",
+            "sm_89", 142, 2490, 864.0, 96, 48, 90.5, 90.5, 181.05,
+            f"NVIDIA L40 GPU data sheet; L2: {_ADA}, L40"),
     _device("l40s", "NVIDIA L40S",
             "sm_89", 142, 2520, 864.0, 96, 48, 91.6, 183.0, 362.05,
             "NVIDIA L40S GPU data sheet; clock: NVIDIA L40S product brief; "
@@ -216,6 +230,10 @@ _ROWS = (
             "sm_86", 72, 1695, 600.0, 6, 24, 31.2, 62.5, 125.0,
             "NVIDIA A10 Tensor Core GPU data sheet; clock: NVIDIA A10 product brief; "
             f"L2: {_GA102}, 512 KB for each of 12 memory controllers"),
+    _device("agx-orin", "Orin",
+            "sm_87", 16, 1300, 204.8, 4, 64, 5.3, 21.25, 42.5,
+            "NVIDIA Jetson AGX Orin Series technical brief and data sheet, 64 GB (the GPU's 170 INT8 TOPS "
+            "are sparse: a quarter is half's rate); the memory is the host's, too"),
     _device("a100-40gb", "NVIDIA A100-SXM4-40GB",
             "sm_80", 108, 1410, 1555.0, 40, 40, 19.5, 156.0, 312.0,
             _A100, "NVIDIA A100-PCIE-40GB"),
@@ -235,6 +253,23 @@ _ROWS = (
             "sm_90", 132, 1980, 4800.0, 60, 141, 66.9, 494.7, 989.4,
             "memory: NVIDIA H200 Tensor Core GPU data sheet; L2: as CUDA reports it; "
             f"the rest: {_H100}, SXM5, the same chip"),
+    _device("h20", "NVIDIA H20",
+            "sm_90", 78, 2203, 4000.0, 60, 96, 44.0, 74.0, 148.0,
+            "NVIDIA H20 GPU data sheet (the clock is the one that gives its 44); SMs and L2: as CUDA reports "
+            "them"),
+    _device("b200", "NVIDIA B200",
+            "sm_100", 148, 1980, 7700.0, 126, 180, 75.0, 1125.0, 2250.0,
+            "NVIDIA Blackwell data sheet, HGX B200 (its tensor rates are sparse: halved; that of TF32 is "
+            "rounded: half of half's; the clock is the one that gives its 75); SMs and L2: as CUDA reports "
+            "them"),
+    _device("agx-thor", "NVIDIA Thor",
+            "sm_110", 20, 1570, 273.0, 32, 128, 8.04, 129.4, 258.75,
+            "NVIDIA Jetson T5000 data sheet (its 2070 tensor TFLOPS are sparse float4: an eighth is half's "
+            "rate); SMs and L2: as CUDA reports them; the memory is the host's, too"),
+    _device("rtx-pro-6000", "NVIDIA RTX PRO 6000 Blackwell Workstation Edition",
+            "sm_120", 188, 2597, 1792.0, 128, 96, 125.0, 250.0, 500.0,
+            "NVIDIA RTX PRO 6000 Blackwell Workstation Edition data sheet (its 4000 tensor TOPS are sparse "
+            "float4: an eighth is half's rate; the clock is the one that gives its 125)"),
     _device("rtx5090", "NVIDIA GeForce RTX 5090",
             "sm_120", 170, 2407, 1792.0, 96, 32, 104.8, 104.8, 209.5,
             f"{_BLACKWELL}, GeForce RTX 5090"),
@@ -300,8 +335,9 @@ def derived(
     """Return a device for a GPU that the catalogue does not have, or None where its architecture is unknown.
 
     What the driver reports is taken as it is (0 where it reports nothing). The rates, which no driver
-    reports, are those of the catalogue's device of the same architecture with the most similar number of
-    SMs, scaled by SMs and clock; bandwidth is memory clock x 2 transfers x bus width.
+    reports, are those of the catalogue's device of the same architecture, or else of the nearest one that it
+    has devices of, with the most similar number of SMs, scaled by SMs and clock, and `source` says whose;
+    bandwidth is memory clock x 2 transfers x bus width.
 
     Args:
         product: the name the driver reports.
@@ -313,9 +349,11 @@ def derived(
         memory_mhz: memory clock, MHz.
         memory_bus_bits: width of the memory bus, bits.
     """
-    kin = [device for device in CATALOGUE.values() if device.arch.capability == capability]
-    if not kin:
+    arch = ARCHITECTURES.get(f"sm_{capability}")
+    if arch is None:
         return None
+    nearest = _NEAREST.get(capability, capability)
+    kin = [device for device in CATALOGUE.values() if device.arch.capability == nearest]
     like = min(kin, key=lambda device: (abs(device.sms - sms), device.name))
     clock = boost_mhz or like.boost_mhz
     scale = sms * clock / (like.sms * like.boost_mhz)
@@ -324,6 +362,7 @@ def derived(
         like,
         name=re.sub(r"[^a-z0-9]+", "-", product.lower()).strip("-"),
         product=product,
+        arch=arch,
         sms=sms,
         boost_mhz=clock,
         dram_gbps=bandwidth or like.dram_gbps * sms / like.sms,
@@ -331,6 +370,6 @@ def derived(
         memory_bytes=memory_bytes,
         fp32_tflops=like.fp32_tflops * scale,
         tensor_tflops={name: rate * scale for name, rate in like.tensor_tflops.items()},
-        source=f"as the driver reports it; rates scaled from {like.name} by SMs and clock",
+        source=f"as the driver reports it; rates scaled from {like.name} ({like.arch.name}) by SMs and clock",
         other_products=(),
     )

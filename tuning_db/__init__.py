@@ -18,6 +18,7 @@ from .nearest import Neighbour
 from .reading import Ranked
 from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, Winner
 from .store import TuningDB
+from .text import open_text
 from .transfer import ImportSummary, bounded_lines, export_lines, import_lines, merge, quarantined
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "import_lines",
     "merge",
     "open_healed",
+    "open_text",
     "prune",
     "quarantined",
     "rebuild",

@@ -8,13 +8,16 @@ they share but once.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO, cast
 
+from .errors import TuningDBError
 from .records import (
     FINISHED_OUTCOMES,
     EnvironmentRecord,
@@ -33,6 +36,7 @@ _RUN_FIELDS = {"finished", "id", "info", "origin"}
 JSON_SCALARS = frozenset({str, int, float, bool, type(None)})
 _decode = json.JSONDecoder().raw_decode
 _SEAL = ',"verify":"'
+_DATABASE = b"SQLite format 3\0"
 
 
 class BadLineError(Exception):
@@ -69,6 +73,19 @@ def sealed(head: str, trial: str) -> str:
     return f'{body}{_SEAL}{digest(body)}"}}'
 
 
+def open_text(path: Path) -> TextIO:
+    """Open exported text for reading.
+
+    Raises:
+        TuningDBError: it is a database, of which each page would be taken for a bad line.
+    """
+    file = path.open(encoding="utf-8", errors="surrogateescape")
+    if cast(io.BufferedReader, file.buffer).peek(len(_DATABASE)).startswith(_DATABASE):
+        file.close()
+        raise TuningDBError(path, "this is a database, not exported text", "use `autoconv db merge`")
+    return file
+
+
 @dataclass(frozen=True, eq=False)
 class Head:
     """What lines that begin alike share."""
@@ -94,7 +111,8 @@ class LineReader:
         """
         if len(line) > MAX_LINE_CHARS:
             raise BadLineError(f"it has more than {MAX_LINE_CHARS} characters")
-        body, _, seal = line.rstrip("\r\n").rpartition(_SEAL)
+        # An editor may have put a byte-order mark before the first line.
+        body, _, seal = line.removeprefix("\ufeff").rstrip("\r\n").rpartition(_SEAL)
         try:
             if seal != digest(body) + '"}':
                 raise BadLineError("its checksum does not fit")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
+from autoconv.cli.common import printable
 from autoconv.cli.db import db
 from autoconv.cli.doctor import doctor
 from autoconv.cli.explain import explain
@@ -66,9 +71,9 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (FieldError, TuningDBError) as error:
-            raise WrongCall(str(error)) from error
+            raise WrongCall(printable(str(error))) from error
         except Unavailable as error:
-            raise Trouble(error.reason) from error
+            raise Trouble(printable(error.reason)) from error
         except KeyboardInterrupt:
             raise click.exceptions.Exit(INTERRUPTED) from None
 
@@ -84,5 +89,19 @@ for command in (tune, lookup, explain, verify, db, doctor):
 
 
 def main() -> None:
-    """Run the command line."""
-    cli(prog_name="autoconv")
+    """Run the command line. Output that nobody reads ends it quietly, output that fails in one line."""
+    if sys.stdout is None:  # closed by who called
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
+    try:
+        try:
+            cli(prog_name="autoconv")
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.filename is not None:
+            raise  # of another file
+        # What is still buffered would fail once more as the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if error.errno != errno.EPIPE:
+            click.echo(f"Error: the output cannot be written ({error.strerror})", err=True)
+        raise SystemExit(1) from None

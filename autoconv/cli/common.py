@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+from unicodedata import category
 
 import click
 from rich.console import Console
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from autoconv.sweep.tuner import Tuner
 
 WITHOUT_GPU = "rtx4090"
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control and format characters, lone surrogates, separators
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -79,10 +81,12 @@ def target(name: str) -> Target:
     """Return the target called `name`, "auto" included.
 
     Raises:
-        DeviceError: no device has that name, or the GPU here is older than sm_80.
+        DeviceError: no device has that name, the GPU here is older than sm_80, or Triton does not compile
+            for it.
         SettingError: an AUTOCONV_ variable has a value that is none.
     """
     from autoconv import gpu
+    from autoconv.compiler.targets import uncompilable
     from autoconv.sweep.tuner import Tuner
 
     now = settings.load()
@@ -92,6 +96,9 @@ def target(name: str) -> Target:
     if name == "auto" and here is None:
         note(f"no GPU here: answering for {WITHOUT_GPU} (choose with --device)")
     device = (here or devices.find(WITHOUT_GPU)) if name == "auto" else devices.find(name)
+    reason = uncompilable(device.arch)
+    if reason is not None:
+        raise DeviceError("name", device.name, f"cannot be tuned for: {reason}", "install that Triton")
     on_gpu = here is not None and here.name == device.name
     driver, power = gpu.driver_and_power(0) if on_gpu else (None, None)
     environment = Environment.current(device, cuda_driver=driver, power_limit_w=power)
@@ -111,16 +118,30 @@ def parse_config(kernel: str | None, numbers: str | None) -> Config | None:
         raise ConfigError(missing, None, "is missing", "give --kernel and --config together, or neither")
     try:
         parsed = json.loads(numbers)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(
             "config", numbers, f"is not JSON ({error})", 'give such as {"BLOCK_L":128}'
         ) from None
     return Config.from_json(kernel, parsed)
 
 
+def printable(text: str) -> str:
+    r"""Return text with what a terminal would act on escaped: it may be another's, out of a file.
+
+    >>> print(printable("\x1b[2Jgone"))
+    \x1b[2Jgone
+    """
+    return "".join(ascii(one)[1:-1] if category(one) in _UNPRINTABLE else one for one in text)
+
+
+def say(line: str) -> None:
+    """Print one line for a person on standard output."""
+    click.echo(printable(line))
+
+
 def note(message: str) -> None:
     """Print one line for a person on standard error."""
-    click.echo(f"autoconv: {message}", err=True)
+    click.echo(f"autoconv: {printable(message)}", err=True)
 
 
 def print_json(fields: Mapping[str, Any]) -> None:
@@ -144,12 +165,17 @@ def milliseconds(microseconds: float | None) -> float | None:
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar on standard error, if that is a terminal; yield what to tell it: (doing, done, of)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task(title, total=None)
+        bar = bars.add_task(printable(title), total=None)
 
         def show(doing: str, done: int, of: int) -> None:
-            bars.update(bar, description=f"{title}: {doing}", completed=done, total=of)
+            bars.update(bar, description=printable(f"{title}: {doing}"), completed=done, total=of)
 
         yield show

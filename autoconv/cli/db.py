@@ -13,7 +13,7 @@ import click
 
 from autoconv import device as devices
 from autoconv import lookup, settings
-from autoconv.cli.common import WITHOUT_GPU, json_option, note, print_json, progress_bar
+from autoconv.cli.common import WITHOUT_GPU, json_option, note, print_json, progress_bar, say
 from autoconv.environment import Environment
 from autoconv.kernels.source import source_of, sources
 from tuning_db import (
@@ -25,6 +25,7 @@ from tuning_db import (
     bounded_lines,
     export_lines,
     import_lines,
+    open_text,
     quarantined,
 )
 from tuning_db import check as check_database
@@ -68,9 +69,9 @@ def _print(fields: dict[str, Any], as_json: bool) -> None:
     for name, value in fields.items():
         if isinstance(value, (list, tuple)):
             for line in value:
-                click.echo(f"{name:<15}{line}")
+                say(f"{name:<15}{line}")
         else:
-            click.echo(f"{name:<15}{value}")
+            say(f"{name:<15}{value}")
 
 
 @click.group()
@@ -161,12 +162,11 @@ def import_(files: tuple[Path, ...], again: bool, as_json: bool) -> None:
     if not files and not again:
         raise click.UsageError("name a FILE of exported text, or give --quarantined")
     clean = True
-    with _open_user() as database:
-        for path in files:
-            with (
-                path.open(encoding="utf-8", errors="surrogateescape") as text,
-                progress_bar(path.name) as show,
-            ):
+    with ExitStack() as stack:
+        texts = [(path, stack.enter_context(open_text(path))) for path in files]
+        database = stack.enter_context(_open_user())
+        for path, text in texts:
+            with progress_bar(path.name) as show:
                 lines = _told(bounded_lines(text), path.stat().st_size, show)
                 clean &= _tell(path, import_lines(database, lines, lookup.refusal), as_json)
         if again:
@@ -217,7 +217,7 @@ def merge(files: tuple[Path, ...], as_json: bool) -> None:
 
 @db.command()
 @click.option(
-    "--best", type=click.IntRange(min=2), help="Keep so many configs of each problem and environment."
+    "--best", type=click.IntRange(2, 10**9), help="Keep so many configs of each problem and environment."
 )
 @click.option("--outdated", is_flag=True, help="Remove what other kernel sources or another Triton gave.")
 @click.option("--quarantine", is_flag=True, help="Empty the quarantine.")

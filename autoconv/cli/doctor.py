@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import click
 
-from autoconv.cli.common import json_option, print_json
+from autoconv.cli.common import json_option, print_json, say
 
 _MARKS = {"ok": "ok  ", "warning": "warn", "failure": "FAIL"}
 
@@ -26,5 +26,5 @@ def doctor(as_json: bool) -> None:
             print_json(asdict(finding))
         else:
             remedy = f"; {finding.remedy}" if finding.remedy else ""
-            click.echo(f"{_MARKS[finding.status]}  {finding.subject}: {finding.detail}{remedy}")
+            say(f"{_MARKS[finding.status]}  {finding.subject}: {finding.detail}{remedy}")
     raise SystemExit(1 if any(finding.status == "failure" for finding in findings) else 0)

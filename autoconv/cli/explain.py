@@ -28,6 +28,7 @@ from autoconv.kernels.soundness import check_runs
 from autoconv.problem import Problem
 
 RESOURCES = ("registers", "shared", "spills")
+_MOST_DIGITS = 9
 
 
 @click.command(epilog=PROBLEM_HELP)
@@ -113,9 +114,9 @@ def parse_resources(given: str | None) -> dict[str, int]:
     found = {}
     for part in given.split(",") if given else ():
         name, _, number = (piece.strip() for piece in part.partition("="))
-        if name not in RESOURCES or not number.isdecimal():
-            remedy = "write such as registers=184,shared=16384"
-            raise ConfigError("resources", part, f"is none of {', '.join(RESOURCES)} with a number", remedy)
+        if name not in RESOURCES or not number.isdecimal() or len(number) > _MOST_DIGITS:
+            reason = f"is none of {', '.join(RESOURCES)} with a number below 1e{_MOST_DIGITS}"
+            raise ConfigError("resources", part, reason, "write such as registers=184,shared=16384")
         found[name] = int(number)
     return found
 

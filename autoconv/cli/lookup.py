@@ -14,6 +14,7 @@ from autoconv.cli.common import (
     milliseconds,
     print_json,
     problem_argument,
+    say,
     target,
 )
 from autoconv.errors import ProblemError
@@ -56,11 +57,11 @@ def lookup(problem: str, device: str, tell_why: bool, as_json: bool) -> None:
         print_json(fields)
     else:
         if found is None:
-            click.echo("not found" if shown is None else "not found; until it is tuned:")
+            say("not found" if shown is None else "not found; until it is tuned:")
         if shown is not None:
-            click.echo(f"{shown.config}  {shown.provenance}, grade {shown.grade}, layer {shown.layer}")
+            say(f"{shown.config}  {shown.provenance}, grade {shown.grade}, layer {shown.layer}")
         for line in fields.get("why", ()):
-            click.echo(f"  {line}")
+            say(f"  {line}")
     raise SystemExit(0 if found else 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,7 @@ from autoconv.cli.common import (
     target,
 )
 from autoconv.cost.prediction import floor_seconds
+from autoconv.errors import FieldError
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.lookup import open_user
@@ -44,6 +46,8 @@ def tune(problems: tuple[str, ...], device: str, again: bool, seconds: float | N
     prediction, compiled for it, and checked in Triton's interpreter, and the winner is recorded as predicted.
     Exit status 1: no candidate of some problem passed its check.
     """
+    if seconds is not None and math.isnan(seconds):
+        raise FieldError("tune", "seconds", seconds, "is no number of seconds", "give such as 60")
     parsed = [Problem.parse(text) for text in problems]
     at = target(device)
     open_user(at.settings).close()  # a database that cannot be written is an error here, before any work

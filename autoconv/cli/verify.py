@@ -17,6 +17,7 @@ from autoconv.cli.common import (
     parse_config,
     print_json,
     problem_argument,
+    say,
     target,
 )
 from autoconv.config import Config
@@ -66,7 +67,7 @@ def verify(problem: str, device: str, kernel: str | None, numbers: str | None, a
         print_json(fields)
     else:
         for one in checked:
-            click.echo(f"{'ok   ' if one.get('ok') else 'WRONG'} {_line(one)}")
+            say(f"{'ok   ' if one.get('ok') else 'WRONG'} {_line(one)}")
     raise SystemExit(0 if fields["ok"] else 1)
 
 

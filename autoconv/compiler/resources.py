@@ -66,9 +66,20 @@ def cache_file(folder: Path, kernel: Kernel, problem: Problem, config: Config, c
 def load(file: Path) -> Resources | None:
     """Return the resources kept in `file`; None where there is none or it cannot be read as such."""
     try:
-        return Resources(**json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):
+        kept = Resources(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None  # a cache: whatever is wrong with an entry, compiling again is the remedy
+    return kept if _sound(kept) else None
+
+
+def _sound(resources: Resources) -> bool:
+    """Return whether every field is of its type, which JSON does not promise."""
+    mixes = resources.instructions, resources.loop
+    if not all(isinstance(mix, dict) for mix in mixes):
+        return False
+    numbers = [resources.registers, resources.spills, resources.shared]
+    numbers += [count for mix in mixes for count in mix.values()]
+    return all(type(number) is int and number >= 0 for number in numbers)
 
 
 def save(file: Path, resources: Resources) -> None:

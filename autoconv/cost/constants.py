@@ -76,5 +76,10 @@ CONSTANTS: Mapping[int, Constants] = {
     90: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90),
     100: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90),
     120: Constants(128 * _KIB, 273.0, 542.0, 30.0, 33.0, 18.0, 0.92),
+    # Taken to be like those of the nearest architecture.
+    87: Constants(192 * _KIB, 260.0, 546.0, 30.0, 33.0, 20.0, 0.92),
+    103: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90),
+    110: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90),
+    121: Constants(128 * _KIB, 273.0, 542.0, 30.0, 33.0, 18.0, 0.92),
 }
 """The constants by compute capability; their sources are in docs/cost_model.md."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from autoconv import gpu
 from autoconv.compiler.folders import compiling
+from autoconv.compiler.targets import uncompilable
 from autoconv.config import Config
 from autoconv.device import Device
-from autoconv.dispatch.launchers import Launcher
+from autoconv.dispatch.launchers import Launcher, empty_on
 from autoconv.environment import Environment
-from autoconv.kernels.base import TENSORS, Kernel, Step, scratch
+from autoconv.kernels.base import TENSORS, Kernel, Step
 from autoconv.kernels.sizes import Strides
+from autoconv.lookup import warn_once
 from autoconv.problem import Problem
 
 
@@ -53,7 +55,12 @@ class Cuda:
 
     def device(self, index: int) -> Device | None:
         """Return the device at ordinal `index`."""
-        return gpu.current(index)
+        found = gpu.current(index)
+        reason = uncompilable(found.arch) if found else None
+        if found is None or reason is None:
+            return found
+        warn_once(f"{reason}, so torch serves the convolutions of {found.product}")
+        return None
 
     def environment(self, index: int, device: Device) -> Environment:
         """Return the environment, driver and power limit included."""
@@ -160,22 +167,26 @@ def _compiled(
     # A dtype stands for what each call allocates: its address is a multiple of 16, as theirs will be.
     tensors = {"x": x, "w": w, "b": b, "y": x.dtype, "partials": torch.float32}
     loaded = [_loaded(one, [tensors[name] for name in one.tensors]) for one in steps]
-    y_shape = problem.y_shape
+    empty, dtype, y_shape = empty_on(x.device), x.dtype, problem.y_shape
+    _, rows, length = y_shape
+    y_strides = (rows * length, length, 1)
     if len(steps) == 1 and steps[0].tensors == TENSORS:
-        run, axes, function, packed, constants = loaded[0]
+        _, run, axes, function, packed, constants = loaded[0]
 
         def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-            y = x.new_empty(y_shape)
+            y = empty(y_shape, y_strides, dtype)
             # After the metadata: launch metadata and the two hooks, which profilers set; a plan has none.
             run(*axes, stream(index), function, packed, None, None, None, x, weight, bias, y, *constants)
             return y
 
+        launch.loaded = loaded  # type: ignore[attr-defined]  # kept for as long as the plan is
         return launch
 
     def launch_steps(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        y = x.new_empty(y_shape)
-        given = {"x": x, "w": weight, "b": bias, "y": y, "partials": scratch(x, scratch_elements)}
-        for one, (run, axes, function, packed, constants) in zip(steps, loaded, strict=True):
+        y = empty(y_shape, y_strides, dtype)
+        partials = empty((scratch_elements,), (1,), torch.float32)
+        given = {"x": x, "w": weight, "b": bias, "y": y, "partials": partials}
+        for one, (_, run, axes, function, packed, constants) in zip(steps, loaded, strict=True):
             taken = [given[name] for name in one.tensors]
             run(*axes, stream(index), function, packed, None, None, None, *taken, *constants)
         return y
@@ -183,9 +194,20 @@ def _compiled(
     return launch_steps
 
 
-def _loaded(one: Step, tensors: list[Any]) -> tuple[Any, tuple[int, int, int], Any, Any, tuple[Any, ...]]:
-    """Compile a step; return the launcher that Triton made for it, and what to call that with."""
+class _Loaded(NamedTuple):
+    """A step's kernel on the device, and what to call its launcher with."""
+
+    compiled: Any  # since Triton 3.9 it unloads the kernel when nothing refers to it any more
+    run: Any  # the launcher that Triton made
+    grid: tuple[int, int, int]
+    function: Any
+    packed_metadata: Any
+    constants: tuple[Any, ...]
+
+
+def _loaded(one: Step, tensors: list[Any]) -> _Loaded:
+    """Compile a step and load it."""
     with compiling():
         compiled = one.jit.warmup(*tensors, grid=one.grid, **one.keywords)
         run = compiled.run  # before the function, which is loaded by reading this
-    return run, one.grid, compiled.function, compiled.packed_metadata, one.constants()
+    return _Loaded(compiled, run, one.grid, compiled.function, compiled.packed_metadata, one.constants())

@@ -40,6 +40,9 @@ CONFIGS = [
     (("--config", CONFIG), "config: --kernel: is missing; give --kernel and --config together, or neither"),
     (("--kernel", "dense", "--config", "{bad"), "config: config={bad: is not JSON (Expecting property name"),
     (("--kernel", "dense", "--config", ""), "config: config=: is not JSON"),
+    (("--kernel", "dense", "--config", "[" * 100_000), "config: config=[[[["),
+    (("--kernel", "dense", "--config", '{"BLOCK_L":' * 100_000), 'config: config={"BLOCK_L":{"BLOCK_L":'),
+    (("--kernel", "dense", "--config", f'{{"BLOCK_L":{"9" * 5000}}}'), 'config: config={"BLOCK_L":9999'),
     (("--kernel", "dense", "--config", "[16]"), "config: config=[16]: must map names to numbers; give"),
     (("--kernel", "dense", "--config", "7"), "config: config=7: must map names to numbers; give"),
     (("--kernel", "dense", "--config", "NaN"), "config: config=nan: must map names to numbers; give"),
@@ -69,6 +72,8 @@ MORE = [
     ),
     (("--resources", "registers=-1"), "config: resources=registers=-1: is none of registers, shared, spills"),
     (("--resources", "registers=\u00b2"), "config: resources=registers=\u00b2: is none of registers"),
+    (("--resources", f"registers={'9' * 5000}"), "config: resources=registers=9999"),
+    (("--against", "[" * 100_000), "config: config=[[[["),
     (("--against-kernel", "dense"), "config: --against: is missing; give it with --against-kernel"),
     (("--against", ""), "config: config=: is not JSON"),
     (("--against", "{bad"), "config: config={bad: is not JSON"),
@@ -172,6 +177,18 @@ def test_a_config_that_does_not_compile(run):
 def test_a_setting_that_is_none(command, variable, value, message, run, monkeypatch):
     monkeypatch.setenv(variable, value)
     assert refused(run(*command)) == f"setting: {variable}={value}: {message}"
+
+
+def test_a_time_that_is_no_number(run):
+    line = refused(run("tune", GOOD, "--device", "l4", "--seconds", "nan"))
+    assert line == "tune: seconds=nan: is no number of seconds; give such as 60"
+
+
+@pytest.mark.parametrize("count", ["1", "9" * 30, "9" * 5000, "nan"])
+def test_a_count_that_is_none(count, run):
+    shown = run("db", "prune", "--best", count)
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    assert "Error: Invalid value for '--best': " in shown.stderr
 
 
 def unwritable(tmp_path: Path) -> tuple[str, str]:

@@ -271,3 +271,22 @@ def test_a_wrong_call_is_told(run: Run, user: Path, arguments: tuple[str, ...], 
     shown = run("db", *arguments)
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert said in shown.stderr
+
+
+def test_a_byte_order_mark_costs_no_record(run: Run, user: Path, other: Path, tmp_path: Path) -> None:
+    text = tmp_path / "edited.jsonl"
+    exported = run("db", "export", str(fill(other, trial(4), trial(8)))).stdout
+    text.write_text(exported, encoding="utf-8-sig")
+    shown = run("db", "import", str(text), "--json")
+    told = json.loads(shown.stdout)
+    assert (shown.exit_code, told["inserted"], told["quarantined"]) == (0, 2, 0)
+
+
+def test_a_database_is_not_imported_as_text(run: Run, user: Path, other: Path, tmp_path: Path) -> None:
+    text = tmp_path / "sound.jsonl"
+    text.write_text(run("db", "export", str(fill(other, trial(4)))).stdout)
+    shown = run("db", "import", str(text), str(other))
+    assert (shown.exit_code, shown.stdout) == (2, "")
+    said = "this is a database, not exported text; use `autoconv db merge`"
+    assert shown.stderr == f"Error: tuning database {other}: {said}\n"
+    assert not user.exists()

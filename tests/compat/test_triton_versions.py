@@ -1,8 +1,8 @@
 """What every supported Triton must do: import, compile, record a launch, interpret.
 
-`make test-triton-versions` runs this folder under the oldest and the newest Triton, `make test` under the
-pinned one. What a version makes of a kernel, its registers for one, is not looked at: that differs, and the
-version is a hard field of the environment for it.
+`make test-triton-versions` runs this folder and tests/launcher from the oldest Triton to the newest, `make
+test` under the pinned one. What a version makes of a kernel, its registers for one, is not looked at: that
+differs, and the version is a hard field of the environment for it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
+from itertools import filterfalse
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,9 @@ import torch
 
 import autoconv
 from autoconv.compiler.candidate import compile_candidate
+from autoconv.compiler.targets import uncompilable
 from autoconv.config import Config
-from autoconv.device import find
+from autoconv.device import ARCHITECTURES, Architecture, find
 from autoconv.environment import Environment
 from autoconv.kernels.registry import kernels
 from autoconv.problem import Problem
@@ -97,3 +100,11 @@ def test_the_interpreter_agrees_with_float64() -> None:
     assert out.returncode == 0, out.stderr
     verdicts = [json.loads(line) for line in out.stdout.splitlines()]
     assert [verdict["ok"] for verdict in verdicts] == [True, True], verdicts
+
+
+@pytest.mark.parametrize(
+    "arch", filterfalse(uncompilable, ARCHITECTURES.values()), ids=lambda arch: arch.name
+)
+def test_triton_compiles_for_the_architectures_that_it_is_said_to(arch: Architecture, tmp_path: Path) -> None:
+    """For the others it must not be asked: Triton 3.3 ends the process over sm_103."""
+    compile_candidate(PROBLEM, CONFIGS[0], replace(find("rtx4090"), arch=arch), tmp_path)

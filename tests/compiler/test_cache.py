@@ -102,3 +102,25 @@ def test_an_entry_that_cannot_be_put_in_place_leaves_nothing_behind(tmp_path: Pa
     (file / "keep").touch()
     save(file, Resources(40, 0, 1024))
     assert [path.name for path in file.parent.iterdir()] == ["entry.json"]
+
+
+GOOD = '{"registers": 32, "spills": 0, "shared": 0, "instructions": {"EXIT": 1}, "loop": {}}'
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("32", wrong) for wrong in ("null", '"32"', "[32]", "1e400", "32.0", "true", "-1", "{}", "NaN")),
+        *(('{"EXIT": 1}', wrong) for wrong in ("null", '"EXIT"', "[]", '["EXIT"]', "7")),
+        *(("1}", wrong) for wrong in ("null}", '"1"}', "1e400}", "[]}", "{}}")),
+        ('{"registers"', "[" * 100_000),
+    ],
+)
+def test_an_entry_of_the_wrong_type_is_compiled_anew(field: str, value: str, tmp_path: Path) -> None:
+    file = cache_file(tmp_path, kernel_called("dense"), SMALL, CONFIG, 89)
+    file.parent.mkdir(parents=True)
+    file.write_text(GOOD)
+    assert load(file) == Resources(32, 0, 0, {"EXIT": 1}, {})
+    file.write_text(GOOD.replace(field, value, 1))
+    assert load(file) is None
+    assert compile_candidate(SMALL, CONFIG, RTX4090, tmp_path) == load(file)

@@ -13,7 +13,9 @@ import torch
 
 import autoconv
 from autoconv import Config, Problem
-from autoconv.compiler.recording import Launch
+from autoconv.compiler.recording import Launch, recording
+from autoconv.device import find
+from autoconv.dispatch.machines import Recorded
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.kernels.sizes import x_strides_of
 from autoconv.lookup import open_user
@@ -110,7 +112,7 @@ HIT_FILES = {
 }  # fmt: skip
 HIT_CALLS = {
     # of a tensor: what the key reads, and the one allocation
-    "is_contiguous", "get_device", "data_ptr", "new_empty",
+    "is_contiguous", "get_device", "data_ptr", "_empty_strided_cpu",
     # of torch: modes in which it serves the call, and the precision of float32
     "is_compiling", "_is_tracing", "_len_torch_dispatch_stack", "_is_any_autocast_enabled", "is_grad_enabled",
     "_get_fp32_precision_getter",
@@ -142,7 +144,7 @@ def test_a_hit_calls_nothing_but_what_is_listed_here(remember, launches):
     calls.remove("setprofile")
     assert {file.name for file in files - {Path(torch.compiler.__file__)}} <= HIT_FILES
     assert set(calls) <= HIT_CALLS
-    assert calls.count("new_empty") == 1
+    assert calls.count("_empty_strided_cpu") == 1
     assert len(launches) == 2
 
 
@@ -153,12 +155,43 @@ def test_a_hit_allocates_the_output_and_nothing_else(remember, launches):
     with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
         y = convolve(PROBLEM, x, w, bias)
     events = profile.events()
-    assert {event.name for event in events if event.name.startswith("aten::")} <= {
-        "aten::new_empty",
-        "aten::empty",
-    }
+    assert not [event.name for event in events if event.name.startswith("aten::")]
     allocated = sum(event.self_cpu_memory_usage for event in events if event.self_cpu_memory_usage > 0)
     assert allocated == y.numel() * y.element_size()
+
+
+@pytest.fixture
+def deterministic():
+    assert torch.utils.deterministic.fill_uninitialized_memory  # torch's default
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("name", ["dense", "split_k"])
+def test_outputs_and_scratch_are_not_filled_under_deterministic_algorithms(name, deterministic, launches):
+    """torch.empty would be, with NaN: one more pass over y in each call."""
+    problem = Problem(2, 64, 16, 3, 66)
+    tiles = dict.fromkeys(kernel_called(name).tiles, 16) | ({"SPLIT": 2} if name == "split_k" else {})
+    config = Config(name, tiles, num_warps=1, num_stages=2)
+    x, w, bias = tensors(problem)
+    with recording(find(DEVICE)):
+        launch = Recorded(find(DEVICE)).bind(kernel_called(name), problem, config, x, w, bias)
+        with torch.profiler.profile() as profile:
+            y = launch(x, w, bias)
+    assert (y.shape, y.dtype, y.is_contiguous()) == (problem.y_shape, x.dtype, True)
+    assert "aten::fill_" not in {event.name for event in profile.events()}
+
+
+def test_where_torch_cannot_but_fill_one_warning_says_so(deterministic, monkeypatch, launches):
+    monkeypatch.delattr(torch._C._dynamo.guards, "_empty_strided_cpu")
+    x, w, bias = tensors(PROBLEM)
+    with pytest.warns(RuntimeWarning, match="fill_uninitialized_memory = False ends that") as warned:
+        y = convolve(PROBLEM, x, w, bias)
+        convolve(PROBLEM, x, w, bias)
+    assert len(warned) == 1
+    assert (y.shape, y.dtype, y.is_contiguous()) == (PROBLEM.y_shape, x.dtype, True)
+    assert len(launches) == 2
 
 
 def test_a_hit_needs_neither_the_database_nor_the_lock(remember, launches, dispatcher):

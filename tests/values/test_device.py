@@ -6,7 +6,7 @@ import re
 import pytest
 
 from autoconv import device as device_module
-from autoconv.device import ARCHITECTURES, CATALOGUE, by_product, find, names
+from autoconv.device import ARCHITECTURES, CATALOGUE, by_product, derived, find, names
 from autoconv.errors import DeviceError
 
 KIB, GIB = 2**10, 2**30
@@ -17,10 +17,14 @@ DEVICES = pytest.mark.parametrize("device", CATALOGUE.values(), ids=lambda devic
 GUIDE = {
     "sm_80": (64, 32, 164, 163),
     "sm_86": (48, 16, 100, 99),
+    "sm_87": (48, 16, 164, 163),
     "sm_89": (48, 24, 100, 99),
     "sm_90": (64, 32, 228, 227),
     "sm_100": (64, 32, 228, 227),
+    "sm_103": (64, 32, 228, 227),
+    "sm_110": (48, 24, 228, 227),
     "sm_120": (48, 24, 100, 99),
+    "sm_121": (48, 24, 100, 99),
 }
 
 
@@ -39,7 +43,8 @@ def test_every_architecture_has_its_occupancy_table():
 
 def test_the_promised_devices_are_there_once_each():
     promised = (
-        "rtx4090 rtx4080 l4 l40s rtx6000-ada rtx3090 a6000 a10 a100-40gb a100-80gb h100-pcie h100-sxm rtx5090"
+        "rtx4090 rtx4080 l4 l40 l40s rtx6000-ada rtx3090 a6000 a10 a100-40gb a100-80gb h100-pcie h100-sxm "
+        "h20 b200 rtx5090 rtx-pro-6000 agx-orin agx-thor"
     )
     assert set(promised.split()) <= set(names())
     rows = device_module._ROWS
@@ -60,7 +65,7 @@ def test_rtx4090_has_the_figures_of_the_problem_statement():
 def test_names_are_plain_and_figures_have_a_source(device):
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", device.name)
     assert re.search(r"white paper|data sheet", device.source)
-    assert device.product.startswith("NVIDIA ")
+    assert device.product.startswith("NVIDIA ") or device.product == "Orin"
     assert ARCHITECTURES[device.arch_name] is device.arch
 
 
@@ -70,8 +75,8 @@ def test_memory_figures_are_plausible(device):
     microseconds_to_fill_l2 = device.l2_bytes / (device.dram_gbps * 1e3)
     assert 5 < microseconds_to_fill_l2 < 200
     assert device.l2_bytes % 2**20 == 0
-    # Whole memory read in 10 ms (RTX 5090: 19) to 100 ms (L4: 86).
-    assert 10 < device.memory_bytes / (device.dram_gbps * 1e6) < 100
+    # Whole memory read in 10 ms (RTX 5090: 19) to 100 ms (L4: 86); a Jetson's, which is the host's, in 505.
+    assert 10 < device.memory_bytes / (device.dram_gbps * 1e6) < (505 if "agx" in device.name else 100)
 
 
 @DEVICES
@@ -83,9 +88,18 @@ def test_rates_follow_from_clock_and_sms(device):
     tensor = device.tensor_tflops
     assert set(tensor) == {"tf32", "float16", "bfloat16"}
     assert tensor["float16"] == tensor["bfloat16"] == pytest.approx(2 * tensor["tf32"], rel=0.012)
-    # GeForce halves float32 accumulation; Hopper's tensor cores run at a lower clock than its CUDA cores.
-    per_sm = {"sm_80": 1024, "sm_90": 2048}.get(device.arch_name, 256 if "GeForce" in device.product else 512)
-    slower = {"h100-pcie": 1620 / 1755, "h100-sxm": 1830 / 1980, "h200": 1830 / 1980}.get(device.name, 1)
+    # GeForce and L40 halve float32 accumulation; the largest chips' tensor cores run at a lower clock than
+    # their CUDA cores; H20's are cut down to a fifth.
+    halved = "GeForce" in device.product or device.name == "l40"
+    by_arch = {"sm_80": 1024, "sm_87": 1024, "sm_90": 2048, "sm_100": 4096, "sm_110": 4096}
+    per_sm = by_arch.get(device.arch_name, 256 if halved else 512)
+    slower = {
+        "h100-pcie": 1620 / 1755,
+        "h100-sxm": 1830 / 1980,
+        "h200": 1830 / 1980,
+        "h20": 0.21,
+        "b200": 1856 / 1980,
+    }.get(device.name, 1)
     assert tensor["tf32"] * 1e12 / (clocks * slower) == pytest.approx(per_sm, rel=0.012)
 
 
@@ -152,6 +166,9 @@ def test_a_device_is_recognised_by_what_its_driver_reports(device):
         ("NVIDIA L4", 58, 22.0, "l4"),
         ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 14, 4.9, None),
         ("NVIDIA H100 NVL", 132, 93.1, None),
+        ("NVIDIA H20", 78, 95.1, "h20"),
+        ("NVIDIA L40", 142, 44.5, "l40"),
+        ("NVIDIA B200", 148, 178.4, "b200"),
         ("NVIDIA GeForce RTX 4090 D", 114, 23.6, None),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", 76, 15.7, None),
     ],
@@ -159,6 +176,44 @@ def test_a_device_is_recognised_by_what_its_driver_reports(device):
 def test_boards_of_one_family_are_told_apart(product, sms, memory_gib, name):
     device = by_product(product, sms, int(memory_gib * GIB))
     assert (device.name if device else None) == name
+
+
+DERIVED = [
+    # What the driver reports of a GPU that the catalogue lacks: name, capability, SMs; whose rates it gets.
+    ("NVIDIA GB200", 100, 152, "b200"),
+    ("NVIDIA B300 SXM6 AC", 103, 148, "b200"),
+    ("NVIDIA GB10", 121, 48, "rtx5090"),
+    ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 120, 188, "rtx-pro-6000"),
+    ("Orin", 87, 14, "agx-orin"),
+    ("NVIDIA H20-3e", 90, 78, "h20"),
+]
+
+
+def reported(product, capability, sms):
+    nothing = {"l2_bytes": 0, "boost_mhz": 0, "memory_mhz": 0, "memory_bus_bits": 0}
+    return derived(product, capability=capability, sms=sms, memory_bytes=100 * GIB, **nothing)
+
+
+@pytest.mark.parametrize(("product", "capability", "sms", "like"), DERIVED)
+def test_a_gpu_that_is_not_in_the_catalogue_has_the_rates_of_the_nearest(product, capability, sms, like):
+    device, kin = reported(product, capability, sms), find(like)
+    assert device.arch == ARCHITECTURES[f"sm_{capability}"]
+    assert (device.product, device.sms) == (product, sms)
+    assert device.tensor_tflops["float16"] == pytest.approx(kin.tensor_tflops["float16"] * sms / kin.sms)
+    assert f"rates scaled from {like} ({kin.arch_name}) by SMs and clock" in device.source
+
+
+def test_a_gpu_of_an_unknown_capability_is_none():
+    for capability in (75, 130):
+        assert reported("NVIDIA Nothing", capability, 100) is None
+
+
+def test_every_architecture_has_rates_to_scale_and_constants_of_the_model():
+    from autoconv.cost.constants import CONSTANTS
+
+    for arch in ARCHITECTURES.values():
+        assert reported("NVIDIA Something", arch.capability, 100).arch is arch
+        assert arch.capability in CONSTANTS
 
 
 def test_devices_hash_and_pickle():
