@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, TypeVar
 
+from .cached import cached_property
 from .records import EnvironmentRecord, ProblemRecord, Trial, Winner, canonical, digest
 
 TRIAL_COLUMNS = (
