@@ -27,7 +27,7 @@ from .errors import (
 from .forks import gate
 from .locks import single_flight
 from .migrations import VERSION
-from .names import aside_names, is_ours, real_path, suffixed
+from .names import aside_names, in_the_way, is_ours, real_path, suffixed
 from .salvage import Wreck
 from .schema import version_of
 from .store import TuningDB
@@ -83,7 +83,7 @@ def open_healed(
 def _beside(path: Path) -> Path:
     """Return what to use in the place of a newer file."""
     beside = path.with_name(f"{path.stem}.v{VERSION}{path.suffix}")
-    if os.path.lexists(beside) and not is_ours(beside, path):
+    if in_the_way(beside, path):
         reason = f"it is no regular file of the owner of {path.name}"
         raise ForeignFileError(beside, reason, "move it away, or choose another path")
     return beside

@@ -24,6 +24,11 @@ def is_ours(found: Path, database: Path) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_uid in owners
 
 
+def in_the_way(name: Path, database: Path) -> bool:
+    """Return whether something lies under `name` that is not ours."""
+    return os.path.lexists(name) and not is_ours(name, database)
+
+
 def aside_names(database: Path) -> Iterator[Path]:
     """Yield the names under which damaged files are kept, without end."""
     return (database.with_name(f"{database.name}.damaged-{number}") for number in itertools.count(1))

@@ -135,15 +135,27 @@ class _Lines:
 @contextmanager
 def _kept(lines: Iterable[str], path: Path) -> Iterator[_Lines]:
     """Read all of `lines`, which are meant for the database at `path`."""
-    with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as file:
+    file = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - closed below, whatever it says
+    try:
         kept = _Lines(file)
         for line in lines:
-            try:
+            with _room_for_lines(path):
                 kept.add(line)
-            except OSError as error:
-                reason = f"there is no room for the lines to import in the temporary folder ({error})"
-                raise UnwritableError(path, reason, "name a larger one in TMPDIR") from None
+        with _room_for_lines(path):
+            file.flush()
         yield kept
+    finally:
+        with suppress(OSError):  # what found no room finds none now
+            file.close()
+
+
+@contextmanager
+def _room_for_lines(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = f"there is no room for the lines to import in the temporary folder ({error})"
+        raise UnwritableError(path, reason, "name a larger one in TMPDIR") from None
 
 
 class Importing:
