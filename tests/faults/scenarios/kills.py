@@ -95,9 +95,9 @@ def interrupts(path: str, times: int, seed: int) -> dict[str, int]:
     with opened(path) as db:
         run = db.start(ENVIRONMENT, origin="sweep")
         number = 0
-        while interrupted < times:
+        while interrupted < times or not acknowledged:
             signal.signal(signal.SIGALRM, signal.default_int_handler)
-            signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0005, 0.02))
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0005, 0.05))
             try:
                 while True:
                     number += 1
