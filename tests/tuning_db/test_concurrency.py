@@ -157,7 +157,7 @@ def test_threads_share_a_database(path: Path) -> None:
 
 def test_many_threads_share_a_bounded_number_of_descriptors(tmp_path: Path, script: Script) -> None:
     code = """
-import os, resource, sys, threading
+import os, resource, sys, threading, time
 from tuning_db import *
 resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
 paths = sys.argv[1:]
@@ -168,6 +168,8 @@ there, looked, found = threading.Barrier(560), threading.Barrier(561), []
 def look():
     there.wait()
     found.extend(layers.winners("shared"))
+    with layers.database(paths[0]).reading():
+        time.sleep(0.005)  # while the others come here
     looked.wait()
     looked.wait()
 threading.stack_size(128 * 1024)
