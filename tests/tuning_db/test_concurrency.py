@@ -169,7 +169,7 @@ def look():
     there.wait()
     found.extend(layers.winners("shared"))
     with layers.database(paths[0]).reading():
-        time.sleep(0.005)  # while the others come here
+        time.sleep(0.03)  # while the others come here
     looked.wait()
     looked.wait()
 threading.stack_size(128 * 1024)
