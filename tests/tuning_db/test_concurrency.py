@@ -159,7 +159,7 @@ def test_many_threads_share_a_bounded_number_of_descriptors(tmp_path: Path, scri
     code = """
 import os, resource, sys, threading, time
 from tuning_db import *
-resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 paths = sys.argv[1:]
 layers = Layers([(path, TuningDB.open(path, columns={"N": int})) for path in paths], print)
 problem, environment = ProblemRecord("shared"), EnvironmentRecord({"arch": "sm_89"}, {})
@@ -169,7 +169,7 @@ def look():
     there.wait()
     found.extend(layers.winners("shared"))
     with layers.database(paths[0]).reading():
-        time.sleep(0.03)  # while the others come here
+        time.sleep(0.06)  # while the others come here
     looked.wait()
     looked.wait()
 threading.stack_size(128 * 1024)
