@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,36 @@ if TYPE_CHECKING:
 current: Dispatcher | None = None
 """The dispatcher of this process; made when the first CUDA tensor arrives. Read it in every call."""
 
-_making = threading.Lock()
+FORK_SECONDS = 30.0
+"""How long a fork waits for another thread that makes the dispatcher. That imports Triton and the kernels,
+and a child forked meanwhile would find the modules' locks held for ever, by nobody."""
+
+
+class _Making(threading.local):
+    """The lock under which the dispatcher is made; across a fork this thread has it."""
+
+    lock = threading.RLock()
+    held = False
+    cut_off = (
+        False  # this is a child forked, after all, while another thread imported: it leaves all to torch
+    )
+
+    def before_fork(self) -> None:
+        self.held = _Making.lock.acquire(timeout=FORK_SECONDS)
+
+    def after_fork(self) -> None:
+        if self.held:
+            _Making.lock.release()
+
+    def in_child(self) -> None:
+        _Making.lock = threading.RLock()
+        _Making.cut_off = _Making.cut_off or not self.held
+
+
+_making = _Making()
+os.register_at_fork(
+    before=_making.before_fork, after_in_parent=_making.after_fork, after_in_child=_making.in_child
+)
 
 
 def serving(x: torch.Tensor) -> Dispatcher | None:
@@ -66,12 +96,12 @@ def served_by(dispatcher: Dispatcher | None) -> Iterator[None]:
 def made_for(x: torch.Tensor) -> Dispatcher | None:
     """Make this process's dispatcher, if `x` is one for it to serve."""
     global current
-    if not x.is_cuda:
+    if not x.is_cuda or _making.cut_off:
         return None
     from autoconv.dispatch.dispatcher import Dispatcher
     from autoconv.dispatch.machines import Cuda
 
-    with _making:
+    with _making.lock:
         if current is None:
             current = Dispatcher(Cuda(), settings.load())
         return current

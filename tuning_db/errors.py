@@ -106,4 +106,4 @@ def _is_sealed(path: Path) -> bool:
 @lru_cache
 def _kept_open(path: Path, _device: int, _inode: int) -> int:
     """Open a file to look at it, and leave it open: closing it would drop all locks that SQLite has on it."""
-    return os.open(path, os.O_RDONLY)
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # what has come to lie there may be a pipe

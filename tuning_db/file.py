@@ -1,4 +1,4 @@
-"""A database's file: opened, looked at, read and written through a connection per thread and process."""
+"""A database's file: opened, looked at, read and written through connections lent to threads."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from . import schema
-from .connection import Connections, gate
+from .connection import Connections
 from .errors import DamagedError, TuningDBError, UnwritableError, translated
+from .names import real_path
 from .records import RunRecord
 from .settling import derive
 from .writing import Intake
@@ -93,7 +94,7 @@ class DatabaseFile:
         """
         database = cls(path, columns, application, readonly=False)
         try:
-            database.path.parent.mkdir(parents=True, exist_ok=True)
+            real_path(path).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = f"its folder cannot be made ({error})"
             raise UnwritableError(path, reason, "choose another path") from None
@@ -140,23 +141,22 @@ class DatabaseFile:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Give this thread's connection for queries; SQLite's errors become this package's."""
-        with gate:  # and no further context: this is in every lookup
-            try:
-                yield self._connections.get()
-            except (sqlite3.Error, UnicodeDecodeError) as error:
-                raise translated(self.path, error) from error
+        try:
+            with self._connections as connection:
+                yield connection
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise translated(self.path, error) from error
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Give this thread's connection inside a transaction: all of the block or nothing."""
         if self.readonly:
             raise UnwritableError(self.path, "it was opened for reading only", "open it with TuningDB.open()")
-        with gate:
-            try:
-                with self._connections.transaction() as connection:
-                    yield connection
-            except (sqlite3.Error, UnicodeDecodeError) as error:
-                raise translated(self.path, error) from error
+        try:
+            with self._connections.transaction() as connection:
+                yield connection
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise translated(self.path, error) from error
 
     @contextmanager
     def intake(self, *, bulk: bool = False) -> Iterator[Intake]:

@@ -1,46 +1,58 @@
 """What to do about a file that cannot be used as it is: begin another, and lose nothing that can be read.
 
-Other processes may have the damaged file open. It is moved while it is locked exclusively, so none of them is
-in the middle of a write, and each sees at its next use that another file lies at the path (`Connections`).
+Other processes may have the damaged file open. It is moved while it is locked, so none of them is in the
+middle of a write, and each sees at its next use that another file lies at the path (`Connections`). Where the
+path is a link, the file it leads to is the one that is moved and begun anew.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .connection import WRITE_TIMEOUT_S, gate
+from .connection import WRITE_TIMEOUT_S, patience
 from .errors import (
-    ContradictionError,
     DamagedError,
+    ForeignFileError,
     NewerSchemaError,
     TuningDBError,
     UnwritableError,
     translated,
 )
+from .forks import gate
 from .locks import single_flight
-from .migrations import version
+from .names import aside_names, in_the_way, is_ours, real_path, suffixed
 from .salvage import Wreck
 from .schema import version_of
 from .store import TuningDB
-from .writing import Intake
+from .transfer import Accept, Importing, ImportSummary
 
 HEAL_TIMEOUT_S = 120.0  # to wait for another process that heals the same file
-_SUFFIXES = ("-journal", "")  # of the files that are one database; a crash between leaves a pair to move
+# Of the files that are one database, the file itself last: a crash between leaves it where it will be found.
+_SUFFIXES = ("-journal", "-wal", "-shm", "")
 _SALVAGED = "salvaged "  # begins the names in `meta` of the files whose rows were taken over
 
 
 def open_healed(
-    path: Path | str, *, columns: Mapping[str, type], application: str = "", warn: Callable[[str], None]
+    path: Path | str,
+    *,
+    columns: Mapping[str, type],
+    application: str = "",
+    warn: Callable[[str], None],
+    accept: Accept | None = None,
 ) -> TuningDB:
     """Open a database as `TuningDB.open` does, but let no damage stop it; now or later.
 
-    A damaged file is moved aside with its journal, and a fresh one begun with every run and trial in it that
-    fits its checksum; so it is too if damage is met later, by a method of the database returned. A file of a
-    newer schema is left alone, and one beside it used. `warn` is told, once for each.
+    A damaged file is moved aside with its journal or write-ahead log, and a fresh one begun with every run
+    and trial in them that fits its checksum; so it is too if damage is met later, by a method of the database
+    returned. Trials come in as by `import_lines`: what `accept` refuses is kept in quarantine. A file of a
+    newer schema is left alone, and one beside it used. `warn` is told, once for each. Whatever else lies
+    beside the file under a name of ours, and is no regular file of its owner, is left alone.
 
     Raises:
         ValueError: a column's name or type is unfit.
@@ -49,74 +61,102 @@ def open_healed(
     path = Path(path)
 
     def mend() -> None:
-        _heal(path, columns, application, warn)
+        _heal(real_path(path), columns, application, accept, warn)
 
     try:
         database = TuningDB.open(path, columns=columns, application=application)
     except NewerSchemaError as error:
-        beside = path.with_name(f"{path.stem}.v{version()}{path.suffix}")
+        beside = _beside(real_path(path))
         warn(f"{path}: {error.reason}; {beside} is used until this package is upgraded")
-        return open_healed(beside, columns=columns, application=application, warn=warn)
+        return open_healed(beside, columns=columns, application=application, warn=warn, accept=accept)
     except DamagedError:
         mend()
         database = TuningDB.open(path, columns=columns, application=application)
     database.mend = mend
     if _unfinished(database):
         with _flight(path, warn):
-            _take_over(database, warn)
+            _take_over(database, accept, warn)
     return database
 
 
-def _heal(path: Path, columns: Mapping[str, type], application: str, warn: Callable[[str], None]) -> None:
+def _beside(path: Path) -> Path:
+    """Return what to use in the place of a newer file."""
+    beside = path.with_name(f"{path.stem}.v{version()}{path.suffix}")
+    if in_the_way(beside, path):
+        reason = f"it is no regular file of the owner of {path.name}"
+        raise ForeignFileError(beside, reason, "move it away, or choose another path")
+    return beside
+
+
+def _heal(
+    path: Path,
+    columns: Mapping[str, type],
+    application: str,
+    accept: Accept | None,
+    warn: Callable[[str], None],
+) -> None:
     """Move the file at `path` aside if it is damaged indeed, and begin another with what can be salvaged.
 
     Raises:
         TuningDBError: the file cannot be moved, or no other begun.
     """
     with _flight(path, warn):
-        if _move_aside(path, application):
+        aside = _move_aside(path, application)
+        if aside is not None:
             with TuningDB.open(path, columns=columns, application=application) as database:
-                _take_over(database, warn)
+                _give_access(path, aside)
+                _take_over(database, accept, warn)
+
+
+def _give_access(path: Path, aside: Path) -> None:
+    """Let those use the new file who could use the old one."""
+    with suppress(OSError):  # who is not root may not give files away, nor to each group
+        status = aside.stat()
+        shutil.copymode(aside, path)
+        os.chown(path, status.st_uid, status.st_gid)
 
 
 @contextmanager
 def _flight(path: Path, warn: Callable[[str], None]) -> Iterator[None]:
-    with single_flight(path, "heal", HEAL_TIMEOUT_S, warn) as held:
+    with single_flight(path, "heal", patience(HEAL_TIMEOUT_S), warn) as held:
         if not held:
             reason = "another process is still salvaging its rows"
             raise TuningDBError(path, reason, "try again when that one is done")
         yield
 
 
-def _move_aside(path: Path, application: str) -> bool:
-    """Move a damaged file away, with its journal; return False where it is whole, or away already."""
+def _move_aside(path: Path, application: str) -> Path | None:
+    """Move a damaged file away, with what belongs to it; return where, None where it is whole, or away."""
     with _exclusively(path) as connection:
         if not path.exists() or (connection is not None and _is_whole(connection, path, application)):
-            return False
-        aside = next(name for name in _names(path) if not name.exists())
+            return None
+        parts = [suffix for suffix in _SUFFIXES if os.path.lexists(suffixed(path, suffix))]
+        aside = next(
+            name
+            for name in aside_names(path)
+            if not any(os.path.lexists(suffixed(name, suffix)) for suffix in parts)
+        )
         try:
-            for suffix in _SUFFIXES:
-                part = path.with_name(path.name + suffix)
-                if part.exists():
-                    part.replace(aside.with_name(aside.name + suffix))
+            for suffix in parts:
+                suffixed(path, suffix).replace(suffixed(aside, suffix))
         except OSError as error:
             reason = f"the file is damaged and cannot be moved ({error})"
             raise UnwritableError(path, reason, "move it away, or choose another path") from None
-    return True
-
-
-def _names(path: Path) -> Iterator[Path]:
-    return (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+    return aside
 
 
 @contextmanager
 def _exclusively(path: Path) -> Iterator[sqlite3.Connection | None]:
-    """Lock everybody out of the file; give a connection, or None where SQLite can do nothing with it."""
+    """Lock all writers out of the file, and readers unless it is in WAL mode, when they do no harm.
+
+    Gives a connection, or None where SQLite can do nothing with the file.
+    """
     uri = f"{path.absolute().as_uri()}?mode=rw"
     with gate, ExitStack() as stack:
         connection: sqlite3.Connection | None = None
         try:
-            connection = sqlite3.connect(uri, uri=True, timeout=WRITE_TIMEOUT_S, isolation_level=None)
+            waits = patience(WRITE_TIMEOUT_S)
+            connection = sqlite3.connect(uri, uri=True, timeout=waits, isolation_level=None)
             stack.callback(connection.close)
             connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
             connection.execute("PRAGMA trusted_schema = OFF")
@@ -152,32 +192,32 @@ def _unfinished(database: TuningDB) -> list[Path]:
     """Return the files that were moved aside and whose rows have not been taken over yet."""
     with database.reading() as connection:
         done = {name for (name,) in connection.execute("SELECT name FROM meta")}
-    aside = itertools.takewhile(Path.exists, _names(database.path))
-    return [path for path in aside if _SALVAGED + path.name not in done]
+    path = real_path(database.path)
+    aside = itertools.takewhile(os.path.lexists, aside_names(path))
+    return [name for name in aside if _SALVAGED + name.name not in done and is_ours(name, path)]
 
 
-def _take_over(database: TuningDB, warn: Callable[[str], None]) -> None:
+def _take_over(database: TuningDB, accept: Accept | None, warn: Callable[[str], None]) -> None:
     """Take the runs and trials of the files moved aside over; of each one in one transaction, so once."""
     for aside in _unfinished(database):
         try:
             wreck = Wreck(aside, database.columns)
             with database.intake(bulk=True) as intake:
-                count = _take(intake, wreck)
-                values = (_SALVAGED + aside.name, f"{count} trials")
+                summary = _take(Importing(intake, database.columns, accept), wreck)
+                values = (_SALVAGED + aside.name, f"{summary.inserted} trials")
                 intake.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
         except OSError as error:
             warn(f"nothing could be salvaged from {aside} ({error})")
         else:
-            warn(f"{database.path} was damaged; it is kept as {aside.name}, {count} trials were salvaged")
+            also = f", {summary.quarantined} are in quarantine" if summary.quarantined else ""
+            told = f"{summary.inserted} trials were salvaged{also}"
+            warn(f"{database.path} was damaged; it is kept as {aside.name}, {told}")
 
 
-def _take(intake: Intake, wreck: Wreck) -> int:
+def _take(importing: Importing, wreck: Wreck) -> ImportSummary:
     for candidates in wreck.runs.values():
-        with suppress(ContradictionError):
-            for run in candidates:
-                intake.run(run)
-    count = 0
-    for run, problem, values in wreck.trials():
-        with suppress(ContradictionError):
-            count += intake.trials(intake.run(run), problem, [values]).new
-    return count
+        for run in candidates:
+            importing.begin(run)
+    for number, found in enumerate(wreck.trials(), start=1):
+        importing.salvage(number, *found)
+    return importing.summary()

@@ -3,47 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from contextlib import nullcontext
+from typing import TypeAlias, TypeVar
 
+from .connection import without_waiting
 from .errors import TuningDBError
 from .nearest import Neighbour
 from .reading import Ranked
 from .records import ProblemRecord, Winner
 from .store import Choice, TuningDB
 
+Opening: TypeAlias = Callable[[], TuningDB]
 T = TypeVar("T")
+
+
+class _Layer:
+    """A database that is opened when it is first asked, and again and again until it can be."""
+
+    def __init__(self, name: str, source: TuningDB | Opening) -> None:
+        self.name = name
+        self._source = source
+        self.database = source if isinstance(source, TuningDB) else None
+        self.in_trouble = False  # when asked last
+
+    def asked(self, ask: Callable[[TuningDB], Iterable[T]]) -> list[T]:
+        """Return what the database answers; after trouble, it is not waited for again."""
+        try:
+            with without_waiting() if self.in_trouble else nullcontext():
+                answers = list(ask(self.opened()))
+        except TuningDBError:
+            self.in_trouble = True
+            raise
+        self.in_trouble = False
+        return answers
+
+    def opened(self) -> TuningDB:
+        """Return the database. No lock is taken, which a fork could copy: two threads may both open it."""
+        database = self.database
+        if database is None:
+            assert not isinstance(self._source, TuningDB)
+            database = self.database = self._source()
+        return database
 
 
 class Layers:
     """Named databases, the one with the highest precedence first.
 
-    A layer that cannot be read answers nothing, and `warn` is told so once; no layer's trouble is an
-    exception.
+    A layer that cannot be opened or read answers nothing, and `warn` is told so once; no layer's trouble is
+    an exception. It is tried again whenever the layers are asked, then without a wait for others' locks.
     """
 
-    def __init__(self, layers: Iterable[tuple[str, TuningDB]], warn: Callable[[str], None]) -> None:
-        """Take opened databases in order of precedence."""
-        self._layers = list(layers)
+    def __init__(self, layers: Iterable[tuple[str, TuningDB | Opening]], warn: Callable[[str], None]) -> None:
+        """Take databases, or what opens them when they are first asked, in order of precedence."""
+        self._layers = [_Layer(name, source) for name, source in layers]
         self._warn = warn
         self._warned: set[str] = set()
 
-    @classmethod
-    def opened(
-        cls, layers: Iterable[tuple[str, Callable[[], TuningDB]]], warn: Callable[[str], None]
-    ) -> Layers:
-        """Open each layer with its callable, and leave out, with a warning, those that cannot be opened."""
-        found = cls((), warn)
-        for name, opening in layers:
-            try:
-                found._layers.append((name, opening()))
-            except TuningDBError as error:
-                found._skip(name, error)
-        return found
-
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the layers that were opened, in order of precedence."""
-        return tuple(name for name, _ in self._layers)
+        """The names of the layers, in order of precedence."""
+        return tuple(layer.name for layer in self._layers)
+
+    def database(self, name: str) -> TuningDB | None:
+        """Return the database of the layer of that name; None, and a warning once, if it does not open now.
+
+        Raises:
+            ValueError: no layer has that name.
+        """
+        for layer in self._layers:
+            if layer.name == name:
+                try:
+                    return layer.opened()
+                except TuningDBError as error:
+                    self._tell(layer, error)
+                    return None
+        raise ValueError(f"name={name!r} is none of the layers {', '.join(self.names)}")
 
     def winners(self, problem_key: str) -> list[tuple[str, Winner]]:
         """Return every layer's winners for a problem, each with its layer's name, in order of precedence."""
@@ -76,19 +110,20 @@ class Layers:
 
     def _each(self, ask: Callable[[TuningDB], Iterable[T]]) -> list[tuple[str, T]]:
         found: list[tuple[str, T]] = []
-        for name, database in self._layers:
+        for layer in self._layers:
             try:
-                found += [(name, answer) for answer in ask(database)]
+                found += [(layer.name, answer) for answer in layer.asked(ask)]
             except TuningDBError as error:
-                self._skip(name, error)
+                self._tell(layer, error)
         return found
 
-    def close(self) -> None:
-        """Close every layer."""
-        for _, database in self._layers:
-            database.close()
+    def _tell(self, layer: _Layer, error: TuningDBError) -> None:
+        if layer.name not in self._warned:
+            self._warned.add(layer.name)
+            self._warn(f"layer {layer.name!r} is skipped until it answers: {error}")
 
-    def _skip(self, name: str, error: TuningDBError) -> None:
-        if name not in self._warned:
-            self._warned.add(name)
-            self._warn(f"layer {name!r} is skipped: {error}")
+    def close(self) -> None:
+        """Close every layer that was opened."""
+        for layer in self._layers:
+            if layer.database is not None:
+                layer.database.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .names import real_path
 from .records import digest
 
 
@@ -22,13 +23,14 @@ def single_flight(
 ) -> Iterator[bool]:
     """Hold the flight for `key` beside `database` during the block, if it is free within `timeout` seconds.
 
+    The lock lies beside the file that `database` leads to, so all its names, links too, mean one flight.
     Yields True to the one that holds it, which should look again before it works: the previous holder may
     have done the work. Yields False where somebody else still holds it after `timeout`. The lock is the
     kernel's (flock), so it ends with its process, however that dies; it does not exclude other hosts of a
     network filesystem. Where no lock can be had at all (a read-only folder, no lock support) the block runs
     unguarded, as True, after a warning: work done twice is better than work not done.
     """
-    folder = Path(f"{database}.locks")
+    folder = Path(f"{real_path(database)}.locks")
     lock: FileLock | None = None
     held = True
     try:

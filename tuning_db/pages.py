@@ -1,24 +1,33 @@
 """The rows in the pages of an SQLite file, read without SQLite: from a damaged file, whatever can be decoded.
 
-The format is that of https://www.sqlite.org/fileformat2.html, sections 1.6 (pages) and 2.1 (records).
+The format is that of https://www.sqlite.org/fileformat2.html, sections 1.6 (pages), 2.1 (records) and 4.1 and
+4.2 (the write-ahead log, in which a file in WAL mode has what was committed last).
 """
 
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
+
+from .names import is_ours, suffixed
 
 _MAGIC = b"SQLite format 3\0"
 _PAGE_SIZES = frozenset(2**power for power in range(9, 17))
 _DEFAULT_PAGE_SIZE = 4096  # SQLite's, since 2016; taken where the header is lost
+_WAL_MAGICS = (0x377F0682, 0x377F0683)
+_WAL_HEADER, _FRAME_HEADER = 32, 24  # bytes
 _TABLE_LEAF = 0x0D
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 _FLOAT, _ZERO, _ONE = 7, 8, 9
 _MOST_HEADER = 400  # bytes of a row that say what the others are
 _MOST_BYTES = 4_000_000  # what claims to be longer is no row of ours
+
+Content: TypeAlias = "mmap.mmap | bytes"
 
 
 class Row(NamedTuple):
@@ -60,38 +69,78 @@ def _value(kind: int, raw: bytes) -> Any:
 def rows_of(path: Path) -> Iterator[Row]:
     """Yield every row on every leaf page that can be decoded, those of pages no longer in use too.
 
+    A write-ahead log beside the file is read as well. Links are not followed, nor pipes waited for.
+
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb") as file:
-        if not path.stat().st_size:
+    with _mapped(path) as content:
+        pages = _Pages(content)
+        for number in range(1, pages.count + 1):
+            yield from pages.rows(number)
+        wal = suffixed(path, "-wal")
+        if is_ours(wal, path):
+            with _mapped(wal) as log:
+                for committed in _commits(log):
+                    pages.changed.update(committed)
+                    for number in committed:
+                        yield from pages.rows(number)
+
+
+@contextmanager
+def _mapped(path: Path) -> Iterator[Content]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not os.fstat(descriptor).st_size:
+            yield b""
             return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            size = int.from_bytes(content[16:18], "big")
-            size = 65536 if size == 1 else size
-            sound = content[:16] == _MAGIC and size in _PAGE_SIZES
-            pages = _Pages(content, size if sound else _DEFAULT_PAGE_SIZE)
-            for number in range(1, pages.count + 1):
-                yield from pages.rows(number)
+        with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as content:
+            yield content
+    finally:
+        os.close(descriptor)
+
+
+def _commits(log: Content) -> Iterator[dict[int, bytes]]:
+    """Yield the pages that each transaction in a write-ahead log changed; the last may be uncommitted."""
+    magic, size = struct.unpack(">I4xI", log[:12].ljust(12, b"\0"))
+    size = size if magic in _WAL_MAGICS and size in _PAGE_SIZES else _DEFAULT_PAGE_SIZE
+    pages: dict[int, bytes] = {}
+    for start in range(_WAL_HEADER, len(log) - _FRAME_HEADER, _FRAME_HEADER + size):
+        number, pages_after_commit = struct.unpack(">II", log[start : start + 8])
+        page = start + _FRAME_HEADER
+        pages[number] = bytes(log[page : page + size]).ljust(size, b"\0")
+        if pages_after_commit:
+            yield pages
+            pages = {}
+    yield pages
 
 
 class _Pages:
-    def __init__(self, content: mmap.mmap, size: int) -> None:
+    """The pages of a file, those that its write-ahead log has `changed` as they are there."""
+
+    def __init__(self, content: Content) -> None:
+        size = int.from_bytes(content[16:18], "big")
+        size = 65536 if size == 1 else size
+        sound = content[:16] == _MAGIC and size in _PAGE_SIZES
         self._content = content
-        self._size = size  # of a page, all of it usable: the files of this package reserve nothing
-        self.count = -(-len(content) // size)
+        self._size = size if sound else _DEFAULT_PAGE_SIZE  # all of it usable: our files reserve nothing
+        self.count = -(-len(content) // self._size)
+        self.changed: dict[int, bytes] = {}
 
     def _page(self, number: int) -> bytes:
-        page: bytes = self._content[(number - 1) * self._size : number * self._size]
+        page = self.changed.get(number)
+        if page is None:
+            page = bytes(self._content[(number - 1) * self._size : number * self._size])
         return page.ljust(self._size, b"\0")  # a torn one too
 
     def rows(self, number: int) -> Iterator[Row]:
         page = self._page(number)
+        size = len(page)
         start = 100 if number == 1 else 0  # the file's header
         if page[start] != _TABLE_LEAF:
             return
         cells = int.from_bytes(page[start + 3 : start + 5], "big")
-        for place in range(start + 8, min(start + 8 + 2 * cells, self._size - 1), 2):
+        for place in range(start + 8, min(start + 8 + 2 * cells, size - 1), 2):
             row = self._row(page, int.from_bytes(page[place : place + 2], "big"))
             if row is not None:
                 yield row
@@ -116,19 +165,20 @@ class _Pages:
         """Return the bytes of a row, gathered from its overflow pages where it has some."""
         if not 0 < length <= _MOST_BYTES:
             raise ValueError("too long for a row")
-        most, least = self._size - 35, (self._size - 12) * 32 // 255 - 23
+        size = len(page)
+        most, least = size - 35, (size - 12) * 32 // 255 - 23
         local = length
         if length > most:
-            local = least + (length - least) % (self._size - 4)
+            local = least + (length - least) % (size - 4)
             local = local if local <= most else least
         parts, missing = [page[at : at + local]], length - local
         following = int.from_bytes(page[at + local : at + local + 4], "big")
         while missing > 0:
-            if not 0 < following <= self.count:
+            if not (0 < following <= self.count or following in self.changed):
                 raise ValueError("its overflow pages are lost")
             more = self._page(following)
             parts.append(more[4 : 4 + missing])
-            missing -= self._size - 4
+            missing -= size - 4
             following = int.from_bytes(more[:4], "big")
         return b"".join(parts)
 

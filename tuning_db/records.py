@@ -12,8 +12,10 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
+
+from .cached import cached_property
 
 FINISHED_OUTCOMES = ("ok", "compiled", "resources", "compile", "launch", "wrong", "timeout", "crash")
 OUTCOMES = ("started", *FINISHED_OUTCOMES)

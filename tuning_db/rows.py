@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, TypeVar
 
+from .cached import cached_property
 from .records import (
     EnvironmentRecord,
     ProblemRecord,

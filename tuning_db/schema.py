@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import shutil
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +24,7 @@ from .errors import (
     UnwritableError,
     translated,
 )
+from .names import in_the_way, real_path, suffixed
 
 COLUMN_TYPES = {int: "INTEGER", str: "TEXT"}
 _RESERVED = {"id", "key"}
@@ -206,11 +209,23 @@ def backup_path(path: Path, version: int) -> Path:
     return path.with_name(f"{path.name}.v{version}.backup")
 
 
+def _backup_names(path: Path, version: int) -> Iterator[tuple[Path, Path]]:
+    """Yield names for a backup, and for it until it is finished."""
+    target = backup_path(path, version)
+    for number in itertools.count(2):
+        yield target, suffixed(target, ".part")
+        target = suffixed(backup_path(path, version), f"-{number}")
+
+
 def _back_up(path: Path, version: int) -> None:
     """Copy the file as it was last committed; the caller holds the write lock, so it stays as it is."""
-    target = backup_path(path, version)
-    unfinished = target.with_name(target.name + ".part")
+    path = real_path(path)
+    target, unfinished = next(
+        pair for pair in _backup_names(path, version) if not any(in_the_way(one, path) for one in pair)
+    )
     unfinished.unlink(missing_ok=True)
+    unfinished.touch(mode=0o600, exist_ok=False)
+    shutil.copymode(path, unfinished)
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source:
         source.execute("VACUUM INTO ?", (str(unfinished),))
     with unfinished.open("rb") as copy:  # SQLite leaves it to the system when the copy reaches the disk

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
-from .errors import ContradictionError, DamagedError, TuningDBError
+from .errors import ContradictionError, DamagedError, TuningDBError, UnwritableError
 from .nearest import sound_problem
 from .reading import select_trials
-from .records import EnvironmentRecord, ProblemRecord, Trial, digest, storable
-from .rows import BadRowError, check_types, environment_from, run_from, trial_from, verify
+from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, digest, storable
+from .rows import BadRowError, StoredTrial, check_types, environment_from, run_from, trial_from, verify
 from .store import TuningDB
 from .text import MAX_LINE_CHARS, BadLineError, Head, LineReader, head_text, sealed, trial_text
 from .writing import Intake
@@ -23,6 +25,9 @@ MAX_QUARANTINED = 1000  # lines kept of one import; the rest are counted
 MAX_REASONS = 20  # told of one import
 _KEPT_CHARS = 10_000  # of a line too long to be one
 _BATCH_LINES = 256
+_SPOOL_BYTES = 64 * 1024 * 1024  # of an import that are kept in memory, not in a temporary file
+_LENGTH_BYTES = 8
+_LINES_A_STEP = 5000  # between two words of progress
 
 
 @dataclass(frozen=True)
@@ -70,26 +75,86 @@ def export_lines(db: TuningDB) -> Iterator[str]:
                 yield sealed(heads[run_id], trial_text(values)) + "\n"
 
 
-def import_lines(db: TuningDB, lines: Iterable[str], accept: Accept | None = None) -> ImportSummary:
+def import_lines(
+    db: TuningDB,
+    lines: Iterable[str],
+    accept: Accept | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImportSummary:
     """Add the trials of `export_lines` to `db` in one transaction, and derive the winners they may change.
 
     A line that is not as it was exported, that `accept` refuses, or that contradicts a finished trial is kept
     in quarantine, with the reason, until an import takes it; the others come in. Trials already here change
     nothing, so an import may be repeated, and the order of imports does not matter. Columns of a problem that
     `db` was not opened with are dropped.
+
+    All lines are read, into a temporary file, before the file is locked: they may come from a pipe that
+    stalls. `progress` is then told, now and again, how many of their bytes are done, of how many.
+
+    Raises:
+        TuningDBError: `db` cannot be written, or there is no room for the temporary file.
     """
-    with db.intake(bulk=True) as intake:
-        importing = _Import(intake, db.columns, accept)
-        for number, line in enumerate(lines, start=1):
+    with _kept(lines, db.path) as kept, db.intake(bulk=True) as intake:
+        size = kept.tell()
+        importing = Importing(intake, db.columns, accept)
+        for number, line in enumerate(kept, start=1):
             if line.strip():
                 importing.take(number, line)
+            if progress is not None and number % _LINES_A_STEP == 0:
+                progress(kept.tell(), size)
         return importing.summary()
 
 
-class _Import:
+class _Lines:
+    """Lines in a temporary file, each behind its length: some end nowhere, or hold ends in their midst."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def add(self, line: str) -> None:
+        raw = line.encode("utf-8", "surrogatepass")
+        self._file.write(len(raw).to_bytes(_LENGTH_BYTES, "big") + raw)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def __iter__(self) -> Iterator[str]:
+        self._file.seek(0)
+        while length := self._file.read(_LENGTH_BYTES):
+            yield self._file.read(int.from_bytes(length, "big")).decode("utf-8", "surrogatepass")
+
+
+@contextmanager
+def _kept(lines: Iterable[str], path: Path) -> Iterator[_Lines]:
+    """Read all of `lines`, which are meant for the database at `path`."""
+    file = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - closed below, whatever it says
+    try:
+        kept = _Lines(file)
+        for line in lines:
+            with _room_for_lines(path):
+                kept.add(line)
+        with _room_for_lines(path):
+            file.flush()
+        yield kept
+    finally:
+        with suppress(OSError):  # what found no room finds none now
+            file.close()
+
+
+@contextmanager
+def _room_for_lines(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = f"there is no room for the lines to import in the temporary folder ({error})"
+        raise UnwritableError(path, reason, "name a larger one in TMPDIR") from None
+
+
+class Importing:
     """An import under way: lines that begin alike are taken in together."""
 
     def __init__(self, intake: Intake, columns: Mapping[str, type], accept: Accept | None) -> None:
+        """Take into `intake`, whose problems have `columns`, what `accept` does not refuse."""
         self._intake = intake
         self._accept = accept
         self._reader = LineReader(columns)
@@ -101,11 +166,29 @@ class _Import:
         self._held = {name for (name,) in held}
 
     def take(self, number: int, line: str) -> None:
+        """Take the trial of a line in, or keep the line in quarantine."""
         try:
             head, values = self._reader.read(line)
         except BadLineError as error:
             self._refuse(number, line, str(error))
             return
+        self._put(number, line, head, values)
+
+    def begin(self, run: RunRecord) -> None:
+        """Take a run in, with trials to come or without."""
+        with suppress(ContradictionError):  # of several candidates for one id, the first
+            self._intake.run(run)
+
+    def salvage(self, number: int, run: RunRecord, problem: ProblemRecord, values: tuple[Any, ...]) -> None:
+        """Take a trial in as if it had been exported; one that was only started too, unless it is refused."""
+        if StoredTrial(values).outcome != "started":
+            text = head_text(run.environment.document, problem, run)
+            self.take(number, sealed(text, trial_text(values)))
+        elif self._accept is None or self._accept(run.environment, problem, trial_from(values)) is None:
+            with suppress(ContradictionError):
+                self._intake.trials(self._intake.run(run), problem, [values])
+
+    def _put(self, number: int, line: str, head: Head, values: tuple[Any, ...]) -> None:
         if self._accept is not None:
             reason = self._accept(head.run.environment, head.problem, trial_from(values))
             if reason is not None:
@@ -151,6 +234,7 @@ class _Import:
             self._intake.connection.execute("DELETE FROM quarantine WHERE line_hash = ?", (_line_hash(line),))
 
     def summary(self) -> ImportSummary:
+        """Take in what is left, and return what was done."""
         self._flush()
         return ImportSummary(self._inserted, self._known, self._refused, tuple(self._reasons))
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from autoconv import device as devices
 from autoconv import lookup, settings
 from autoconv.cli.common import WITHOUT_GPU, json_option, note, print_json, progress_bar, say
+from autoconv.cli.output import written
 from autoconv.environment import Environment
 from autoconv.kernels.source import source_of, sources
 from tuning_db import (
@@ -36,8 +38,6 @@ from tuning_db import vacuum as vacuum_database
 from tuning_db.prebuilt import is_intact
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-LINES_A_STEP = 5000  # between two looks of the progress bar
 
 
 def _source_options(command: Command) -> Command:
@@ -120,29 +120,23 @@ def export(file: Path | None, packaged: bool, output: Path | None, as_json: bool
     """Print FILE, or the user's database, as text.
 
     `import` reads it: one JSON object per finished trial, sorted, the same bytes each time. Bad rows are
-    left out; exit status 1 where there are some. With --output, --json prints what was written.
+    left out; exit status 1 where there are some. With --output, --json prints what was written; a file that
+    is there is replaced when all is written, and stays as it was if that fails (exit status 1 too).
     """
-    with _opened(file, packaged) as database, ExitStack() as stack:
-        lines = 0
-        part = None if output is None else output.with_name(f"{output.name}.part")
-        to = sys.stdout if part is None else stack.enter_context(_writing(part))
-        for line in export_lines(database):
-            to.write(line)
-            lines += 1
+    with _opened(file, packaged) as database:
+        if output is not None and output.exists() and output.samefile(database.path):
+            raise click.BadParameter("it is the database itself; name another file", param_hint="--output")
+        with nullcontext(sys.stdout) if output is None else written(output) as to:
+            lines = 0
+            for line in export_lines(database):
+                to.write(line)
+                lines += 1
         bad_rows = database.bad_rows
-    if part is not None and output is not None:
-        part.replace(output)
+    if output is not None:
         _print({"path": str(output), "trials": lines, "bad_rows": bad_rows}, as_json)
     if bad_rows:
         note(f"{bad_rows} bad rows were left out; `autoconv db check` tells more")
     raise SystemExit(1 if bad_rows else 0)
-
-
-def _writing(path: Path) -> TextIO:
-    try:
-        return path.open("w", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise click.BadParameter(f"it cannot be written ({error.strerror})", param_hint="--output") from None
 
 
 @db.command(name="import")
@@ -167,22 +161,12 @@ def import_(files: tuple[Path, ...], again: bool, as_json: bool) -> None:
         database = stack.enter_context(_open_user())
         for path, text in texts:
             with progress_bar(path.name) as show:
-                lines = _told(bounded_lines(text), path.stat().st_size, show)
-                clean &= _tell(path, import_lines(database, lines, lookup.refusal), as_json)
+                summary = import_lines(database, bounded_lines(text), lookup.refusal, partial(show, "import"))
+                clean &= _tell(path, summary, as_json)
         if again:
             held = [line for _, line in quarantined(database)]
             clean &= _tell("quarantine", import_lines(database, held, lookup.refusal), as_json)
     raise SystemExit(0 if clean else 1)
-
-
-def _told(lines: Iterable[str], size: int, show: Callable[[str, int, int], None]) -> Iterator[str]:
-    """Yield the lines, and tell how many of the file's bytes they are; `size` counts them roughly."""
-    done = 0
-    for number, line in enumerate(lines):
-        yield line
-        done += len(line)
-        if number % LINES_A_STEP == 0:
-            show("import", min(done, size), size)
 
 
 def _tell(source: Path | str, summary: ImportSummary, as_json: bool) -> bool:

@@ -20,7 +20,7 @@ from autoconv.environment import Environment
 from autoconv.errors import MissError
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernel as kernel_called
-from autoconv.kernels.registry import supporting
+from autoconv.kernels.registry import kernels, supporting
 from autoconv.lookup import Found, warn_once
 from autoconv.problem import Problem
 from autoconv.settings import Settings
@@ -47,6 +47,7 @@ class Dispatcher:
         self.machine = machine
         self.serves = machine.serves
         self._settings = settings
+        kernels()  # imported now: a child forked while a thread imports would wait for that for ever
         self._tuner = Tuner(settings)
         self._plans: dict[Key, Launcher] = {}
         self._building = threading.RLock()

@@ -50,7 +50,7 @@ def open_user(settings: Settings, warn: Callable[[str], None] = warn_once) -> Tu
     Raises:
         TuningDBError: it cannot be written, or is a file of something else.
     """
-    return open_healed(settings.database, columns=COLUMNS, application=APPLICATION, warn=warn)
+    return open_healed(settings.database, columns=COLUMNS, application=APPLICATION, warn=warn, accept=refusal)
 
 
 def open_as_it_is(settings: Settings) -> TuningDB:
@@ -68,15 +68,15 @@ def open_file(path: Path, *, immutable: bool = False) -> TuningDB:
 
 
 def open_layers(settings: Settings, warn: Callable[[str], None] = warn_once) -> Layers:
-    """Open every layer, in order of precedence, but for those that cannot be opened."""
+    """Return every layer, in order of precedence; each is opened when it is first asked."""
 
     def site(path: Path) -> Callable[[], TuningDB]:
         return lambda: open_file(path)
 
-    layers = [
+    layers: list[tuple[str, Callable[[], TuningDB]]] = [
         *([] if settings.override is None else [("process", site(settings.override))]),
         ("user", lambda: open_user(settings, warn)),
         *((f"site {number}", site(path)) for number, path in enumerate(settings.site_databases, start=1)),
         ("prebuilt", lambda: open_file(PREBUILT, immutable=True)),
     ]
-    return Layers.opened(layers, warn)
+    return Layers(layers, warn)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from autoconv import lookup
 from autoconv.config import Config
@@ -49,20 +48,14 @@ class Tuner:
         """Use the files that `settings` name; trouble with them goes to `warn` and is never an exception."""
         self._settings = settings
         self._warn = warn
+        self.layers = lookup.open_layers(settings, warn)
         self._in_memory: dict[tuple[Problem, Environment], Found] = {}
         self._in_vain: set[tuple[Problem, Environment]] = set()  # swept here, and no winner found
 
-    @cached_property
-    def layers(self) -> Layers:
-        """Every layer of the database that can be opened."""
-        return lookup.open_layers(self._settings, self._warn)
-
-    @cached_property
+    @property
     def _user(self) -> TuningDB | None:
-        try:
-            return lookup.open_user(self._settings, self._warn)
-        except TuningDBError:
-            return None  # `layers` warns of it
+        """The user's database, None as long as it cannot be opened; `layers` warns of that."""
+        return self.layers.database("user")
 
     def find(self, problem: Problem, environment: Environment) -> Found | None:
         """Return what this process tuned and could not write, or else the best entry of the layers."""
@@ -156,12 +149,13 @@ class Tuner:
 
     def record(self, problem: Problem, environment: Environment, trial: Trial, *, origin: str) -> None:
         """Record a trial made outside a sweep; a database that cannot be written is no error."""
-        if self._user is None:
+        user = self._user
+        if user is None:
             return
         problem_record, environment_record = lookup.records(problem, environment)
         trial = replace(trial, source=source_of(str(trial.config["kernel"])) or "")
         try:
-            self._user.record(environment_record, problem_record, [trial], origin=origin)
+            user.record(environment_record, problem_record, [trial], origin=origin)
         except TuningDBError as error:
             self._warn(f"a trial was not recorded: {error}")
 
@@ -170,10 +164,11 @@ class Tuner:
         found = self._in_memory.get((problem, job.environment))
         if found is not None and (found.provenance == "measured" or not job.on_gpu):
             return found
-        if self._user is None:
+        user = self._user
+        if user is None:
             return None
         try:
-            runs = self._user.runs(problem.key())
+            runs = user.runs(problem.key())
         except TuningDBError:
             return None
         known = lookup.covered(runs, problem, job.environment, model_version(), on_gpu=job.on_gpu)
@@ -181,10 +176,10 @@ class Tuner:
 
     def _own(self, problem: Problem, environment: Environment) -> Found | None:
         """Return the entry of the user's database alone."""
-        if self._user is None:
+        user = self._user
+        if user is None:
             return None
-        layers = Layers([("user", self._user)], self._warn)
-        return lookup.find(layers, problem, environment, model_version())
+        return lookup.find(Layers([("user", user)], self._warn), problem, environment, model_version())
 
 
 def _of_memory(winner: Winner) -> Found:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -149,6 +153,79 @@ def test_an_export_is_imported_and_exported_again_byte_for_byte(
     assert run("db", "export").stdout == text
     found = lookup.find(lookup.open_layers(settings.load()), PROBLEM, HERE, model_version())
     assert found is not None and (found.config, found.layer) == (config(4), "user")
+
+
+def test_an_export_follows_a_link_and_keeps_the_mode(run: Run, other: Path, tmp_path: Path) -> None:
+    fill(other, trial(4))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    target, link, dangling = folder / "trials.jsonl", tmp_path / "link", tmp_path / "dangling"
+    target.write_text("stale")
+    target.chmod(0o664)
+    link.symlink_to(target)
+    dangling.symlink_to(folder / "new.jsonl")
+    text = run("db", "export", str(other)).stdout
+    for output in (link, dangling):
+        assert run("db", "export", str(other), "--output", str(output)).exit_code == 0
+        assert output.is_symlink() and output.read_text(encoding="utf-8") == text
+    assert target.stat().st_mode & 0o777 == 0o664
+    mask = os.umask(0)
+    os.umask(mask)
+    assert (folder / "new.jsonl").stat().st_mode & 0o777 == 0o666 & ~mask
+    assert sorted(path.name for path in folder.iterdir()) == ["new.jsonl", "trials.jsonl"]
+
+
+def test_an_export_writes_into_a_pipe_as_it_is(run: Run, other: Path, tmp_path: Path) -> None:
+    fill(other, trial(4))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    thread = threading.Thread(target=lambda: read.append(pipe.read_text(encoding="utf-8")))
+    thread.start()
+    assert run("db", "export", str(other), "--output", str(pipe)).exit_code == 0
+    thread.join()
+    assert read == [run("db", "export", str(other)).stdout] and pipe.is_fifo()
+
+
+def test_an_export_never_replaces_the_database_it_reads(run: Run, user: Path, tmp_path: Path) -> None:
+    fill(user, trial(4))
+    link = tmp_path / "link"
+    link.symlink_to(user)
+    before = user.read_bytes()
+    shown = run("db", "export", "--output", str(link))
+    assert shown.exit_code == 2 and "the database itself" in shown.stderr and user.read_bytes() == before
+
+
+def test_exports_to_one_file_at_once_leave_one_of_them_whole(run: Run, other: Path, tmp_path: Path) -> None:
+    fill(other, *(trial(warps) for warps in (1, 2, 4, 8)))
+    output = tmp_path / "out" / "trials.jsonl"
+    output.parent.mkdir()
+    command = [sys.executable, "-m", "autoconv", "db", "export", str(other), "--output", str(output)]
+    exports = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [export.communicate()[1] for export in exports] == [""] * 4
+    assert [export.returncode for export in exports] == [0] * 4
+    assert output.read_text(encoding="utf-8") == run("db", "export", str(other)).stdout
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_an_export_to_a_full_disk_leaves_what_was_there(other: Path, tmp_path: Path) -> None:
+    """RLIMIT_FSIZE stands in for the disk."""
+    fill(other, *(replace(trial(warps), detail={"x": "y" * 20_000}) for warps in (1, 2, 4, 8)))
+    output = tmp_path / "out" / "trials.jsonl"
+    output.parent.mkdir()
+    output.write_text("what was there")
+    code = """
+import resource, signal
+from autoconv.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+main()
+"""
+    command = [sys.executable, "-c", code, "db", "export", str(other), "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"Error: {output}: it could not be written (File too large)\n"
+    assert output.read_text() == "what was there" and list(output.parent.iterdir()) == [output]
 
 
 def test_an_export_leaves_bad_rows_out_and_says_so(run: Run, other: Path) -> None:

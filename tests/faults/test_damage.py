@@ -24,6 +24,15 @@ def test_a_corrupted_file_gives_no_wrong_winner_and_takes_new_ones(
     assert found["hits"] > 0 and found["healed"] > times / 4 and len(found["ways"]) == 8
 
 
+def test_what_only_the_log_of_a_torn_file_in_wal_mode_holds_is_salvaged(
+    tmp_path: Path, scenario: Scenario, stress: Any
+) -> None:
+    times = stress.pick(4, 200)
+    found = scenario("damage", "damaged_in_wal_mode", tmp_path, times, 8)
+    stress.report("a file in WAL mode, open elsewhere, is torn and healed", times, found["lost"])
+    assert (found["lost"], found["unsound"]) == (0, 0) and found["healed"] > times / 2
+
+
 def test_a_corrupted_donor_brings_nothing_untrue(tmp_path: Path, scenario: Scenario, stress: Any) -> None:
     times = stress.pick(30, 600)
     found = scenario("damage", "corrupt_donors", tmp_path, times, 6)

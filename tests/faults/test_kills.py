@@ -7,16 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Scenario = Callable[..., Any]
 
 
-def test_a_kill_loses_no_acknowledged_trial(tmp_path: Path, scenario: Scenario, stress: Any) -> None:
-    times = stress.pick(25, 500)
-    found = scenario("kills", "kills", tmp_path / "tuning.db", times, 1)
-    stress.report(
-        f"kill -9 in mid-sweep ({found['acknowledged']:,} trials acknowledged)", times, found["lost"]
-    )
-    assert found["acknowledged"] >= times / 2
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_kill_loses_no_acknowledged_trial(
+    tmp_path: Path, scenario: Scenario, stress: Any, mode: str
+) -> None:
+    times = stress.pick(15, 500)
+    found = scenario("kills", "kills", tmp_path / "tuning.db", times, 1, mode)
+    told = f"{found['acknowledged']:,} trials acknowledged"
+    stress.report(f"kill -9 in mid-sweep, journal mode {mode} ({told})", times, found["lost"])
+    assert found["acknowledged"] >= times / 2 and found["mode"] == mode
     assert (found["lost"], found["twice"], found["sound"], found["aside"]) == (0, 0, True, 0)
 
 

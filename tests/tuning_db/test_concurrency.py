@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tuning_db import EnvironmentRecord, ProblemRecord, Trial, TuningDB, single_flight
+from tuning_db import EnvironmentRecord, ProblemRecord, Trial, TuningDB, connection, single_flight
 
 Script = Callable[..., "subprocess.Popen[str]"]
 ENVIRONMENT = EnvironmentRecord({"arch": "sm_89"}, {})
@@ -153,6 +153,38 @@ def test_threads_share_a_database(path: Path) -> None:
             thread.join()
         assert failures == []
         assert len(db.trials("shared")) == 8 * 5
+
+
+def test_many_threads_share_a_bounded_number_of_descriptors(tmp_path: Path, script: Script) -> None:
+    code = """
+import os, resource, sys, threading, time
+from tuning_db import *
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+paths = sys.argv[1:]
+layers = Layers([(path, TuningDB.open(path, columns={"N": int})) for path in paths], print)
+problem, environment = ProblemRecord("shared"), EnvironmentRecord({"arch": "sm_89"}, {})
+layers.database(paths[0]).record(environment, problem, [Trial({}, "ok", predicted_us=1.0)], origin="x")
+there, looked, found = threading.Barrier(560), threading.Barrier(561), []
+def look():
+    there.wait()
+    found.extend(layers.winners("shared"))
+    with layers.database(paths[0]).reading():
+        time.sleep(0.06)  # while the others come here
+    looked.wait()
+    looked.wait()
+threading.stack_size(128 * 1024)
+for _ in range(560):
+    threading.Thread(target=look).start()
+looked.wait()
+opened = len(os.listdir("/proc/self/fd"))
+open(paths[0] + ".txt", "w").close()  # as any program may
+looked.wait()
+print(len(found), opened)
+"""
+    out, err = script(code, tmp_path / "a.db", tmp_path / "b.db").communicate()
+    assert err == ""
+    found, opened = map(int, out.split())
+    assert found == 560 and opened <= 10 + 2 * connection.MOST_CONNECTIONS
 
 
 def test_a_database_left_open_says_nothing_at_exit(path: Path, script: Script) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -22,11 +24,16 @@ from tuning_db import (
     TuningDBError,
     check,
     export_lines,
+    import_lines,
     open_healed,
+    quarantined,
+    rebuild,
+    vacuum,
 )
 from tuning_db.healing import _unfinished
 from tuning_db.migrations import version
 
+Script = Callable[..., "subprocess.Popen[str]"]
 COLUMNS = {"N": int, "dtype": str}
 ENVIRONMENT = EnvironmentRecord({"arch": "sm_89"}, {"device": "L4"})
 PAGE = 4096
@@ -304,3 +311,160 @@ def test_a_deleted_file_is_begun_anew(path: Path) -> None:
         path.unlink()
         db.add(run, ProblemRecord("new"), Trial({"B": 1}, "ok", measured_us=2.0))
         assert len(db.trials("new")) == 1 and db.trials(KEYS[7]) == []
+
+
+# --- files in WAL mode, which other programs have open --------------------------------------------
+
+
+@pytest.fixture
+def in_wal_mode(path: Path, script: Script) -> Iterator[list[Trial]]:
+    """A filled file that another program put in WAL mode and has open; all since then is in the log alone."""
+    trials = fill(path)
+    code = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+connection.execute("PRAGMA wal_autocheckpoint = 0")
+connection.execute("SELECT count(*) FROM trials").fetchall()  # from now on it has the log open
+print(*mode, flush=True)
+sys.stdin.read()
+"""
+    with script(code, path, stdin=subprocess.PIPE) as program:
+        assert program.stdout is not None and program.stdout.readline() == "wal\n"
+        yield trials
+        program.communicate("")
+
+
+def test_a_file_in_wal_mode_that_another_program_has_open_is_used_as_it_is(
+    path: Path, in_wal_mode: list[Trial]
+) -> None:
+    added = Trial({"B": 1}, "ok", measured_us=1.0)
+    warnings: list[str] = []
+    with healed(path, warnings) as db:
+        assert db.trials(KEYS[7]) == in_wal_mode
+        db.record(ENVIRONMENT, ProblemRecord("new"), [added], origin="x")
+        with TuningDB.open_readonly(path, columns=COLUMNS) as reader:
+            assert reader.trials("new") == [added]
+        assert check(db).ok and vacuum(db) >= 0 and rebuild(db) == 41
+    assert warnings == [] and path.with_name("tuning.db-wal").stat().st_size > 0
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_what_only_the_log_of_a_damaged_file_holds_is_salvaged(path: Path, in_wal_mode: list[Trial]) -> None:
+    added = [Trial({"B": b}, "ok", measured_us=1.0 + b, detail={"x": "y" * 9000}) for b in (1, 2)]
+    with TuningDB.open(path, columns=COLUMNS, application="tests") as db:
+        for key in ("new", "newer"):
+            db.record(EnvironmentRecord({"arch": "sm_90"}, {}), ProblemRecord(key), added, origin="x")
+    assert b"newer" not in path.read_bytes()
+    tear(path, *range(1, path.stat().st_size // PAGE + 1))
+    warnings: list[str] = []
+    with healed(path, warnings) as db:
+        assert db.trials("new") == db.trials("newer") == added and check(db).ok
+        with TuningDB.open_readonly(path, columns=COLUMNS) as reader:
+            assert reader.trials("new") == added
+    assert len(warnings) == 1 and "trials were salvaged" in warnings[0]
+    names = sorted(one.name for one in path.parent.iterdir() if "damaged" in one.name)
+    assert names == [f"tuning.db.damaged-1{suffix}" for suffix in ("", "-shm", "-wal")]
+
+
+# --- links, and names of ours under which something else lies -------------------------------------
+
+
+def test_the_file_behind_a_link_is_moved_and_begun_anew_not_the_link(path: Path, tmp_path: Path) -> None:
+    trials = fill(path)
+    path.chmod(0o660)
+    link = tmp_path / "elsewhere" / "link.db"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    tear(path, 1)
+    warnings: list[str] = []
+    with healed(link, warnings) as db:
+        assert db.trials(KEYS[7]) == trials
+        db.record(ENVIRONMENT, ProblemRecord("new"), trials, origin="x")
+    assert len(warnings) == 1 and link.is_symlink() and list(link.parent.iterdir()) == [link]
+    assert path.with_name("tuning.db.damaged-1").exists() and path.stat().st_mode & 0o777 == 0o660
+    with healed(path, warnings) as db:
+        assert db.trials("new") == trials
+    assert len(warnings) == 1
+
+
+def test_a_link_to_a_file_that_is_not_there_yet_begins_it(tmp_path: Path) -> None:
+    target, link = tmp_path / "new" / "tuning.db", tmp_path / "link.db"
+    link.symlink_to(target)
+    healed(link, []).close()
+    assert link.is_symlink() and target.is_file()
+
+
+FOREIGN: dict[str, Callable[[Path, Path], object]] = {
+    "pipe": lambda name, _: os.mkfifo(name),
+    "folder": lambda name, _: name.mkdir(),
+    "link": lambda name, other: name.symlink_to(other),
+    "link to nowhere": lambda name, other: name.symlink_to(other.with_name("nowhere")),
+    "another's": lambda name, other: (shutil.copy(other, name), os.chown(name, 65534, 65534)),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_is_not_ours_under_a_name_of_ours_is_left_alone(path: Path, tmp_path: Path, kind: str) -> None:
+    if kind == "another's" and os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    other = tmp_path / "others" / "tuning.db"
+    other.parent.mkdir()
+    fill(other)
+    fill(path)
+    for number in (1, 3):
+        FOREIGN[kind](path.with_name(f"tuning.db.damaged-{number}"), other)
+    before = {one.name: one.lstat() for one in path.parent.iterdir() if one != path}
+    warnings: list[str] = []
+    with healed(path, warnings) as db:
+        assert len(db.trials(KEYS[7])) == 2 and warnings == []  # nothing was taken over
+    tear(path, *range(1, path.stat().st_size // PAGE + 1))
+    with healed(path, warnings) as db:
+        assert db.trials(KEYS[7]) == []  # nor is it now
+    assert len(warnings) == 1 and "tuning.db.damaged-2, 0 trials" in warnings[0]
+    for name, status in before.items():
+        now = path.with_name(name).lstat()
+        assert (now.st_ino, now.st_size, now.st_mtime_ns) == (
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+        )
+
+
+@pytest.mark.parametrize("suffix", ["", ".part"])
+def test_a_backup_overwrites_nothing_that_is_not_ours(path: Path, tmp_path: Path, suffix: str) -> None:
+    golden = Path(__file__).with_name("golden") / "v1.sql"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(golden.read_text(encoding="utf-8"))
+    path.chmod(0o600)
+    other = tmp_path / "other"
+    other.write_text("somebody's")
+    link = path.with_name(f"tuning.db.v1.backup{suffix}")
+    link.symlink_to(other)
+    healed_any = open_healed(path, columns=COLUMNS, warn=[].append)
+    healed_any.close()
+    assert link.is_symlink() and other.read_text() == "somebody's"
+    backup = path.with_name("tuning.db.v1.backup-2")
+    assert backup.read_bytes()[:6] == b"SQLite" and backup.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_salvaged_passes_the_check_of_an_import(path: Path) -> None:
+    fill(path)
+    with TuningDB.open(path, columns=COLUMNS, application="tests") as db:
+        run = db.start(ENVIRONMENT, origin="x")
+        for b in (1, 2):
+            db.add(run, ProblemRecord("begun"), Trial({"B": b}, "started"))
+    tear(path, 1)
+
+    def accept(_: EnvironmentRecord, __: ProblemRecord, trial: Trial) -> str | None:
+        return "B=2 is none of today's" if trial.config["B"] == 2 else None
+
+    warnings: list[str] = []
+    opened = open_healed(path, columns=COLUMNS, application="tests", warn=warnings.append, accept=accept)
+    with opened as db:
+        assert {trial.config["B"] for key in (*KEYS, "begun") for trial in db.trials(key)} == {1}
+        assert [reason for reason, _ in quarantined(db)] == ["B=2 is none of today's"] * 40
+        assert import_lines(db, [line for _, line in quarantined(db)]).inserted == 40
+        assert quarantined(db) == [] and len(db.trials(KEYS[7])) == 2
+    assert len(warnings) == 1 and "40 trials were salvaged, 40 are in quarantine" in warnings[0]

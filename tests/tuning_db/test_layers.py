@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
-from tuning_db import EnvironmentRecord, Layers, ProblemRecord, Trial, TuningDB
+import pytest
 
+from tuning_db import EnvironmentRecord, Layers, ProblemRecord, Trial, TuningDB, connection
+
+Script = Callable[..., "subprocess.Popen[str]"]
 ENVIRONMENT = EnvironmentRecord({}, {})
 
 
@@ -38,15 +43,53 @@ def test_a_layer_that_breaks_is_skipped_with_one_warning(tmp_path: Path) -> None
     layers.close()
 
 
-def test_a_layer_that_does_not_open_is_left_out_with_a_warning(tmp_path: Path) -> None:
+def test_a_layer_that_does_not_open_is_tried_again_with_one_warning(tmp_path: Path) -> None:
     warnings: list[str] = []
-    layers = Layers.opened(
+    layers = Layers(
         [
-            ("site", lambda: TuningDB.open_readonly(tmp_path / "missing", columns={})),
+            ("site", lambda: TuningDB.open_readonly(tmp_path / "late", columns={})),
             ("user", lambda: layer(tmp_path / "u", key=9.0)),
         ],
         warnings.append,
     )
-    assert layers.names == ("user",) and [name for name, _ in layers.winners("key")] == ["user"]
+    assert layers.names == ("site", "user") and not (tmp_path / "u").exists()
+    for _ in range(2):
+        assert [name for name, _ in layers.winners("key")] == ["user"]
+    assert layers.database("site") is None and layers.database("user") is not None
     assert len(warnings) == 1 and "'site'" in warnings[0]
+    layer(tmp_path / "late", key=1.0).close()
+    assert [name for name, _ in layers.winners("key")] == ["site", "user"]
+    assert layers.database("site") is not None
+    layers.close()
+
+
+HOLD = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_layer_that_is_busy_answers_when_it_is_free_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Script, opened: bool
+) -> None:
+    """It is waited for once; then every lookup tries, at once, until it answers."""
+    monkeypatch.setattr(connection, "READ_TIMEOUT_S", 0.2)
+    path = tmp_path / "u"
+    warnings: list[str] = []
+    layer(path, key=9.0).close()
+    layers = Layers([("user", lambda: TuningDB.open(path, columns={}))], warnings.append)
+    if opened:
+        assert layers.winners("key")
+    with script(HOLD, path, stdin=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "locked\n"
+        assert layers.winners("key") == []
+        monkeypatch.setattr(connection, "READ_TIMEOUT_S", 3600.0)  # whoever waits now, hangs
+        assert layers.winners("key") == layers.winners("key") == []
+        holder.communicate("")
+    assert [name for name, _ in layers.winners("key")] == ["user"]
+    assert len(warnings) == 1 and "busy" in warnings[0]
     layers.close()

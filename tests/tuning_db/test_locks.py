@@ -48,6 +48,21 @@ def test_the_flight_ends_with_an_exception_in_the_block(path: Path) -> None:
         assert held
 
 
+def test_every_name_of_a_file_means_one_flight(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.touch()
+    link, folder = path.with_name("link.db"), path.parent / "folder"
+    link.symlink_to(path)
+    folder.symlink_to(path.parent)
+    monkeypatch.chdir(path.parent)
+    names = [path, link, folder / "link.db", Path("tuning.db"), folder / ".." / path.parent.name / path.name]
+    for one in names:
+        with single_flight(one, "key", timeout=0) as held:
+            assert held
+            for other in names:
+                with single_flight(other, "key", timeout=0) as also:
+                    assert not also
+
+
 def test_a_key_never_reaches_the_file_system(path: Path) -> None:
     with single_flight(path, "../../N=1 /\0" + "x" * 500, timeout=0) as held:
         assert held

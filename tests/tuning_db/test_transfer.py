@@ -4,7 +4,9 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
+import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from tuning_db.rows import trial_from, trial_values
 from tuning_db.text import MAX_LINE_CHARS, BadLineError, LineReader, head_text, sealed, trial_text
 from tuning_db.transfer import MAX_QUARANTINED
 
+Script = Callable[..., "subprocess.Popen[str]"]
 COLUMNS = {"N": int, "dtype": str}
 TRIAL = Trial({"B": 1}, "ok", samples_us=(1.5, 2.5), predicted_us=2.0, max_err=1e-7, detail={"x": [1]})
 ENVIRONMENTS = [EnvironmentRecord({"arch": "sm_89"}, {"device": name}) for name in ("L4", "RTX 4090")]
@@ -283,3 +286,59 @@ def test_no_changed_byte_goes_unseen(place: int, byte: int) -> None:
     if other != line:
         with pytest.raises(BadLineError):
             LineReader(COLUMNS).read(other)
+
+
+def test_an_import_from_a_pipe_that_stalls_locks_nobody_out(
+    db: TuningDB, path: Path, tmp_path: Path, environment: EnvironmentRecord, script: Script
+) -> None:
+    tried = [Trial({"B": b}, "ok", predicted_us=1.0 + b, detail={"x": "y" * 2000}) for b in range(100)]
+    db.record(environment, ProblemRecord("p"), tried, origin="x")
+    lines = list(export_lines(db))
+    pipe, into = tmp_path / "pipe", tmp_path / "into.db"
+    os.mkfifo(pipe)
+    code = """
+import sys
+from tuning_db import *
+with TuningDB.open(sys.argv[2], columns={}) as db, open(sys.argv[1]) as text:
+    told = []
+    print(import_lines(db, bounded_lines(text), progress=lambda done, of: told.append(of)).inserted)
+"""
+    with script(code, pipe, into) as importer:
+        with pipe.open("w", encoding="utf-8") as writing:
+            writing.writelines(lines[:90])
+            writing.flush()  # more than a pipe holds, so the import is reading
+            with TuningDB.open(into, columns={}) as other:
+                with other.reading() as connection:
+                    connection.execute("PRAGMA busy_timeout = 0")
+                    connection.execute("BEGIN IMMEDIATE")
+                    connection.execute("ROLLBACK")
+                assert other.info()["trials"] == 0
+            writing.writelines(lines[90:])
+        assert importer.communicate() == ("100\n", "")
+
+
+def test_lines_that_end_nowhere_or_hold_anything_are_kept_apart(db: TuningDB) -> None:
+    odd = ["no end", "two\nin one", "\udcff\ud800", "", " \n", "x\r\n"]
+    summary = import_lines(db, odd)
+    assert (summary.quarantined, [reason.split(":")[0] for reason in summary.reasons]) == (
+        4,
+        ["line 1", "line 2", "line 3", "line 6"],
+    )
+
+
+def test_an_import_that_finds_no_room_to_read_changes_nothing(path: Path, script: Script) -> None:
+    code = """
+import os, resource, signal, sys, tempfile
+from tuning_db import *
+from tuning_db import transfer
+transfer._SPOOL_BYTES = 1000
+with TuningDB.open(sys.argv[1], columns={}) as db:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        import_lines(db, ["x" * 1000 + "\\n"] * 100)
+    except UnwritableError as error:
+        print(error)
+"""
+    out, err = script(code, path).communicate()
+    assert err == "" and "TMPDIR" in out and "no room" in out

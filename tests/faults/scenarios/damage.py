@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import random
+import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from common import COLUMNS, ENVIRONMENT, SHARED, main, ok, opened
+from common import COLUMNS, ENVIRONMENT, SHARED, failures, forked, gate, main, ok, opened
 
 from tuning_db import (
+    EnvironmentRecord,
     ForeignFileError,
     ProblemRecord,
     Trial,
@@ -161,6 +164,53 @@ def _without_notes(line: str) -> str:
     """A line without what no checksum in the file covers: the run's notes."""
     head, _, rest = line.partition(',"run":')
     return head + rest[rest.index('"trial":') : rest.rindex(',"verify"')]
+
+
+def damaged_in_wal_mode(folder: str, times: int, seed: int) -> dict[str, int]:
+    """Tear files in WAL mode that another program has open; what is in the log alone must be salvaged."""
+    rng = random.Random(seed)
+    outcome: Counter[str] = Counter()
+    for number in range(times):
+        path = f"{folder}/{number}/tuning.db"
+        _fill(path)
+        with gate() as wait:
+            reading, writing = os.pipe()
+            program = forked(lambda path=path, told=writing, wait=wait: _in_wal_mode(path, told, wait))  # type: ignore[misc]
+            os.read(reading, 1)
+            with opened(path) as db:
+                written = [ok(b, text="x" * rng.randrange(9000)) for b in range(5)]
+                db.record(EnvironmentRecord({"arch": "sm_90"}, {}), SHARED, written, origin="x")
+            assert failures([forked(lambda path=path: _tear_pages(path, rng))]) == 0  # type: ignore[misc]
+            warnings: list[str] = []
+            with open_healed(path, columns=COLUMNS, warn=warnings.append) as db:
+                for problem in PROBLEMS:
+                    db.winners(problem.key)
+                assert db.mend is not None
+                db.mend()  # what nobody met so far
+                outcome["lost"] += written != db.trials(SHARED.key)
+                outcome["unsound"] += not check(db).ok
+                outcome["healed"] += bool(warnings)
+            os.close(reading)
+            os.close(writing)
+        assert failures([program]) == 0
+    return dict(outcome)
+
+
+def _in_wal_mode(path: str, told: int, wait: Callable[[], None]) -> None:
+    """Have the file open, as another program does, until it is to end."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        assert connection.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
+        connection.execute("SELECT count(*) FROM trials").fetchone()
+        os.write(told, b"x")
+        wait()
+
+
+def _tear_pages(path: str, rng: random.Random) -> None:
+    pages = Path(path).stat().st_size // 4096
+    with Path(path).open("r+b") as file:
+        for page in rng.sample(range(pages), rng.randrange(1, pages + 1)):
+            file.seek(page * 4096)
+            file.write(rng.randbytes(4096))
 
 
 def read_only(folder: str) -> dict[str, Any]:

@@ -7,8 +7,10 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,12 @@ def _sweep(path: str, acknowledge: int, trials: int) -> None:
             os.write(acknowledge, f"{number}\n".encode())
 
 
-def kills(path: str, times: int, seed: int) -> dict[str, Any]:
-    """Kill a sweep at random instants and take it up again each time."""
+def kills(path: str, times: int, seed: int, mode: str) -> dict[str, Any]:
+    """Kill a sweep at random instants and take it up again each time, in a journal mode that stays."""
     rng = random.Random(seed)
+    opened(path).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA journal_mode = {mode}")
     acknowledged: list[int] = []
     for _ in range(times):
         reading, writing = os.pipe()
@@ -48,7 +53,10 @@ def kills(path: str, times: int, seed: int) -> dict[str, Any]:
             acknowledged += [int(line) for line in (*told, *lines) if line.endswith("\n")]
     with opened(path) as db:
         kept = {trial.config["number"] for trial in db.trials(SHARED.key) if trial.finished}
+        with db.reading() as connection:
+            (now,) = connection.execute("PRAGMA journal_mode").fetchone()
         return {
+            "mode": now,
             "acknowledged": len(acknowledged),
             "twice": len(acknowledged) - len(set(acknowledged)),
             "lost": len(set(acknowledged) - kept),
@@ -88,9 +96,9 @@ def interrupts(path: str, times: int, seed: int) -> dict[str, int]:
     with opened(path) as db:
         run = db.start(ENVIRONMENT, origin="sweep")
         number = 0
-        while interrupted < times:
+        while interrupted < times or not acknowledged:
             signal.signal(signal.SIGALRM, signal.default_int_handler)
-            signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0005, 0.02))
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0005, 0.05))
             try:
                 while True:
                     number += 1
