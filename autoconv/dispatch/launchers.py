@@ -45,11 +45,15 @@ class ByTorch:
     output_padding: Numbers = 0
     activation: str = "none"
     taps: int = 0
+    served: Callable[[], object] | None = None  # told of each call that torch did not refuse
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Return what torch's own convolution returns, or raise what it raises."""
         compute = {"conv": self._conv, "conv_transpose": self._transposed, "conv_weight": self._weight}
-        return ACTIVATIONS[self.activation](compute[self.op](x, weight, bias))
+        y = ACTIVATIONS[self.activation](compute[self.op](x, weight, bias))
+        if self.served is not None:
+            self.served()
+        return y
 
     def _conv(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         x, padding = _padded(x, self.padding)

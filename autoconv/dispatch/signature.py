@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from numbers import Integral
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -60,6 +61,23 @@ class Call(NamedTuple):
     taps: int = 0  # K, of conv_weight
 
 
+def plain_number(value: Any) -> Any:
+    """Return a list as a tuple, and a whole number of another class, such as NumPy's, as the int it is.
+
+    Anything else comes back itself, True and False included, which torch refuses.
+
+    >>> from enum import IntEnum
+    >>> plain_number([IntEnum("Step", "one two").two])
+    (2,)
+    """
+    if isinstance(value, (list, tuple)):
+        plain = tuple(map(plain_number, value))
+        changed = any(one is not given for one, given in zip(plain, value, strict=True))
+        return plain if changed or isinstance(value, list) else value
+    exact = isinstance(value, bool) or type(value) is int
+    return int(value) if isinstance(value, Integral) and not exact else value
+
+
 def problem_of(call: Call, precision: str) -> Problem | None:
     """Return the problem that a call poses, or None where torch alone can serve or refuse it.
 
@@ -107,8 +125,13 @@ def _consistent(call: Call) -> bool:
     """Return whether the tensors fit each other, and hold the values that lie in memory."""
     x, weight, bias = call.x, call.weight, call.bias
     for tensor in (x, weight, bias):
+        if tensor is None:
+            continue
         # A tensor with the negative bit, such as the imaginary part of a conjugate, has its sign elsewhere.
-        if tensor is not None and (tensor.dtype != x.dtype or tensor.device != x.device or tensor.is_neg()):
+        if tensor.dtype != x.dtype or tensor.device != x.device or tensor.is_neg():
+            return False
+        # No elements, or none in memory: of functionalize, a zero tensor, a storage that was given back.
+        if tensor.numel() == 0 or tensor.untyped_storage().data_ptr() == 0:
             return False
     if x.dtype not in DTYPES or x.dim() not in (2, 3) or weight.dim() != 3:
         return False
