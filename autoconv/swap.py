@@ -16,7 +16,11 @@ _TUNED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv1d: Conv1d, nn.ConvTran
 
 @dataclass(frozen=True)
 class Swapped:
-    """What `accelerate` did: qualified names of modules, and why others were left alone."""
+    """What `accelerate` did: qualified names of modules, and why others were left alone.
+
+    A module whose weight the model hands to torch.nn.functional, as Mamba does, is swapped to no effect: its
+    forward is never called. `autoconv.watched` tells which are called.
+    """
 
     swapped: tuple[str, ...]
     left: tuple[tuple[str, str], ...]  # name, reason

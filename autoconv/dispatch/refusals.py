@@ -31,6 +31,12 @@ def refuse(call: Call, padding: Sequence[int]) -> None:
     _check_channels(call)
     if call.op == "conv":
         _check_length(call, padding)
+    size = list(call.x.shape)
+    if all(isinstance(one, int) for one in size) and size[2] == 0 < size[0] * size[1]:
+        shown = [*size[:2], 1, 0]  # ATen sees two dimensions
+        raise RuntimeError(
+            f"Only zero batch or zero channel inputs are supported, but got input shape: {shown}"
+        )
 
 
 def _check_numbers(call: Call, padding: Sequence[int]) -> None:
