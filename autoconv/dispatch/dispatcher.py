@@ -16,6 +16,7 @@ from autoconv.device import Device
 from autoconv.dispatch.launchers import ByTorch, Launcher, as_kernels_read, fitted
 from autoconv.dispatch.machines import Machine
 from autoconv.dispatch.signature import (
+    NO_MEMORY,
     Call,
     Numbers,
     Padding,
@@ -40,10 +41,6 @@ from tuning_db import Trial
 
 Key: TypeAlias = tuple[object, ...]  # all of a call that its plan depends on
 Subject: TypeAlias = tuple[Problem, Environment]  # of a sweep
-
-NO_MEMORY = 1 << 22
-"""No tensor with data lies lower: Linux maps no page below 64 KiB, and no executable below 4 MiB. What has no
-memory, such as torch.func.functionalize's tensors, has the address 0, or as a view its offset from there."""
 
 FALLBACKS = 3  # further configs to try where one does not compile or load, before torch serves
 
@@ -135,6 +132,7 @@ class Dispatcher:
         Raises:
             MissError: the policy is strict, and the database has no entry.
         """
+        call = Call(*map(plain_number, call))
         try:
             return self._made(key, call)
         except MissError:

@@ -11,9 +11,15 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 from autoconv.errors import ProblemError
+from autoconv.kernels.sizes import MAX_INT32
 from autoconv.problem import DTYPE_BYTES, Problem
 
 Numbers: TypeAlias = int | tuple[int, ...]
+
+
+NO_MEMORY = 1 << 22
+"""No element lies lower: Linux maps no page below 64 KiB, and no executable below 4 MiB. What has no memory,
+as the tensors of torch.func.functionalize, has the address 0, and a view of it its offset."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +136,7 @@ def _consistent(call: Call) -> bool:
         # A tensor with the negative bit, such as the imaginary part of a conjugate, has its sign elsewhere.
         if tensor.dtype != x.dtype or tensor.device != x.device or tensor.is_neg():
             return False
-        # No elements, or none in memory: of functionalize, a zero tensor, a storage that was given back.
-        if tensor.numel() == 0 or tensor.untyped_storage().data_ptr() == 0:
+        if tensor.data_ptr() <= NO_MEMORY or tensor._is_zerotensor() or torch._is_functional_tensor(tensor):
             return False
     if x.dtype not in DTYPES or x.dim() not in (2, 3) or weight.dim() != 3:
         return False
@@ -168,7 +173,11 @@ def window(stride: Numbers, padding: Padding, dilation: Numbers, taps: int) -> W
 
 
 def _one(value: Numbers) -> int | None:
-    """Return a number given as itself or alone in a sequence; None for all else, True and False included."""
+    """Return a number given as itself or alone in a sequence; None for all else, True and False included.
+
+    None, too, for what 32 bits do not hold: no kernel computes with it, nor any model of one. torch refuses
+    it, or wraps around in 64 bits.
+    """
     if isinstance(value, (tuple, list)) and len(value) == 1:
         (value,) = value
-    return value if type(value) is int else None
+    return value if type(value) is int and abs(value) <= MAX_INT32 else None

@@ -128,7 +128,9 @@ def test_where_a_launch_fails_torch_serves_from_then_on(good, op, predicting):
     assert [type(plan) for plan in plans] == [ByTorch] * signatures
     messages = [str(one.message) for one in warned]
     assert len(messages) == signatures
-    assert all("does not run on rtx4090 (RuntimeError: Triton Error [CUDA]: out of" in one for one in messages)
+    assert all(
+        "does not run on rtx4090 (RuntimeError: Triton Error [CUDA]: out of" in one for one in messages
+    )
     assert all("; torch serves N=2,Cin=16," in one and one.endswith("from now on") for one in messages)
     with lookup.open_user(settings.load()) as database:
         assert database.info()["trials"] == signatures
@@ -155,7 +157,7 @@ def test_where_torch_fails_as_well_no_config_is_at_fault(predicting, monkeypatch
 HUGE = [
     (name, size)
     for name in ("stride", "padding", "dilation", "output_padding")
-    for size in (2**31, 2**55, 2**61, 2**62, 2**63 - 1, 2**63, 2**70)
+    for size in (2**55, 2**61, 2**62, 2**63 - 1, 2**63, 2**70)
 ]
 
 
@@ -169,16 +171,10 @@ def outcome(convolve, *arguments):
     return y.shape, [one.grad.shape for one in arguments[:2] if one.requires_grad]
 
 
-@pytest.mark.filterwarnings("ignore:no plan could be made:RuntimeWarning")
 @pytest.mark.parametrize(("name", "size"), HUGE)
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("differentiated", [False, True])
-@pytest.mark.parametrize("policy", ["predict", "sweep", "background"])
-def test_numbers_beyond_measure_end_as_they_do_in_torch(
-    name, size, transposed, differentiated, policy, monkeypatch
-):
-    monkeypatch.setenv("AUTOCONV_ON_MISS", policy)
-    monkeypatch.setenv("AUTOCONV_SWEEP_SECONDS", "1e-6")
+def test_numbers_beyond_measure_end_as_they_do_in_torch(name, size, transposed, differentiated, predicting):
     numbers = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0, name: size}
     if name == "output_padding" and not transposed:
         pytest.skip("conv1d has none")
@@ -205,7 +201,9 @@ def test_whatever_fails_before_the_launch_is_torchs_with_one_warning(launches, m
     assert torch.equal(functional.conv1d(X, WEIGHT), y)
     assert launches == []
     (message,) = [str(warning.message) for warning in warned]
-    assert message.startswith("no plan could be made for x (2, 16, 70) and weight (32, 16, 3), torch serves it")
+    assert message.startswith(
+        "no plan could be made for x (2, 16, 70) and weight (32, 16, 3), torch serves it"
+    )
     assert message.endswith("OverflowError: int too large to convert to float")
 
 
