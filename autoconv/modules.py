@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -67,6 +67,9 @@ class ConvTranspose1d(nn.ConvTranspose1d):
         activation: As Conv1d's. All other arguments are torch.nn.ConvTranspose1d's.
     """
 
+    if TYPE_CHECKING:  # it takes tuples too; and TorchScript reads what is said of types inside forward
+        _output_padding: Any
+
     __constants__ = [*nn.ConvTranspose1d.__constants__, "activation"]  # noqa: RUF012
     activation = "none"
 
@@ -78,13 +81,7 @@ class ConvTranspose1d(nn.ConvTranspose1d):
         """Return the transposed convolution of input, (N, Cin, L) or (Cin, L)."""
         assert isinstance(self.padding, tuple)
         extra = self._output_padding(
-            input,
-            output_size,
-            self.stride,  # type: ignore[arg-type]  # a tuple, as torch.nn's own call has it
-            self.padding,  # type: ignore[arg-type]
-            self.kernel_size,  # type: ignore[arg-type]
-            1,
-            self.dilation,  # type: ignore[arg-type]
+            input, output_size, self.stride, self.padding, self.kernel_size, 1, self.dilation
         )
         if not is_scripting():
             window: Any = self.stride, self.padding, tuple(extra), self.groups, self.dilation

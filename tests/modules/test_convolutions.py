@@ -9,7 +9,6 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch.fx.experimental.optimization import fuse
 from torch.nn.utils import parametrizations, parametrize
 
 import autoconv
@@ -146,6 +145,13 @@ def test_an_accelerated_model_computes_and_stores_the_same():
     ours.load_state_dict(theirs.state_dict())
 
 
+def test_what_a_model_new_holds_is_served_by_it_and_not_swapped():
+    ours = nn.Sequential(autoconv.ModelNew(4, 8, 3), nn.Conv1d(8, 4, 3))
+    report = accelerate(ours)
+    assert (report.swapped, report.left) == (("1",), (("0", "is tuned already"),))
+    assert type(ours[0].conv1d) is nn.Conv1d
+
+
 def test_its_convolutions_launch_kernels(predicting):
     ours = model().requires_grad_(False)
     accelerate(ours)
@@ -256,8 +262,11 @@ def test_an_accelerated_model_scripts_and_stays_accelerated(predicting):
 # --- torch.fx -------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # of what torch's own pass imports
 def test_a_model_that_was_traced_and_folded_first_is_accelerated_whole(predicting):
     """The order that the docs advise: torch's passes know nn.Conv1d by its very type."""
+    from torch.fx.experimental.optimization import fuse
+
     theirs = nn.Sequential(nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6), nn.ReLU()).eval()
     folded = fuse(theirs)
     assert accelerate(folded).swapped == ("0",)
