@@ -72,7 +72,6 @@ def conv1d(
     """
     if activation not in ACTIVATION_NAMES:
         raise _unknown(activation)
-    window_of = stride, padding, dilation, groups
     if (
         _is_compiling()
         or type(input) not in _PLAIN
@@ -84,18 +83,19 @@ def conv1d(
         or (dispatcher := serving.current or serving.made_for(input)) is None
         or not dispatcher.serves(input)
     ):
-        return _unserved(input, weight, bias, window_of, None, activation)
+        return _unserved(input, weight, bias, (stride, padding, dilation, groups), None, activation)
     if _any_autocast():
         input, weight, bias = _autocast(dispatcher.machine.device_type, input, weight, bias)
     if _dispatch_modes() or (
         _grad_enabled()
         and (input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
     ):
-        return _by_operator(input, weight, bias, window_of, None, activation)
+        return _by_operator(input, weight, bias, (stride, padding, dilation, groups), None, activation)
     if activation == "none":
         plan = dispatcher.plan(input, weight, bias, stride, padding, dilation, groups)
     else:
-        plan = dispatcher.plan(input, weight, bias, *window_of, "conv", 0, activation)
+        kind = "conv", 0, activation
+        plan = dispatcher.plan(input, weight, bias, stride, padding, dilation, groups, *kind)
     return plan(input, weight, bias)
 
 
