@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from autoconv.serving import override
     from autoconv.simulation import interpreted, recorded
     from autoconv.swap import accelerate
+    from autoconv.watching import watched
 
 __all__ = [
     "AutoconvError",
@@ -52,6 +53,7 @@ __all__ = [
     "override",
     "predict",
     "recorded",
+    "watched",
 ]
 
 # Loaded on first use: what needs torch, Triton or the database.
@@ -68,6 +70,7 @@ _LAZY = {
     "override": "autoconv.serving",
     "predict": "autoconv.cost.predict",
     "recorded": "autoconv.simulation",
+    "watched": "autoconv.watching",
 }
 
 

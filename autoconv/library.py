@@ -8,12 +8,15 @@ entries of their own in the database.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from autoconv.dispatch.launchers import by_torch
+from autoconv.dispatch.refusals import refuse
 from autoconv.dispatch.signature import Call, Sides
 from autoconv.serving import serving
 
@@ -39,7 +42,7 @@ def convolution(
 def _(
     x: torch.Tensor,
     weight: torch.Tensor,
-    bias: torch.Tensor | None,  # noqa: ARG001
+    bias: torch.Tensor | None,
     stride: int,
     padding: Sequence[int],
     dilation: int,
@@ -47,12 +50,15 @@ def _(
     transposed: bool,
     output_padding: int,
 ) -> torch.Tensor:
-    reach = dilation * (weight.shape[2] - 1) + 1
-    pads = padding[0] + padding[1]
+    op = "conv_transpose" if transposed else "conv"
+    refuse(Call(x, weight, bias, stride, 0, dilation, groups, op, output_padding), padding)
+    window = stride, padding, dilation, groups
     if transposed:
-        length = (x.shape[2] - 1) * stride - pads + reach + output_padding
+        length = _stretched(x.shape[2], weight.shape[2], *window) + output_padding
         return x.new_empty((x.shape[0], weight.shape[1] * groups, length))
-    return x.new_empty((x.shape[0], weight.shape[0], (x.shape[2] + pads - reach) // stride + 1))
+    # torch gives an x without channels a y without channels.
+    outputs = 0 if isinstance(x.shape[1], int) and x.shape[1] == 0 else weight.shape[0]
+    return x.new_empty((x.shape[0], outputs, _shrunk(x.shape[2], weight.shape[2], *window)))
 
 
 @torch.library.custom_op("autoconv::convolution_weight", mutates_args=())
@@ -75,12 +81,21 @@ def _(
     x: torch.Tensor,
     gradient: torch.Tensor,
     taps: int,
-    stride: int,  # noqa: ARG001
-    padding: Sequence[int],  # noqa: ARG001
-    dilation: int,  # noqa: ARG001
+    stride: int,
+    padding: Sequence[int],
+    dilation: int,
     groups: int,
 ) -> torch.Tensor:
-    return x.new_empty((gradient.shape[1], x.shape[1] // groups, taps))
+    torch._check(groups > 0, lambda: "non-positive groups is not supported")
+    weight = x.new_empty((gradient.shape[1], x.shape[1] // groups, taps))
+    refuse(Call(x, weight, None, stride, 0, dilation, groups), padding)
+    of_output = (x.shape[0], gradient.shape[1], _shrunk(x.shape[2], taps, stride, padding, dilation, groups))
+    torch._check(
+        gradient.dim() == 3
+        and all(one == other for one, other in zip(gradient.shape, of_output, strict=True)),
+        lambda: f"expected the gradient of an output of size {list(of_output)}, got {list(gradient.shape)}",
+    )
+    return weight
 
 
 def _zeros(padding: Sequence[int]) -> int | Sides:
@@ -101,23 +116,27 @@ def _computed(call: Call) -> torch.Tensor:
 def _save_convolution(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG001
     x, weight, bias, *ctx.numbers = inputs
     ctx.save_for_backward(x, weight)
-    ctx.has_bias = bias is not None
+    ctx.bias_shape = None if bias is None else bias.shape
 
 
 def _convolution_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
     x, weight = ctx.saved_tensors
+    needed = ctx.needs_input_grad
     stride, padding, dilation, groups, transposed, output_padding = ctx.numbers
     # output_padding takes back what padding crops on the right; outputs beyond that have only the bias.
     right = padding[1] - output_padding
     window = stride, [padding[0], max(0, right)], dilation, groups
     to_x = to_weight = to_bias = None
-    if ctx.has_bias and ctx.needs_input_grad[2]:
+    if _without_elements(x, weight, gradient):
+        to_bias = None if ctx.bias_shape is None else gradient.new_zeros(ctx.bias_shape)
+        return x.new_zeros(x.shape), weight.new_zeros(weight.shape), to_bias, *[None] * 6
+    if ctx.bias_shape is not None and needed[2]:
         to_bias = gradient.sum((0, 2))
     if right < 0:
         gradient = gradient[:, :, :right]
-    if ctx.needs_input_grad[0]:
+    if needed[0]:
         to_x = _input_gradient(gradient, weight, x.shape[2], *window, transposed=transposed)
-    if ctx.needs_input_grad[1]:
+    if needed[1]:
         pair = (gradient, x) if transposed else (x, gradient)
         to_weight = torch.ops.autoconv.convolution_weight(*pair, weight.shape[2], *window)
     return to_x, to_weight, to_bias, None, None, None, None, None, None
@@ -132,6 +151,8 @@ def _weight_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | N
     x, of_output = ctx.saved_tensors
     stride, padding, dilation, groups = ctx.window
     to_x = to_output = None
+    if _without_elements(x, gradient, of_output):
+        return x.new_zeros(x.shape), gradient.new_zeros(gradient.shape), *[None] * 5
     if ctx.needs_input_grad[0]:
         to_x = _input_gradient(of_output, gradient, x.shape[2], *ctx.window, transposed=False)
     if ctx.needs_input_grad[1]:
@@ -139,6 +160,12 @@ def _weight_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | N
             x, gradient, None, stride, padding, dilation, groups, False, 0
         )
     return to_x, to_output, None, None, None, None, None
+
+
+def _without_elements(*tensors: torch.Tensor) -> bool:
+    """Return whether a gradient is a sum of nothing: zeros. A symbol counts as more than 0."""
+    sizes = [tensor.numel() for tensor in tensors]
+    return any(isinstance(size, int) and size == 0 for size in sizes)
 
 
 def _input_gradient(
@@ -163,6 +190,11 @@ def _input_gradient(
     return y
 
 
+def _shrunk(length: int, taps: int, stride: int, padding: Sequence[int], dilation: int, _groups: int) -> int:
+    """Return the output length of a convolution."""
+    return (length + padding[0] + padding[1] - dilation * (taps - 1) - 1) // stride + 1
+
+
 def _stretched(
     length: int, taps: int, stride: int, padding: Sequence[int], dilation: int, _groups: int
 ) -> int:
@@ -172,3 +204,25 @@ def _stretched(
 
 convolution.register_autograd(_convolution_backward, setup_context=_save_convolution)
 convolution_weight.register_autograd(_weight_backward, setup_context=_save_weight)
+
+
+# --- operations counted -------------------------------------------------------------------------------
+
+
+def count_flops() -> None:
+    """Tell torch.utils.flop_counter what the operators compute, once it is loaded: it would load Triton."""
+    counter = sys.modules.get("torch.utils.flop_counter")
+    if counter is None or torch.ops.autoconv.convolution in counter.flop_registry:
+        return
+
+    @counter.register_flop_formula(torch.ops.autoconv.convolution)  # type: ignore[untyped-decorator]
+    def _(x: Sequence[int], w: Sequence[int], *rest: Any, out_shape: Sequence[int]) -> int:
+        transposed = rest[5]
+        return 2 * x[0] * (x if transposed else out_shape)[2] * math.prod(w)
+
+    @counter.register_flop_formula(torch.ops.autoconv.convolution_weight)  # type: ignore[untyped-decorator]
+    def _(_x: Sequence[int], gradient: Sequence[int], *_: Any, out_shape: Sequence[int]) -> int:
+        return 2 * gradient[0] * gradient[2] * math.prod(out_shape)
+
+
+count_flops()

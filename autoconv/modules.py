@@ -1,14 +1,30 @@
-"""torch.nn's convolution modules with the tuned forward, and the swap of a whole model's."""
+"""torch.nn's convolution modules with the tuned forward; torch.jit.script compiles torch's own instead."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]  # TorchScript compiles what runs where True
 from torch.nn import functional
 
 from autoconv.ops import conv1d, conv_transpose1d
+
+
+def _activated(y: torch.Tensor, activation: str) -> torch.Tensor:
+    """Apply `activation`, in TorchScript, which knows no table of functions."""
+    if activation == "relu":
+        y = functional.relu(y)
+    elif activation == "leaky_relu":
+        y = functional.leaky_relu(y)
+    elif activation == "gelu":
+        y = functional.gelu(y)
+    elif activation == "silu":
+        y = functional.silu(y)
+    elif activation == "tanh":
+        y = torch.tanh(y)
+    return y
 
 
 class Conv1d(nn.Conv1d):
@@ -19,6 +35,7 @@ class Conv1d(nn.Conv1d):
             "gelu", "silu" or "tanh". All other arguments are torch.nn.Conv1d's.
     """
 
+    __constants__ = [*nn.Conv1d.__constants__, "activation"]  # noqa: RUF012 - of TorchScript, as torch has it
     activation = "none"  # of a module that was swapped, whose __init__ was nn.Conv1d's
 
     def __init__(self, *args: Any, activation: str = "none", **kwargs: Any) -> None:
@@ -28,12 +45,19 @@ class Conv1d(nn.Conv1d):
     def _conv_forward(
         self, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     ) -> torch.Tensor:
-        padding: Any = self.padding
+        if not is_scripting():
+            padding: Any = self.padding
+            if self.padding_mode != "zeros":
+                input = functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+                padding = 0
+            window = self.stride, padding, self.dilation, self.groups
+            return conv1d(input, weight, bias, *window, activation=self.activation)
         if self.padding_mode != "zeros":
             input = functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            padding = 0
-        window = self.stride, padding, self.dilation, self.groups
-        return conv1d(input, weight, bias, *window, activation=self.activation)
+            y = functional.conv1d(input, weight, bias, self.stride, 0, self.dilation, self.groups)
+        else:
+            y = functional.conv1d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return _activated(y, self.activation)
 
 
 class ConvTranspose1d(nn.ConvTranspose1d):
@@ -43,6 +67,10 @@ class ConvTranspose1d(nn.ConvTranspose1d):
         activation: As Conv1d's. All other arguments are torch.nn.ConvTranspose1d's.
     """
 
+    if TYPE_CHECKING:  # it takes tuples too; and TorchScript reads what is said of types inside forward
+        _output_padding: Any
+
+    __constants__ = [*nn.ConvTranspose1d.__constants__, "activation"]  # noqa: RUF012
     activation = "none"
 
     def __init__(self, *args: Any, activation: str = "none", **kwargs: Any) -> None:
@@ -51,20 +79,17 @@ class ConvTranspose1d(nn.ConvTranspose1d):
 
     def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         """Return the transposed convolution of input, (N, Cin, L) or (Cin, L)."""
-        padding: Any = self.padding
-        numbers: Any = self.stride, padding, self.kernel_size, 1, self.dilation
-        extra = self._output_padding(input, output_size, *numbers)
-        return conv_transpose1d(
-            input,
-            self.weight,
-            self.bias,
-            self.stride,
-            padding,
-            tuple(extra),
-            self.groups,
-            self.dilation,
-            activation=self.activation,
+        assert isinstance(self.padding, tuple)
+        extra = self._output_padding(
+            input, output_size, self.stride, self.padding, self.kernel_size, 1, self.dilation
         )
+        if not is_scripting():
+            window: Any = self.stride, self.padding, tuple(extra), self.groups, self.dilation
+            return conv_transpose1d(input, self.weight, self.bias, *window, activation=self.activation)
+        y = functional.conv_transpose1d(
+            input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
+        )
+        return _activated(y, self.activation)
 
 
 class ModelNew(nn.Module):
@@ -99,4 +124,7 @@ class ModelNew(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the convolution of x, (N, in_channels, L), as (N, out_channels, L_out)."""
         held = self.conv1d
-        return conv1d(x, held.weight, held.bias, held.stride, held.padding, held.dilation, held.groups)
+        if not is_scripting():
+            return conv1d(x, held.weight, held.bias, held.stride, held.padding, held.dilation, held.groups)
+        y: torch.Tensor = held(x)
+        return y

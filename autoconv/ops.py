@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
 from torch.autograd import forward_ad
 from torch.nn import functional
+from torch.overrides import handle_torch_function
 
 from autoconv import library, serving
 from autoconv.dispatch.launchers import ACTIVATIONS
@@ -16,7 +18,6 @@ from autoconv.problem import ACTIVATIONS as ACTIVATION_NAMES
 
 Numbers: TypeAlias = int | tuple[int, ...]
 
-assert library.convolution  # registers the operators
 # What no kernel may be launched on: subclasses, which may hold no memory and mean something of their own.
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _PLAIN_OR_NONE = (type(None), *_PLAIN)
@@ -25,6 +26,7 @@ _PLAIN_OR_NONE = (type(None), *_PLAIN)
 _is_compiling = torch.compiler.is_compiling
 _is_tracing = torch._C._is_tracing
 _dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_mode = torch._C._is_torch_function_mode_enabled
 _any_autocast = torch._C._is_any_autocast_enabled
 _grad_enabled = torch.is_grad_enabled
 
@@ -43,8 +45,9 @@ def conv1d(
     """Convolve, as torch.nn.functional.conv1d does, with the best config that the tuning database knows.
 
     CUDA tensors of float32, float16 and bfloat16 are served by the tuned kernels, inside torch.compile and
-    torch.export as the operator autoconv::convolution; all else by torch: tensor subclasses, and every call
-    under torch.jit.trace, a torch.func transform or forward-mode differentiation. float32 products follow
+    torch.export as the operator autoconv::convolution; all else by torch: tensor subclasses, tensors without
+    elements or memory, and every call under torch.jit.trace, a torch.func transform or forward-mode
+    differentiation. A TorchFunctionMode sees this function. float32 products follow
     torch's setting for convolutions (torch.backends.cudnn.conv.fp32_precision), and torch.autocast is heeded.
 
     Args:
@@ -69,29 +72,30 @@ def conv1d(
     """
     if activation not in ACTIVATION_NAMES:
         raise _unknown(activation)
-    window_of = stride, padding, dilation, groups
     if (
         _is_compiling()
         or type(input) not in _PLAIN
         or type(weight) not in _PLAIN
         or type(bias) not in _PLAIN_OR_NONE
         or _is_tracing()
+        or _function_mode()
         or forward_ad._current_level >= 0
         or (dispatcher := serving.current or serving.made_for(input)) is None
         or not dispatcher.serves(input)
     ):
-        return _unserved(input, weight, bias, window_of, None, activation)
+        return _unserved(input, weight, bias, (stride, padding, dilation, groups), None, activation)
     if _any_autocast():
         input, weight, bias = _autocast(dispatcher.machine.device_type, input, weight, bias)
     if _dispatch_modes() or (
         _grad_enabled()
         and (input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
     ):
-        return _by_operator(input, weight, bias, window_of, None, activation)
+        return _by_operator(input, weight, bias, (stride, padding, dilation, groups), None, activation)
     if activation == "none":
         plan = dispatcher.plan(input, weight, bias, stride, padding, dilation, groups)
     else:
-        plan = dispatcher.plan(input, weight, bias, *window_of, "conv", 0, activation)
+        kind = "conv", 0, activation
+        plan = dispatcher.plan(input, weight, bias, stride, padding, dilation, groups, *kind)
     return plan(input, weight, bias)
 
 
@@ -138,6 +142,7 @@ def conv_transpose1d(
         or type(weight) not in _PLAIN
         or type(bias) not in _PLAIN_OR_NONE
         or _is_tracing()
+        or _function_mode()
         or forward_ad._current_level >= 0
         or (dispatcher := serving.serving(input)) is None
     ):
@@ -160,7 +165,7 @@ def _unserved(
     output_padding: Numbers | None,
     activation: str,
 ) -> torch.Tensor:
-    """Leave a call to torch; but what compiles a call with CUDA tensors is shown the registered operator.
+    """Leave a call to torch; but show it to a TorchFunctionMode, and to what compiles for CUDA the operator.
 
     Args:
         input: As the caller gave it, whatever it is, and so `weight` and `bias`.
@@ -170,10 +175,32 @@ def _unserved(
         output_padding: None for conv1d.
         activation: Applied by torch.
     """
-    if _is_compiling() and input.is_cuda:
-        input, weight, bias = _autocast("cuda", input, weight, bias)
-        return _by_operator(input, weight, bias, window_of, output_padding, activation)
+    if _is_compiling():
+        if input.is_cuda:
+            input, weight, bias = _autocast("cuda", input, weight, bias)
+            return _by_operator(input, weight, bias, window_of, output_padding, activation)
+    elif _function_mode():
+        return _by_mode(input, weight, bias, window_of, output_padding, activation)
     return ACTIVATIONS[activation](_by_torch(input, weight, bias, window_of, output_padding))
+
+
+def _by_mode(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    window_of: tuple[Any, ...],
+    output_padding: Numbers | None,
+    activation: str,
+) -> torch.Tensor:
+    """Hand a call of ours to the TorchFunctionMode in force, which may make it again; as `_unserved`."""
+    tensors = input, weight, bias
+    stride, padding, dilation, groups = window_of
+    function: Callable[..., torch.Tensor] = conv1d
+    rest: tuple[Any, ...] = window_of
+    if output_padding is not None:
+        function, rest = conv_transpose1d, (stride, padding, output_padding, groups, dilation)
+    y: torch.Tensor = handle_torch_function(function, tensors, *tensors, *rest, activation=activation)
+    return y
 
 
 def _by_operator(
@@ -189,6 +216,7 @@ def _by_operator(
     Inside a transform of torch.func, of which no operator here knows, and for what torch alone serves or
     refuses, torch's own is called.
     """
+    library.count_flops()  # its counter may have been loaded since
     stride, padding, dilation, groups = window_of
     numbers = None
     if _is_compiling() or not torch._C._are_functorch_transforms_active():
@@ -225,6 +253,8 @@ def _numbers(
 ) -> tuple[int, list[int], int, int] | None:
     """Return stride, (left, right) padding, dilation, output_padding; None for what torch alone refuses."""
     if input.dim() not in (2, 3) or weight.dim() != 3 or input.dtype not in DTYPES:
+        return None
+    if not _is_compiling() and 0 in (input.numel(), weight.numel()):
         return None
     if output_padding is not None and isinstance(padding, str):
         return None

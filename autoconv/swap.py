@@ -9,14 +9,18 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from autoconv.modules import Conv1d, ConvTranspose1d
+from autoconv.modules import Conv1d, ConvTranspose1d, ModelNew
 
 _TUNED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv1d: Conv1d, nn.ConvTranspose1d: ConvTranspose1d}
 
 
 @dataclass(frozen=True)
 class Swapped:
-    """What `accelerate` did: qualified names of modules, and why others were left alone."""
+    """What `accelerate` did: qualified names of modules, and why others were left alone.
+
+    A module whose weight the model hands to torch.nn.functional, as Mamba does, is swapped to no effect: its
+    forward is never called. `autoconv.watched` tells which are called.
+    """
 
     swapped: tuple[str, ...]
     left: tuple[tuple[str, str], ...]  # name, reason
@@ -38,7 +42,10 @@ def accelerate(model: nn.Module) -> Swapped:
         model: Changed in place. A module that occurs twice is swapped once.
     """
     swapped, left = [], []
+    held = {module.conv1d for module in model.modules() if isinstance(module, ModelNew)}
     for name, module in model.named_modules():
+        if module in held:
+            continue
         reason = _refusal(module)
         if reason is None:
             cls: Any = type(module)
@@ -51,7 +58,7 @@ def accelerate(model: nn.Module) -> Swapped:
 
 def _refusal(module: nn.Module) -> str | None:
     """Return why a module keeps its class: "" where it is no convolution at all; None where it is swapped."""
-    if isinstance(module, (Conv1d, ConvTranspose1d)):
+    if isinstance(module, (Conv1d, ConvTranspose1d, ModelNew)):
         return "is tuned already"
     if isinstance(module, (nn.LazyConv1d, nn.LazyConvTranspose1d)):
         return "has no shape yet; run the model once first"

@@ -22,11 +22,12 @@ MODULES = {
 VALUES = ("problem", "config", "device", "devices", "environment", "errors", "settings")
 # The arrows of docs/architecture.md. A room may import itself and whatever it reaches along them.
 KNOWS: dict[str, set[str]] = {
-    "front": {"cli", "simulation"},
+    "front": {"cli", "simulation", "watching"},
     "cli": {"swap", "diagnosis"},
     "diagnosis": {"compiler", "gpu", "lookup"},
     "simulation": {"serving"},
     "swap": {"modules"},
+    "watching": {"modules"},
     "modules": {"ops"},
     "ops": {"library"},
     "library": {"serving"},

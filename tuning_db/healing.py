@@ -26,6 +26,7 @@ from .errors import (
 )
 from .forks import gate
 from .locks import single_flight
+from .migrations import version
 from .names import aside_names, in_the_way, is_ours, real_path, suffixed
 from .salvage import Wreck
 from .schema import version_of

@@ -1,7 +1,8 @@
-"""Work in a thread of its own, so that what a signal's handler raises is never taken for the work's error."""
+"""What a signal's handler raises is never taken for an error of the work that it interrupted."""
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -26,3 +27,18 @@ def begun(work: Callable[[], Result], name: str) -> Future[Result]:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+def raised_by_a_handler(error: BaseException) -> bool:
+    """Return whether `error` comes out of a signal handler of this process, a Python function or method.
+
+    Such a handler runs in the midst of whatever the main thread does, and what it raises is for the caller.
+    """
+    handlers = map(signal.getsignal, signal.valid_signals())
+    codes = {getattr(handler, "__code__", None) for handler in handlers} - {None}
+    frame = error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code in codes:
+            return True
+        frame = frame.tb_next
+    return False

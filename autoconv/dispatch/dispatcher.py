@@ -6,16 +6,27 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
 
 from autoconv.config import Config
 from autoconv.device import Device
-from autoconv.dispatch.apart import begun
+from autoconv.dispatch.apart import begun, raised_by_a_handler
 from autoconv.dispatch.launchers import ByTorch, Launcher, as_kernels_read, fitted
 from autoconv.dispatch.machines import Machine
-from autoconv.dispatch.signature import Call, Numbers, Padding, precision_of, precision_setting, problem_of
+from autoconv.dispatch.signature import (
+    NO_MEMORY,
+    Call,
+    Numbers,
+    Padding,
+    Sides,
+    plain_number,
+    precision_of,
+    precision_setting,
+    problem_of,
+)
 from autoconv.environment import Environment
 from autoconv.errors import MissError
 from autoconv.kernels.aten import ATEN
@@ -37,6 +48,18 @@ Key: TypeAlias = tuple[object, ...]  # all of a call that its plan depends on
 Subject: TypeAlias = tuple[Problem, Environment]  # of a sweep
 
 FALLBACKS = 3  # further configs to try where one does not compile or load, before torch serves
+
+_FLOAT32 = torch.float32  # one lookup less in every call
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A config, and what it was chosen for."""
+
+    config: Config
+    problem: Problem
+    device: Device
+    environment: Environment
 
 
 class Dispatcher:
@@ -76,50 +99,81 @@ class Dispatcher:
         """
         dtype = x.dtype
         try:
+            x_at, weight_at = x.data_ptr(), weight.data_ptr()
             key = (
                 # Strides matter to a kernel only where x is not packed; no kernel reads an unpacked weight.
                 x.shape, x.is_contiguous() or (x.stride(), x.is_neg()), dtype, x.get_device(),
                 weight.shape, weight.is_contiguous(), weight.dtype, weight.get_device(),
-                bias is not None and (bias.shape, bias.is_contiguous(), bias.dtype, bias.get_device()),
-                stride, padding, dilation, groups, kind,
                 # The compiler was told which pointers are multiples of 16.
-                x.data_ptr() % 16, weight.data_ptr() % 16, bias is not None and bias.data_ptr() % 16,
-                dtype is torch.float32 and precision_setting(),
+                x_at % 16 if x_at > NO_MEMORY else None, weight_at % 16 if weight_at > NO_MEMORY else None,
+                bias is not None and (
+                    bias.shape, bias.is_contiguous(), bias.dtype, bias.get_device(),
+                    bias_at % 16 if (bias_at := bias.data_ptr()) > NO_MEMORY else None,
+                ),
+                # 1 == 1.0 == True, of which torch takes the first alone, itself or alone in a tuple.
+                stride, type(stride) is int or type(stride[0]),  # type: ignore[index]
+                padding, type(padding) is int or type(padding) is Sides or type(padding[0]),  # type: ignore[index]
+                dilation, type(dilation) is int or type(dilation[0]),  # type: ignore[index]
+                groups, type(groups) is int or type(groups[0]),  # type: ignore[index]
+                kind, kind and (type(kind[1]) is int or type(kind[1][0])),
+                dtype is _FLOAT32 and precision_setting(),
             )  # fmt: skip
             plan = self._plans.get(key)
-        except (RuntimeError, TypeError):
+        except (RuntimeError, TypeError, IndexError):
             return self._unkeyed(Call(x, weight, bias, stride, padding, dilation, groups, *kind))
         if plan is None:
             plan = self._planned(key, Call(x, weight, bias, stride, padding, dilation, groups, *kind))
         return plan
 
     def _unkeyed(self, call: Call) -> Launcher:
-        """Plan a call without a key: with a list for a number, or tensors without memory, as under vmap."""
-        if any(isinstance(argument, list) for argument in call):
-            hashable: Iterator[Any] = (tuple(one) if isinstance(one, list) else one for one in call)
-            return self.plan(*hashable)
+        """Plan a call without a key: with numbers of other types, or tensors without memory, as in vmap."""
+        plain = Call(*map(plain_number, call))
+        if any(one is not given for one, given in zip(plain, call, strict=True)):
+            return self.plan(*plain)
         return ByTorch(*call[3:])
 
     def _planned(self, key: Key, call: Call) -> Launcher:
-        """Make, keep and return the plan for calls of this signature."""
-        by_torch = ByTorch(*call[3:])
+        """Make, keep and return the plan for calls of this signature.
+
+        Raises:
+            MissError: the policy is strict, and the database has no entry.
+        """
+        call = Call(*map(plain_number, call))
+        try:
+            return self._made(key, call)
+        except MissError:
+            raise
+        except Exception as error:  # kernels, files, models: whatever it is, a convolution must not fail
+            if raised_by_a_handler(error):
+                raise
+            shapes = f"x {tuple(call.x.shape)} and weight {tuple(call.weight.shape)}"
+            warn_once(f"no plan could be made for {shapes}, torch serves it: {_reason(error)}")
+            return self._left(key, call)
+
+    def _made(self, key: Key, call: Call) -> Launcher:
         problem = problem_of(call, precision_of(precision_setting()))
         ordinal = call.x.get_device()
         device = self.machine.device(ordinal)
-        if problem is None or device is None or not supporting(problem):
-            return self._plans.setdefault(key, by_torch)
+        if problem is None or device is None or not _offered(problem, device):
+            return self._left(key, call)
         if self.machine.capturing():
             # Loading a kernel would end the capture (vllm#36587).
             warn_once(f"{problem} was first called in a CUDA graph's capture, so torch serves it there; "
                       "call it once before the capture")  # fmt: skip
-            return by_torch
+            return ByTorch(*call[3:])
         with self._alone():
             if key not in self._plans:
                 environment = self.machine.environment(ordinal, device)
                 config = self._config(problem, device, environment, key, ordinal)
-                bound = None if config == ATEN else self._bound(problem, config, device, environment, call)
-                self._plans[key] = bound or by_torch
+                choice = Choice(config, problem, device, environment)
+                bound = None if config == ATEN else self._bound(choice, key, call)
+                self._plans[key] = bound or ByTorch(*call[3:])
             return self._plans[key]
+
+    def _left(self, key: Key, call: Call) -> Launcher:
+        """Leave calls of this signature to torch; the plan is kept once torch has served one."""
+        by_torch = ByTorch(*call[3:])
+        return replace(by_torch, served=lambda: self._plans.setdefault(key, by_torch))
 
     def _alone(self) -> AbstractContextManager[object]:
         """Return the lock under which plans are made. A forked child's may be held by a thread it has not."""
@@ -201,36 +255,70 @@ class Dispatcher:
 
     # --- the launch ---------------------------------------------------------------------------------
 
-    def _bound(
-        self, problem: Problem, config: Config, device: Device, environment: Environment, call: Call
-    ) -> Launcher | None:
-        """Compile `config`, or else the best estimates; return the first that loads, None if none does.
+    def _bound(self, choice: Choice, key: Key, call: Call) -> Launcher | None:
+        """Compile the config, or else the best estimates; return the first that loads, None if none does.
 
         What fails is recorded, and told in one warning.
         """
         tensors = as_kernels_read(call.x, call.weight, call.bias)
         failed: list[str] = []
-        for candidate in _with_fallbacks(config, problem, device):
+        for candidate in _with_fallbacks(choice):
+            kernel, config = kernel_called(candidate.config.kernel), candidate.config
             try:
-                launch = self.machine.bind(kernel_called(candidate.kernel), problem, candidate, *tensors)
+                launch = self.machine.bind(kernel, choice.problem, config, *tensors)
             except Exception as error:  # compilers and drivers raise of every type
-                failed.append(f"{candidate} does not run on {device.name} ({_reason(error)})")
-                if not isinstance(outcome_of(error), Unavailable):
-                    trial = Trial(candidate.document(), "launch", error=_reason(error))
-                    self._tuner.record(problem, environment, trial, origin="call")
+                if raised_by_a_handler(error):
+                    raise
+                failed.append(self._failed(candidate, error))
                 continue
             if failed:
-                warn_once(f"{failed[0]}; {candidate} serves in its place")
-            return fitted(launch, call)
-        warn_once(f"{failed[0]}, nor do {len(failed) - 1} others; torch serves {problem}")
+                warn_once(f"{failed[0]}; {config} serves in its place")
+            return self._guarded(fitted(launch, call), candidate, key, call)
+        warn_once(f"{failed[0]}, nor do {len(failed) - 1} others; torch serves {choice.problem}")
         return None
 
+    def _guarded(self, launch: Launcher, choice: Choice, key: Key, call: Call) -> Launcher:
+        """Return a launcher that lets torch compute where `launch` fails, and puts torch in its place."""
+        by_torch = ByTorch(*call[3:])
 
-def _with_fallbacks(config: Config, problem: Problem, device: Device) -> Iterator[Config]:
-    """Yield `config`, then the best estimates, found only if they are asked for: it takes some 0.1 s."""
-    yield config
+        def guarded(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            try:
+                return launch(x, weight, bias)
+            except Exception as error:  # drivers and allocators raise of every type
+                if raised_by_a_handler(error):
+                    raise
+                failure = error
+            # First the result. Where torch fails as well, as for want of memory for y, no config is at fault.
+            y = by_torch(x, weight, bias)
+            with self._alone():
+                first = self._plans.get(key) is guarded
+                if first:
+                    self._plans[key] = by_torch
+            if first:
+                warn_once(f"{self._failed(choice, failure)}; torch serves {choice.problem} from now on")
+            return y
+
+        return guarded
+
+    def _failed(self, choice: Choice, error: Exception) -> str:
+        """Record that a config did not load or launch, unless the machine is at fault; return that in words."""
+        if not isinstance(outcome_of(error), Unavailable):
+            trial = Trial(choice.config.document(), "launch", error=_reason(error))
+            self._tuner.record(choice.problem, choice.environment, trial, origin="call")
+        return f"{choice.config} does not run on {choice.device.name} ({_reason(error)})"
+
+
+def _offered(problem: Problem, device: Device) -> bool:
+    """Return whether any kernel that can run `problem` has a config for it on `device`."""
+    return any(True for kernel in supporting(problem) for _ in kernel.space(problem, device))
+
+
+def _with_fallbacks(choice: Choice) -> Iterator[Choice]:
+    """Yield `choice`, then the best estimates, found only if they are asked for: it takes some 0.1 s."""
+    yield choice
+    problem, device = choice.problem, choice.device
     best = leaders(problem, candidates(problem, device), device, FALLBACKS + 1)
-    yield from [other for other in best if other != config][:FALLBACKS]
+    yield from [replace(choice, config=other) for other in best if other != choice.config][:FALLBACKS]
 
 
 def _reason(error: BaseException) -> str:

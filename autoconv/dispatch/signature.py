@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from numbers import Integral
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
 from autoconv.errors import ProblemError
+from autoconv.kernels.sizes import MAX_INT32
 from autoconv.problem import DTYPE_BYTES, Problem
 
 Numbers: TypeAlias = int | tuple[int, ...]
+
+
+NO_MEMORY = 1 << 22
+"""No element lies lower: Linux maps no page below 64 KiB, and no executable below 4 MiB. What has no memory,
+as the tensors of torch.func.functionalize, has the address 0, and a view of it its offset."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,23 @@ class Call(NamedTuple):
     output_padding: Numbers = 0  # of conv_transpose
     activation: str = "none"
     taps: int = 0  # K, of conv_weight
+
+
+def plain_number(value: Any) -> Any:
+    """Return a list as a tuple, and a whole number of another class, such as NumPy's, as the int it is.
+
+    Anything else comes back itself, True and False included, which torch refuses.
+
+    >>> from enum import IntEnum
+    >>> plain_number([IntEnum("Step", "one two").two])
+    (2,)
+    """
+    if isinstance(value, (list, tuple)):
+        plain = tuple(map(plain_number, value))
+        changed = any(one is not given for one, given in zip(plain, value, strict=True))
+        return plain if changed or isinstance(value, list) else value
+    exact = isinstance(value, bool) or type(value) is int
+    return int(value) if isinstance(value, Integral) and not exact else value
 
 
 def problem_of(call: Call, precision: str) -> Problem | None:
@@ -107,8 +131,12 @@ def _consistent(call: Call) -> bool:
     """Return whether the tensors fit each other, and hold the values that lie in memory."""
     x, weight, bias = call.x, call.weight, call.bias
     for tensor in (x, weight, bias):
+        if tensor is None:
+            continue
         # A tensor with the negative bit, such as the imaginary part of a conjugate, has its sign elsewhere.
-        if tensor is not None and (tensor.dtype != x.dtype or tensor.device != x.device or tensor.is_neg()):
+        if tensor.dtype != x.dtype or tensor.device != x.device or tensor.is_neg():
+            return False
+        if tensor.data_ptr() <= NO_MEMORY or tensor._is_zerotensor() or torch._is_functional_tensor(tensor):
             return False
     if x.dtype not in DTYPES or x.dim() not in (2, 3) or weight.dim() != 3:
         return False
@@ -145,7 +173,11 @@ def window(stride: Numbers, padding: Padding, dilation: Numbers, taps: int) -> W
 
 
 def _one(value: Numbers) -> int | None:
-    """Return a number given as itself or alone in a sequence; None for all else, True and False included."""
+    """Return a number given as itself or alone in a sequence; None for all else, True and False included.
+
+    None, too, for what 32 bits do not hold: no kernel computes with it, nor any model of one. torch refuses
+    it, or wraps around in 64 bits.
+    """
     if isinstance(value, (tuple, list)) and len(value) == 1:
         (value,) = value
-    return value if type(value) is int else None
+    return value if type(value) is int and abs(value) <= MAX_INT32 else None

@@ -115,6 +115,7 @@ HIT_CALLS = {
     "is_contiguous", "get_device", "data_ptr", "_empty_strided_cpu",
     # of torch: modes in which it serves the call, and the precision of float32
     "is_compiling", "_is_tracing", "_len_torch_dispatch_stack", "_is_any_autocast_enabled", "is_grad_enabled",
+    "_is_torch_function_mode_enabled",
     "_get_fp32_precision_getter",
     "get",  # of the dictionary
     "append", "__setattr__",  # of the recorder

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import IntEnum
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -151,3 +153,105 @@ def test_batched_tensors_have_no_address_and_are_torchs(launches):
     expected = torch.stack([functional.conv1d(sample, weight) for sample in x])
     torch.testing.assert_close(y, expected)
     assert launches == []
+
+
+# --- 1 == 1.0 == True -----------------------------------------------------------------------------
+
+TRANSPOSED = torch.zeros(16, 16, 3)
+
+
+def convolve(name: str, value: Any) -> torch.Tensor:
+    """A call with one argument given as `value`; output_padding makes it a transposed one of stride 2."""
+    if name == "output_padding":
+        return autoconv.conv_transpose1d(X, TRANSPOSED, BIAS, 2, 0, value)
+    return autoconv.conv1d(X, WEIGHT, BIAS, **{name: value})
+
+
+def refused(name: str, value: Any) -> bool:
+    try:
+        convolve(name, value)
+    except TypeError:
+        return True
+    return False
+
+
+EQUALS = [
+    (name, right, wrong)
+    for name in ("stride", "padding", "dilation", "output_padding", "groups")
+    for right, wrong in [(1, 1.0), (1, True), ((1,), (1.0,)), ((1,), (True,))]
+    if name != "groups" or right == 1
+]
+
+
+@pytest.mark.parametrize(("name", "right", "wrong"), EQUALS)
+def test_a_wrong_number_neither_spoils_nor_takes_the_plan_of_its_equal(name, right, wrong, dispatcher):
+    assert refused(name, wrong)
+    assert dispatcher._plans == {}
+    assert not refused(name, right)
+    kept = dict(dispatcher._plans)
+    assert refused(name, wrong)
+    assert not refused(name, right)
+    assert dispatcher._plans == kept
+
+
+class Step(IntEnum):
+    ONE = 1
+
+
+@pytest.mark.parametrize("value", [np.int64(1), Step.ONE, [1], [np.int64(1)], (Step.ONE,), torch.Size([1])])
+@pytest.mark.parametrize("name", ["stride", "padding", "dilation", "output_padding"])
+def test_whole_numbers_of_other_types_are_served_first_or_second(name, value, launches):
+    convolve(name, value)
+    convolve(name, 1)
+    convolve(name, (1,))
+    assert len({launch.arguments[4:] for launch in launches}) == 1
+    assert len(launches) == 3
+
+
+WRONG = [{"stride": 0}, {"weight": torch.zeros(16, 15, 3)}, {"padding": "sam"}, {"bias": torch.zeros(5)}]
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, {"groups": 3}, {"stride": (1, 2)}, {"padding": (1, 1)}], ids=str)
+def test_a_call_that_torch_refuses_leaves_no_plan_behind(wrong, dispatcher):
+    with pytest.raises(RuntimeError):
+        autoconv.conv1d(**{"input": X, "weight": WEIGHT, "bias": BIAS, **wrong})
+    assert dispatcher._plans == {}
+
+
+def test_what_is_torchs_keeps_a_plan_once_torch_has_served_it(dispatcher):
+    double = X.double(), WEIGHT.double(), BIAS.double()
+    for _ in range(2):
+        assert torch.equal(autoconv.conv1d(*double), functional.conv1d(*double))
+    (plan,) = dispatcher._plans.values()
+    assert isinstance(plan, ByTorch)
+    assert dispatcher.plan(*double, 1, 0, 1, 1) is plan
+
+
+# --- tensors without memory -----------------------------------------------------------------------
+
+
+def zero(tensor: torch.Tensor) -> torch.Tensor:
+    return torch._efficientzerotensor(tensor.shape)
+
+
+def part_of_zeros(tensor: torch.Tensor) -> torch.Tensor:
+    """A view whose address is an offset from 0: 16 bytes."""
+    flat = torch._efficientzerotensor((tensor.numel() + 4,))
+    return flat[4:].view(tensor.shape)
+
+
+def given_back(tensor: torch.Tensor) -> torch.Tensor:
+    """Without its memory, as FSDP leaves parameters between uses."""
+    one = tensor.clone()
+    one.untyped_storage().resize_(0)
+    return one
+
+
+@pytest.mark.parametrize("made", [zero, part_of_zeros, given_back, lambda one: one.to("meta")])
+@pytest.mark.parametrize("name", ["x", "weight", "bias"])
+@pytest.mark.parametrize("warm", [False, True])
+def test_no_kernel_gets_a_tensor_without_memory(made, name, warm, plan):
+    if warm:
+        assert not isinstance(plan(), ByTorch)
+    assert isinstance(plan(**{name: made(CALL[name])}), ByTorch)
+    assert not isinstance(plan(), ByTorch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 import threading
 import warnings
@@ -23,6 +22,7 @@ from autoconv import Config, Problem, lookup, serving, settings
 from autoconv.compiler.recording import recording
 from autoconv.device import find as device_called
 from autoconv.dispatch.dispatcher import FALLBACKS, Dispatcher
+from autoconv.dispatch.launchers import ByTorch
 from autoconv.dispatch.machines import Recorded
 from autoconv.sweep.ahead import compiled_ahead
 from tuning_db.rows import WINNER_COLUMNS, checksum
@@ -108,17 +108,75 @@ def test_where_nothing_compiles_torch_serves(tmp_path, monkeypatch, launches):
     assert len({trial.config_hash for trial in failed}) == 1 + FALLBACKS
 
 
-@pytest.mark.parametrize("vast", [{"stride": 2**61}, {"dilation": 2**60}, {"padding": 2**55}], ids=str)
-def test_what_no_kernel_reaches_is_torch_s(vast, launches):
-    x, weight = torch.randn(1, 16, 20), torch.randn(8, 16, 1)
-    try:
-        expected = functional.conv1d(x, weight, **vast)
-    except RuntimeError as error:
-        with pytest.raises(RuntimeError, match=re.escape(str(error).splitlines()[0])):
-            autoconv.conv1d(x, weight, **vast)
-    else:
-        assert torch.equal(autoconv.conv1d(x, weight, **vast), expected)
-    assert launches == []
+class Failing(Recorded):
+    """A device whose launches go well so many times, and then fail."""
+
+    def __init__(self, good: int) -> None:
+        super().__init__(device_called(DEVICE))
+        self.good = good
+
+    def bind(self, *arguments):
+        launch = super().bind(*arguments)
+
+        def launch_or_fail(x, weight, bias):
+            self.good -= 1
+            if self.good < 0:
+                raise RuntimeError("Triton Error [CUDA]: out of memory")
+            return launch(x, weight, bias)
+
+        return launch_or_fail
+
+
+@pytest.mark.parametrize("good", [0, 2])
+@pytest.mark.parametrize("op", ["conv", "conv_transpose", "backward"])
+def test_where_a_launch_fails_torch_serves_from_then_on(good, op, predicting):
+    x, weight = torch.randn(2, 16, 70), torch.randn(16, 16, 3)
+
+    def call(library, differentiated=op == "backward"):
+        leaf = weight.clone().requires_grad_(differentiated)
+        y = (library.conv_transpose1d if op == "conv_transpose" else library.conv1d)(x, leaf, None, 2)
+        if differentiated:
+            y.sum().backward()
+            return leaf.grad
+        return y
+
+    with (
+        recording(device_called(DEVICE)),
+        serving.served_by(Dispatcher(Failing(good), settings.load())),
+        warnings.catch_warnings(record=True) as warned,
+    ):
+        warnings.simplefilter("always")
+        for _ in range(3):
+            last = call(autoconv)
+        torch.testing.assert_close(call(autoconv), call(functional))
+        torch.testing.assert_close(last, call(functional))
+        plans = list(serving.current._plans.values())
+    signatures = 2 if op == "backward" else 1
+    assert [type(plan) for plan in plans] == [ByTorch] * signatures
+    messages = [str(one.message) for one in warned]
+    assert len(messages) == signatures
+    assert all(
+        "does not run on rtx4090 (RuntimeError: Triton Error [CUDA]: out of" in one for one in messages
+    )
+    assert all("; torch serves N=2,Cin=16," in one and one.endswith("from now on") for one in messages)
+    with lookup.open_user(settings.load()) as database:
+        assert database.info()["trials"] == signatures
+
+
+def test_where_torch_fails_as_well_no_config_is_at_fault(predicting, monkeypatch):
+    """Out of memory for y itself: torch's own error, no trial, and the plan stays."""
+
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("of torch")
+
+    with recording(device_called(DEVICE)), serving.served_by(Dispatcher(Failing(1), settings.load())):
+        convolve()
+        (plan,) = serving.current._plans.values()
+        monkeypatch.setattr(functional, "conv1d", no_memory)
+        with pytest.raises(torch.OutOfMemoryError, match="of torch"):
+            convolve()
+        assert list(serving.current._plans.values()) == [plan]
+    assert trials(PROBLEM) == []
 
 
 # --- configs of others' files ---------------------------------------------------------------------
@@ -176,6 +234,61 @@ def test_a_site_s_forged_row_is_a_miss(site, launches):
     with serving.served_by(Dispatcher(serving.current.machine, settings.load())):
         assert convolve().shape == PROBLEM.y_shape
     assert len(launches) == 1
+
+
+# --- numbers beyond measure -----------------------------------------------------------------------
+
+HUGE = [
+    (name, size)
+    for name in ("stride", "padding", "dilation", "output_padding")
+    for size in (2**55, 2**61, 2**62, 2**63 - 1, 2**63, 2**70)
+]
+
+
+def outcome(convolve, *arguments):
+    try:
+        y = convolve(*arguments)
+        if y.requires_grad:
+            y.sum().backward()
+    except Exception as error:
+        return type(error)
+    return y.shape, [one.grad.shape for one in arguments[:2] if one.requires_grad]
+
+
+@pytest.mark.parametrize(("name", "size"), HUGE)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("differentiated", [False, True])
+def test_numbers_beyond_measure_end_as_they_do_in_torch(name, size, transposed, differentiated, predicting):
+    numbers = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0, name: size}
+    if name == "output_padding" and not transposed:
+        pytest.skip("conv1d has none")
+    if transposed and name == "output_padding":
+        numbers["stride"] = min(2 * size, 2**63 - 1)
+    x, weight = (torch.randn(shape, requires_grad=differentiated) for shape in ((2, 4, 30), (4, 4, 3)))
+    stride, padding, dilation, extra = numbers.values()
+    call = (x, weight, None, stride, padding, *([extra, 1, dilation] if transposed else [dilation, 1]))
+    which = "conv_transpose1d" if transposed else "conv1d"
+    expected = outcome(getattr(functional, which), *call)
+    with autoconv.recorded(DEVICE):
+        assert outcome(getattr(autoconv, which), *call) == expected
+        assert outcome(getattr(autoconv, which), *call) == expected
+
+
+def test_whatever_fails_before_the_launch_is_torchs_with_one_warning(launches, monkeypatch):
+    def broken(*_):
+        raise OverflowError("int too large to convert to float")
+
+    monkeypatch.setattr("autoconv.dispatch.dispatcher.Tuner.find", broken)
+    with pytest.warns(RuntimeWarning) as warned:
+        y = convolve()
+    assert torch.equal(convolve(), y)
+    assert torch.equal(functional.conv1d(X, WEIGHT), y)
+    assert launches == []
+    (message,) = [str(warning.message) for warning in warned]
+    assert message.startswith(
+        "no plan could be made for x (2, 16, 70) and weight (32, 16, 3), torch serves it"
+    )
+    assert message.endswith("OverflowError: int too large to convert to float")
 
 
 # --- files ----------------------------------------------------------------------------------------

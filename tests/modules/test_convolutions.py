@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import autoconv
 from autoconv import Conv1d, ConvTranspose1d, accelerate
+from autoconv.problem import ACTIVATIONS
 
 CONV = [
     {}, {"stride": 2, "padding": 1, "dilation": 2}, {"groups": 2, "bias": False}, {"padding": "same"},
@@ -143,6 +145,13 @@ def test_an_accelerated_model_computes_and_stores_the_same():
     ours.load_state_dict(theirs.state_dict())
 
 
+def test_what_a_model_new_holds_is_served_by_it_and_not_swapped():
+    ours = nn.Sequential(autoconv.ModelNew(4, 8, 3), nn.Conv1d(8, 4, 3))
+    report = accelerate(ours)
+    assert (report.swapped, report.left) == (("1",), (("0", "is tuned already"),))
+    assert type(ours[0].conv1d) is nn.Conv1d
+
+
 def test_its_convolutions_launch_kernels(predicting):
     ours = model().requires_grad_(False)
     accelerate(ours)
@@ -203,3 +212,67 @@ def test_a_lazy_convolution_waits_for_its_shape():
     assert accelerate(ours).left == (("0", "has no shape yet; run the model once first"),)
     ours(torch.randn(2, 4, 20))
     assert accelerate(ours).swapped == ("0",)
+
+
+# --- torch.jit.script -----------------------------------------------------------------------------
+
+SCRIPTED = [
+    *(lambda rest=rest: Conv1d(4, 6, 3, **rest) for rest in (*CONV, {"activation": "gelu"})),
+    *(lambda rest=rest: ConvTranspose1d(4, 6, 3, **rest) for rest in (*TRANSPOSED, {"activation": "tanh"})),
+    lambda: autoconv.ModelNew(4, 6, 3, stride=2, bias=True),
+]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("made", SCRIPTED)
+def test_a_scripted_module_computes_by_torch_wherever_it_is_loaded(made, predicting):
+    module = made().requires_grad_(False)
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(module), file)
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    x = torch.randn(2, 4, 20)
+    with autoconv.recorded("l4") as launches:
+        y = loaded(x)
+    assert launches == []
+    assert torch.equal(y, module(x))
+    assert list(loaded.state_dict()) == list(module.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name != "none"])
+def test_every_activation_is_scripted(activation):
+    x = torch.randn(2, 4, 20)
+    for module in (Conv1d(4, 6, 3, activation=activation), ConvTranspose1d(4, 6, 3, activation=activation)):
+        assert torch.equal(torch.jit.script(module)(x), module(x))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_an_accelerated_model_scripts_and_stays_accelerated(predicting):
+    ours = nn.Sequential(nn.Conv1d(4, 6, 3), nn.ReLU(), nn.ConvTranspose1d(6, 4, 2)).requires_grad_(False)
+    accelerate(ours)
+    x = torch.randn(2, 4, 20)
+    scripted = torch.jit.script(ours)
+    assert torch.equal(scripted(x), ours(x))
+    with autoconv.recorded("l4") as launches:
+        ours(x)
+    assert len(launches) == 2
+
+
+# --- torch.fx -------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # of what torch's own pass imports
+def test_a_model_that_was_traced_and_folded_first_is_accelerated_whole(predicting):
+    """The order that the docs advise: torch's passes know nn.Conv1d by its very type."""
+    from torch.fx.experimental.optimization import fuse
+
+    theirs = nn.Sequential(nn.Conv1d(4, 6, 3), nn.BatchNorm1d(6), nn.ReLU()).eval()
+    folded = fuse(theirs)
+    assert accelerate(folded).swapped == ("0",)
+    x = torch.randn(2, 4, 20)
+    torch.testing.assert_close(folded(x), theirs(x))
+    with torch.no_grad(), autoconv.recorded("l4") as launches:
+        folded(x)
+    assert len(launches) == 1
+    assert not any(isinstance(one, nn.BatchNorm1d) for one in folded.modules())

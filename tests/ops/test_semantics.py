@@ -14,10 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import autoconv
-from autoconv import ops, serving
+from autoconv import library, ops, serving
 from autoconv.compiler.recording import Launch
 
 X, WEIGHT, BIAS = torch.randn(2, 4, 30), torch.randn(6, 4, 3), torch.randn(6)
@@ -363,6 +364,254 @@ def test_forward_mode_derivatives_are_torchs(launches):
     torch.testing.assert_close(primal, EXPECTED)
     torch.testing.assert_close(derivative, functional.conv1d(tangent, WEIGHT))
     assert launches == []
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+@pytest.mark.parametrize("transposed", [False, True])
+def test_functionalized_tensors_are_torchs(transposed, launches):
+    """They are plain to look at, and lie at address 0; so a plan made before must not take them."""
+    weight = torch.randn(4, 6, 3)
+    convolve, torchs, weight = (
+        (autoconv.conv_transpose1d, functional.conv_transpose1d, weight)
+        if transposed
+        else (autoconv.conv1d, functional.conv1d, WEIGHT)
+    )
+    convolve(X, weight, BIAS)
+    launches.clear()
+    for part in (slice(None), slice(1, None)):
+        y = torch.func.functionalize(lambda x, part=part: convolve(x[part], weight, BIAS))(X)
+        torch.testing.assert_close(y, torchs(X[part], weight, BIAS))
+    assert launches == []
+
+
+def test_zero_tensors_are_torchs(launches):
+    zeros = torch._efficientzerotensor(X.shape)
+    torch.testing.assert_close(autoconv.conv1d(zeros, WEIGHT, BIAS), functional.conv1d(zeros, WEIGHT, BIAS))
+    assert launches == []
+
+
+# --- torch function modes, counted operations -----------------------------------------------------
+
+
+class Seen(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.calls.append((function, args[3:], kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_function_mode_sees_our_functions_and_kernels_still_serve(launches):
+    transposed = torch.randn(4, 6, 3)
+    with Seen() as mode:
+        y = autoconv.conv1d(X, WEIGHT, BIAS, 2, padding=1, activation="relu")
+        z = autoconv.conv_transpose1d(X, transposed, BIAS, 2, output_padding=1, dilation=3)
+    ours = [call for call in mode.calls if call[0] in (autoconv.conv1d, autoconv.conv_transpose1d)]
+    assert ours == [
+        (autoconv.conv1d, (2, 1, 1, 1), {"activation": "relu"}),
+        (autoconv.conv_transpose1d, (2, 0, 1, 1, 3), {"activation": "none"}),
+    ]
+    assert len(launches) == 2
+    assert y.shape == functional.conv1d(X, WEIGHT, BIAS, 2, 1).shape
+    assert z.shape == functional.conv_transpose1d(X, transposed, BIAS, 2, 0, 1, 1, 3).shape
+
+
+def test_a_function_mode_may_answer_itself(launches):
+    class Answer(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            return "mine" if function is autoconv.conv1d else function(*args, **(kwargs or {}))
+
+    with Answer():
+        assert autoconv.conv1d(X, WEIGHT) == "mine"
+    assert launches == []
+
+
+def test_a_default_device_is_no_hindrance(launches):
+    with torch.device("cpu"):
+        autoconv.conv1d(X, WEIGHT, BIAS)
+    assert len(launches) == 1
+
+
+FLOPS = [
+    (False, (6, 4, 3), {"stride": 2, "padding": 1}),
+    (False, (6, 4, 4), {"padding": "same"}),
+    (True, (4, 6, 3), {"stride": 2, "output_padding": 1}),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize(("transposed", "shape", "rest"), FLOPS)
+def test_operations_are_counted_as_torchs_are(transposed, shape, rest, launches):
+    counter = pytest.importorskip("torch.utils.flop_counter")
+    library.count_flops()
+    counts = []
+    name = "conv_transpose1d" if transposed else "conv1d"
+    for convolve in (getattr(functional, name), getattr(autoconv, name)):
+        x, weight = X.clone().requires_grad_(), torch.randn(shape, requires_grad=True)
+        with counter.FlopCounterMode(display=False) as counted:
+            y = convolve(x, weight, **rest)
+            forward = counted.get_total_flops()
+            y.sum().backward()
+        counts.append((forward, counted.get_total_flops()))
+    assert counts[0] == counts[1]
+    assert counts[1][0] > 0 and launches
+
+
+@pytest.mark.parametrize("counter_first", [True, False])
+def test_operations_are_counted_whichever_is_imported_first(counter_first):
+    imports = ["import torch.utils.flop_counter as counter", "import autoconv; autoconv.accelerate"]
+    code = "\n".join(imports if counter_first else [*reversed(imports), "autoconv.library.count_flops()"])
+    look = f"{code}\nimport torch\nassert torch.ops.autoconv.convolution in counter.flop_registry"
+    subprocess.run([sys.executable, "-c", look], check=True, timeout=120)
+
+
+# --- tensors without elements ---------------------------------------------------------------------
+
+EMPTY = [
+    ("conv1d", (2, 0, 15), (8, 0, 2)),
+    ("conv1d", (0, 4, 15), (8, 4, 2)),
+    ("conv1d", (0, 0, 15), (8, 0, 2)),
+    ("conv1d", (0, 4), (8, 0, 2)),
+    ("conv1d", (0, 15), (8, 0, 2)),
+    ("conv1d", (2, 4, 15), (8, 4, 0)),
+    ("conv1d", (2, 4, 0), (8, 4, 1)),
+    ("conv_transpose1d", (0, 4, 15), (4, 8, 2)),
+    ("conv_transpose1d", (0, 4, 0), (4, 8, 2)),
+    ("conv_transpose1d", (0, 4, 0), (4, 8, 5)),
+    ("conv_transpose1d", (2, 0, 15), (0, 8, 2)),
+    ("conv_transpose1d", (2, 4, 0), (4, 8, 3)),
+]
+
+
+def by_operator(name):
+    """The registered operator, as an exported program calls it, with the signature of the function."""
+
+    def convolve(x, weight, bias):
+        return torch.ops.autoconv.convolution(x, weight, bias, 1, [0, 0], 1, 1, name != "conv1d", 0)
+
+    return convolve
+
+
+def gradients(convolve, shapes, needed):
+    leaves = [torch.randn(shape).requires_grad_(index in needed) for index, shape in enumerate(shapes)]
+    try:
+        y = convolve(*leaves)
+        y.sum().backward()
+    except RuntimeError as error:
+        return str(error)
+    return y.shape, [leaf.grad if leaf.grad is None else leaf.grad.tolist() for leaf in leaves]
+
+
+@pytest.mark.parametrize(("name", "x", "weight"), EMPTY)
+@pytest.mark.parametrize("needed", [{0, 1, 2}, {0}, {1}, {2}], ids=str)
+def test_convolutions_of_nothing_and_their_gradients_are_torchs(name, x, weight, needed, launches):
+    shapes = (x, weight, (8,))
+    expected = gradients(getattr(functional, name), shapes, needed)
+    assert gradients(getattr(autoconv, name), shapes, needed) == expected
+    if len(x) == 3:
+        assert gradients(by_operator(name), shapes, needed) == expected
+    assert launches == []
+
+
+# --- what is refused when traced ------------------------------------------------------------------
+
+REFUSED = [
+    {"input": torch.randn(2, 5, 30)},
+    {"weight": torch.randn(6, 5, 3)},
+    {"groups": 0},
+    {"groups": -1},
+    {"groups": 3},
+    {"groups": 4},
+    {"bias": torch.randn(5)},
+    {"bias": torch.randn(6, 1)},
+    {"padding": -1},
+    {"stride": 0},
+    {"dilation": 0},
+    {"input": X[:, :, :2]},
+    {"dilation": 20},
+    {"weight": WEIGHT[:0]},
+    {"input": X[:, :, :0], "padding": 3},
+]
+REFUSED_TRANSPOSED = [
+    {"input": torch.randn(2, 5, 30)},
+    {"groups": 0},
+    {"groups": 3},
+    {"bias": torch.randn(5)},
+    {"padding": -1},
+    {"stride": 0},
+    {"output_padding": -1},
+    {"input": X[:, :, :0]},
+]
+ALL_REFUSED = [
+    *(("conv1d", wrong) for wrong in REFUSED),
+    *(("conv_transpose1d", wrong) for wrong in REFUSED_TRANSPOSED),
+]
+
+
+def as_fake(tensor):
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda") if torch.is_tensor(tensor) else tensor
+
+
+def numbers_of(name, wrong):
+    weight = torch.randn(4, 6, 3) if name == "conv_transpose1d" else WEIGHT
+    call = {"input": X, "weight": weight, "bias": BIAS, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+    return {**call, **wrong}
+
+
+@pytest.mark.parametrize(("name", "wrong"), ALL_REFUSED, ids=str)
+def test_a_fake_call_is_refused_in_torchs_words(name, wrong):
+    call = numbers_of(name, wrong)
+    kind, words = outcome(getattr(functional, name), **call)
+    assert kind is RuntimeError
+    extra = call.pop("output_padding", 0)
+    with FakeTensorMode():
+        x, weight, bias, stride, padding, dilation, groups = map(as_fake, call.values())
+        rest = bias, stride, [padding] * 2, dilation, groups, name == "conv_transpose1d", extra
+        assert outcome(torch.ops.autoconv.convolution, x, weight, *rest) == (kind, words)
+
+
+@pytest.mark.parametrize("wrong", [{"weight": WEIGHT.half()}, {"bias": BIAS.double()}], ids=str)
+@pytest.mark.parametrize("name", ["conv1d", "conv_transpose1d"])
+def test_a_fake_call_of_two_types_is_refused(name, wrong):
+    call = numbers_of(
+        name, {**wrong, **({"weight": torch.randn(4, 6, 3).half()} if "weight" in wrong else {})}
+    )
+    assert outcome(getattr(functional, name), **call)[0] is RuntimeError
+    with FakeTensorMode():
+        x, weight, bias = map(as_fake, list(call.values())[:3])
+        with pytest.raises(
+            RuntimeError, match=r"^Input type \(torch.float32\) and (weight|bias) type \(torch"
+        ):
+            torch.ops.autoconv.convolution(x, weight, bias, 1, [0, 0], 1, 1, name == "conv_transpose1d", 0)
+
+
+@pytest.mark.parametrize(("name", "wrong"), ALL_REFUSED, ids=str)
+def test_export_of_an_invalid_call_is_refused(name, wrong):
+    call = numbers_of(name, wrong)
+    numbers = {key: value for key, value in call.items() if not torch.is_tensor(value)}
+
+    class Model(torch.nn.Module):
+        def forward(self, x, weight, bias):
+            return getattr(autoconv, name)(x, weight, bias, **numbers)
+
+    with FakeTensorMode():
+        tensors = tuple(as_fake(one) for one in call.values() if torch.is_tensor(one))
+        with pytest.raises(Exception) as refused:
+            torch.export.export(Model(), tensors)
+    assert outcome(getattr(functional, name), **call)[1] in str(refused.value)
+
+
+def test_a_fake_gradient_of_another_shape_is_refused():
+    with FakeTensorMode():
+        x, gradient = torch.empty(2, 4, 30, device="cuda"), torch.empty(2, 6, 28, device="cuda")
+        weight = torch.ops.autoconv.convolution_weight(x, gradient, 3, 1, [0, 0], 1, 1)
+        assert weight.shape == (6, 4, 3)
+        with pytest.raises(
+            RuntimeError, match=r"gradient of an output of size \[2, 6, 27\], got \[2, 6, 28\]"
+        ):
+            torch.ops.autoconv.convolution_weight(x, gradient, 4, 1, [0, 0], 1, 1)
 
 
 # --- autocast -------------------------------------------------------------------------------------
