@@ -301,7 +301,7 @@ class Dispatcher:
         return guarded
 
     def _failed(self, choice: Choice, error: Exception) -> str:
-        """Record that a config did not load or launch, unless the machine is at fault; return that in words."""
+        """Say that a config did not load or launch, and record it where that is its own fault."""
         if not isinstance(outcome_of(error), Unavailable):
             trial = Trial(choice.config.document(), "launch", error=_reason(error))
             self._tuner.record(choice.problem, choice.environment, trial, origin="call")
