@@ -29,7 +29,6 @@ from autoconv.dispatch.machines import Cuda
 from autoconv.environment import Environment
 from autoconv.kernels.base import Kernel, Step
 from autoconv.kernels.registry import kernels
-from autoconv.kernels.source import source_hash
 from autoconv.problem import Problem
 
 PROBLEMS = (
@@ -247,7 +246,7 @@ class OnStandIn(Cuda):
         return self._device
 
     def environment(self, _index: int, device: Device) -> Environment:
-        return Environment.current(device, source_hash())
+        return Environment.current(device)
 
 
 @pytest.fixture
