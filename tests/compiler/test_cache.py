@@ -89,7 +89,7 @@ def test_a_damaged_entry_is_compiled_anew_and_mended(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["a file", "a missing folder in a file"])
 def test_a_folder_that_cannot_be_written_is_no_error(kind: str, tmp_path: Path) -> None:
-    in_the_way = tmp_path / "cache"
+    in_the_way = tmp_path / "in the way"
     in_the_way.write_text("not a folder", encoding="utf-8")
     folder = in_the_way if kind == "a file" else in_the_way / "deeper"
     assert compile_candidate(SMALL, CONFIG, RTX4090, folder).registers > 0
