@@ -1,11 +1,13 @@
 """The addresses that launches touch, held against the kernels' address maps; run with TRITON_INTERPRET=1.
 
-Prints one JSON object: for each kernel and problem how many comparisons were made, and which failed.
+Prints one JSON object: for each kernel and problem how many comparisons were made, and which failed. The
+kernels are those that the arguments name, or all.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -75,12 +77,13 @@ class Recorder:
 
 def main() -> None:
     """Print what was compared."""
+    looked_at = {name: kernels()[name] for name in sys.argv[1:] or kernels()}
     recorder = Recorder()
     recorder.install()
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for text in PROBLEMS:
         problem = Problem.parse(text)
-        for name, kernel in kernels().items():
+        for name, kernel in looked_at.items():
             if kernel.unsupported(problem) is None:
                 found[name][text] = compared(kernel, problem, recorder)
     print(json.dumps(found))

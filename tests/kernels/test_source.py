@@ -1,8 +1,7 @@
-"""The hash of each kernel's source, and the registry that finds kernels by their files."""
+"""The hash of each kernel's source: what changes it, and whose."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -43,7 +42,7 @@ class Twice(Base):
     def space(self, problem):
         return range(MOST_TILES)
 
-    def arguments(self, problem):
+    def constants(self, problem):
         return {"n": rounded(problem.L), "UNROLL": problem.K <= UNROLLED}
 
 
@@ -69,7 +68,7 @@ class Thrice(host.Base):
     factor = FACTOR
     most_rows = 16
 
-    def arguments(self, problem):
+    def constants(self, problem):
         return {"FACTOR": self.factor}
 
     def space(self, problem):
@@ -98,6 +97,8 @@ def unused(x):
 '''
 
 HOST = """
+from autoconv.kernels.bindings import bindings
+
 OPTIONS = {"enable_fp_fusion": True}
 GRAIN = 16
 BLOCKS = 2
@@ -106,6 +107,9 @@ class Base:
     def launch(self, problem):
         self.jit[self.grid(problem)](**self.arguments(problem), **OPTIONS)
 
+    def arguments(self, problem):
+        return {**bindings(problem), **self.constants(problem)}
+
     def grid(self, problem):
         return problem.N // BLOCKS
 
@@ -113,7 +117,18 @@ def rounded(n):
     return n // GRAIN * GRAIN
 """
 
-FILES = {"twice": KERNEL, "thrice": OTHER_KERNEL, "common": COMMON, "host": HOST}
+BINDINGS = """
+LARGEST = 2147483647
+SHORTEST = 16
+
+def bindings(problem):
+    return {"L": problem.L, "INDEX_64": problem.L > LARGEST}
+
+def worthwhile(problem):
+    return problem.L > SHORTEST
+"""
+
+FILES = {"twice": KERNEL, "thrice": OTHER_KERNEL, "common": COMMON, "host": HOST, "bindings": BINDINGS}
 
 SAME = {
     "another comment": ("twice", "# loads, doubles, stores", "# quite another comment"),
@@ -130,6 +145,7 @@ SAME = {
     "a bound of the config space": ("thrice", "most_rows = 16", "most_rows = 32"),
     "a constant of the grid": ("host", "BLOCKS = 2", "BLOCKS = 3"),
     "an imported constant that is not used": ("common", "WIDTH = 4", "WIDTH = 5"),
+    "a constant beside the bindings": ("bindings", "SHORTEST = 16", "SHORTEST = 32"),
     "a jit function that nobody calls": ("common", "return x\n", "return -x\n"),
 }
 OTHER = {
@@ -138,10 +154,16 @@ OTHER = {
     "an operator": ("twice", "i < n", "i <= n", {"twice"}),
     "what a block holds": ("twice", "        tl.store", "    tl.store", {"twice"}),
     "an option of the compiler": ("twice", "@triton.jit", "@triton.jit(noinline=True)", {"twice"}),
-    "a constant of the argument binding": ("twice", "UNROLLED = 31", "UNROLLED = 30", {"twice"}),
+    "a constant of a kernel's own arguments": ("twice", "UNROLLED = 31", "UNROLLED = 30", {"twice"}),
     "a constant that the jit function names": ("twice", "SIGN = 1", "SIGN = -1", {"twice"}),
     "a constant of the class": ("thrice", "FACTOR = 2", "FACTOR = 3", {"thrice"}),
     "a constant of a helper of the host": ("host", "GRAIN = 16", "GRAIN = 8", {"twice"}),
+    "a constant of the shared arguments": (
+        "bindings",
+        "LARGEST = 2147483647",
+        "LARGEST = 9",
+        {"twice", "thrice"},
+    ),
     "the compiler's options": ("host", "True", "False", {"twice", "thrice"}),
     "a helper": ("common", "x * 2", "x * 3", {"twice", "thrice"}),
     "a helper's helper": ("common", "return 1", "return -1", {"twice", "thrice"}),
@@ -188,9 +210,9 @@ def test_a_change_of_code_changes_the_hash_of_the_kernels_it_reaches_alone(
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    """A copy of the package, for kernels of our own."""
-    shutil.copytree(ROOT / "autoconv", tmp_path / "autoconv", ignore=shutil.ignore_patterns("__pycache__"))
-    return tmp_path / "autoconv" / "kernels"
+    """A copy of the kernels, to be edited."""
+    ignore = shutil.ignore_patterns("__pycache__")
+    return Path(shutil.copytree(ROOT / "autoconv" / "kernels", tmp_path / "kernels", ignore=ignore))
 
 
 def test_every_kernel_has_a_source_of_its_own() -> None:
@@ -201,22 +223,34 @@ def test_every_kernel_has_a_source_of_its_own() -> None:
     assert {name: source.source_of(name) for name in sources} == sources
 
 
-def test_adding_a_kernel_changes_no_other_s_source(copied: Path) -> None:
-    (copied / "added.py").write_text(ADDED, encoding="utf-8")
-    found = source.sources_in(copied)
-    added = found.pop("added")
-    assert found == source.sources()
-    assert added not in found.values()
+EVERY = frozenset(kernels())
+EDITS = {
+    # Of the package's own files: what reads otherwise, and whose source that changes.
+    "one jit function": ("dense", "range(0, REDUCTION", "range(0, 0 + REDUCTION", {"dense"}),
+    "a kernel's own argument": ("depthwise", "UNROLLED = 31", "UNROLLED = 29", {"depthwise"}),
+    "the second launch": ("partials", "BLOCK = 1024", "BLOCK = 512", {"split_k", "weight_gradient"}),
+    "arguments that all share": ("sizes", "MAX_INT32 = 2**31 - 1", "MAX_INT32 = 2**30 - 1", EVERY),
+    "the names of arguments": ("bindings", 'UNITS = "_units"', 'UNITS = "_unit"', EVERY),
+    "the compiler's options": ("base", '{"enable_fp_fusion": True}', '{"enable_fp_fusion": False}', EVERY),
+    "the epilogue": ("tiles", "value * 0.01", "value * 0.02", EVERY),
+    "decoding that some share": (
+        "tiles", "tile_co = tile % tiles_co", "tile_co = (tile) % tiles_co + 0",
+        {"channels_last", "dense", "grouped", "narrow", "split_k", "transposed_phases", "transposed_rows"},
+    ),
+    "a bound of one space": ("transposed_rows", "MOST_ROWS = 256", "MOST_ROWS = 128", set()),
+    "a bound of every space": ("implicit_gemm", "[int] = 256", "[int] = 128", set()),
+    "what is sound": ("work", "MOST_STAGES = 8", "MOST_STAGES = 6", set()),
+    "what the cost model takes": (
+        "grouped", "address_instructions = 10.0", "address_instructions = 12.0", set(),
+    ),
+}  # fmt: skip
 
 
-def test_the_constant_that_unrolls_the_taps_is_depthwise_s(copied: Path) -> None:
-    edit(copied, "depthwise", "UNROLLED = 31", "UNROLLED = 29")
-    assert changed(copied, source.sources()) == {"depthwise"}
-
-
-def test_the_second_launch_counts_for_the_kernels_that_make_it(copied: Path) -> None:
-    edit(copied, "partials", "BLOCK = 1024", "BLOCK = 512")
-    assert changed(copied, source.sources()) == {"split_k", "weight_gradient"}
+@pytest.mark.parametrize("change", EDITS)
+def test_a_change_in_the_package_costs_the_kernels_it_reaches_alone(copied: Path, change: str) -> None:
+    name, old, new, reached = EDITS[change]
+    edit(copied, name, old, new)
+    assert changed(copied, source.sources()) == reached
 
 
 def test_sources_are_read_without_triton_and_torch() -> None:
@@ -235,41 +269,3 @@ def test_torch_s_convolution_is_torch_s_and_cudnn_s(monkeypatch: pytest.MonkeyPa
     source.source_of.cache_clear()
     assert found == ["torch 2.9.0, cuDNN 91002", "torch 2.9.1, cuDNN 91002", "torch 2.9.1, cuDNN 91300"]
     assert source.source_of("retired") is None
-
-
-ADDED = '''
-"""Dense under another name, with one config."""
-from autoconv.config import Config
-from autoconv.kernels.dense import Dense
-
-class Added(Dense):
-    name = "added"
-
-    def space(self, problem, device):
-        yield Config("added", dict.fromkeys(self.tiles, 32), num_warps=4, num_stages=2)
-
-KERNEL = Added()
-'''
-
-ASK = """
-import json
-from autoconv.device import find
-from autoconv.kernels.registry import kernels
-from autoconv.problem import Problem
-from autoconv.sweep.candidates import candidates
-problem = Problem(2, 8, 8, 3, 100)
-offered = [str(config) for config in candidates(problem, find("rtx4090")) if config.kernel == "added"]
-print(json.dumps([list(kernels()), offered]))
-"""
-
-
-def test_a_kernel_is_one_file(copied: Path) -> None:
-    (copied / "added.py").write_text(ADDED, encoding="utf-8")
-    (copied / "notes.py").write_text('"""No kernel."""\n', encoding="utf-8")
-    shutil.copytree(ROOT / "tuning_db", copied.parents[1] / "tuning_db")
-    out = subprocess.run(
-        [sys.executable, "-c", ASK], cwd=copied.parents[1], capture_output=True, text=True, check=True
-    )
-    names, offered = json.loads(out.stdout)
-    assert names == sorted([*kernels(), "added"])
-    assert offered == ["added[BLOCK_CO=32 BLOCK_L=32 BLOCK_R=32 num_warps=4 num_stages=2]"]
