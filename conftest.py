@@ -19,7 +19,7 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pyt
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("AUTOCONV_DB", str(tmp_path / "user" / "tuning.db"))
     monkeypatch.setenv("AUTOCONV_CACHE", str(tmp_path / "cache"))
-    if getattr(pytestconfig, "cache", None):  # what Triton compiled is kept from run to run: each takes it a second
+    if getattr(pytestconfig, "cache", None):  # what Triton compiled, a second each, is kept from run to run
         (tmp_path / "cache").mkdir()
         (tmp_path / "cache" / "triton").symlink_to(pytestconfig.cache.mkdir("triton"))
 

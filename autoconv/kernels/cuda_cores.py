@@ -20,6 +20,7 @@ class OnCudaCores(ImplicitGemm):
 
     tiles = ("BLOCK_CO", "BLOCK_L")
     tensor_cores = False
+    w_in_rows = False
     most_columns = 1024
     most_outputs: ClassVar[int]  # of a thread: they and the operands live in its registers
 

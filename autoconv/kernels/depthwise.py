@@ -13,7 +13,7 @@ import triton.language as tl
 
 from autoconv.kernels.bindings import Scalar
 from autoconv.kernels.cuda_cores import OnCudaCores
-from autoconv.kernels.implicit_gemm import Meta, View, x_vector_bytes
+from autoconv.kernels.implicit_gemm import Meta, View
 from autoconv.kernels.sizes import x_strides_of
 from autoconv.kernels.tiles import store_tile, within
 from autoconv.kernels.work import Access, Axis, plain, window
@@ -110,9 +110,6 @@ class Depthwise(OnCudaCores):
 
     def block(self, problem: Problem, meta: Meta) -> tuple[int, int, int]:
         return meta["BLOCK_CO"], meta["BLOCK_L"], problem.K if problem.K <= UNROLLED else 1
-
-    def vectors(self, problem: Problem) -> tuple[int, int, int]:
-        return x_vector_bytes(problem), problem.dtype_bytes, super().vectors(problem)[2]
 
     def read_x(self, problem: Problem, meta: Meta) -> Access:
         rows, columns, taps = self.block(problem, meta)

@@ -126,9 +126,6 @@ class DepthwiseBanded(ImplicitGemm):
     def steps_of(self, problem: Problem, meta: Meta) -> int:
         return cdiv(window(problem, meta["BLOCK_Q"]), meta["BLOCK_J"])
 
-    def vectors(self, problem: Problem) -> tuple[int, int, int]:
-        return (problem.dtype_bytes,) * 3
-
     def read_x(self, problem: Problem, meta: Meta) -> Access:
         rows, columns, depth = self.block(problem, meta)
         batch, channel, position = x_strides_of(problem)
@@ -173,11 +170,7 @@ class DepthwiseBanded(ImplicitGemm):
             columns=plain(columns, 1),
             reduction=plain(rows, columns),
             lanes="columns",
-            moves={
-                "l": rows * columns,
-                "co": problem.L_out,
-                "n": problem.Cout * problem.L_out,
-            },
+            moves={"l": rows * columns, "co": problem.L_out, "n": problem.Cout * problem.L_out},
             elements=rows * columns,
             distinct=rows * columns,
         )

@@ -13,7 +13,7 @@ from dataclasses import replace
 import triton
 import triton.language as tl
 
-from autoconv.kernels.implicit_gemm import ImplicitGemm, Meta, View, x_vector_bytes
+from autoconv.kernels.implicit_gemm import ImplicitGemm, Meta, View
 from autoconv.kernels.sizes import cdiv, powers_of_two
 from autoconv.kernels.space import LEAST_DOT
 from autoconv.kernels.tiles import store_tile, tile_of, within
@@ -94,6 +94,7 @@ class Grouped(ImplicitGemm):
     tiles = ("BLOCK_CO", "BLOCK_L", "BLOCK_R", "PACK")
     raster = (("co", "l", "n"), ("group",))
     most_rows = 128
+    w_in_rows = False
     address_instructions = 10.0  # as `dense`, with the group's masks
 
     def refusal(self, problem: Problem) -> str | None:
@@ -113,9 +114,6 @@ class Grouped(ImplicitGemm):
             channels=pack * problem.Cin_per_group,
             groups=cdiv(problem.groups, pack),
         )
-
-    def vectors(self, problem: Problem) -> tuple[int, int, int]:
-        return x_vector_bytes(problem), problem.dtype_bytes, super().vectors(problem)[2]
 
     def w_rows(self, problem: Problem, meta: Meta) -> Axis:
         # Of a tile's reduction a row reads the part of its own group.

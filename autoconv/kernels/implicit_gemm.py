@@ -60,6 +60,7 @@ class ImplicitGemm(Kernel):
     most_rows: ClassVar[int] = 256
     most_columns: ClassVar[int] = 256
     tensor_cores: ClassVar[bool] = True  # and so the operands of a step wait in shared memory
+    w_in_rows: ClassVar[bool] = True  # a row of w is read by neighbouring elements, as wide as they allow
     tap_outermost: ClassVar[bool] = False  # a step covers channels of one tap, not neighbouring taps
     address_instructions: ClassVar[float] = 8.0
     """Integer instructions for each element of x read. In the SASS of dense 128x128x16 for sm_89 about 70
@@ -98,8 +99,10 @@ class ImplicitGemm(Kernel):
     def vectors(self, problem: Problem) -> tuple[int, int, int]:
         """Return the bytes that a thread moves in one instruction of x, of w and of y."""
         size = problem.dtype_bytes
-        y = min(16, alignment(problem.L_out) * size)
-        return x_vector_bytes(problem), min(16, alignment(problem.reduction) * size), y
+        if "L_out_units" not in self.jit.arg_names:
+            return size, size, size  # nothing is known of a row's length but that 16 may divide it
+        w = min(16, alignment(problem.reduction) * size) if self.w_in_rows else size
+        return x_vector_bytes(problem), w, min(16, alignment(problem.L_out) * size)
 
     def w_strides(self, problem: Problem, view: View) -> tuple[int, int, int, int]:
         """Return the elements of w from a group, a row, a channel and a tap to the next."""

@@ -11,7 +11,6 @@ import triton
 import triton.language as tl
 
 from autoconv.kernels.cuda_cores import OnCudaCores
-from autoconv.kernels.implicit_gemm import x_vector_bytes
 from autoconv.kernels.tiles import store_tile, tile_of, within
 from autoconv.problem import Problem
 
@@ -83,9 +82,6 @@ class Narrow(OnCudaCores):
             few = f"Cout <= {FEW_OUTPUTS} or Cin * K <= {FEW_INPUTS}"
             return f"it runs {few}, not Cout={problem.Cout}, Cin * K = {problem.reduction}"
         return super().refusal(problem)
-
-    def vectors(self, problem: Problem) -> tuple[int, int, int]:
-        return x_vector_bytes(problem), problem.dtype_bytes, super().vectors(problem)[2]
 
 
 KERNEL = Narrow()

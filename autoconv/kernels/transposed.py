@@ -13,6 +13,3 @@ class Transposed(ImplicitGemm):
 
     def refusal(self, problem: Problem) -> str | None:
         return None if problem.op == "conv_transpose" else f"it runs op=conv_transpose, not op={problem.op}"
-
-    def vectors(self, problem: Problem) -> tuple[int, int, int]:
-        return (problem.dtype_bytes,) * 3

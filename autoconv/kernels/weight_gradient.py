@@ -114,9 +114,6 @@ class WeightGradient(SumsPartials):
     def steps_of(self, problem: Problem, meta: Meta) -> int:
         return cdiv(_chunks(problem, meta), meta["SPLIT"])
 
-    def vectors(self, problem: Problem) -> tuple[int, int, int]:
-        return (problem.dtype_bytes,) * 3
-
     def read_x(self, problem: Problem, meta: Meta) -> Access:
         _, columns, depth = self.block(problem, meta)
         _, channel, position = x_strides_of(problem)
