@@ -27,7 +27,8 @@ from autoconv.settings import child_environment
 from tuning_db import Trial, TuningDB
 
 ROOT = Path(__file__).parents[2]
-SECTION = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8").split("\n## Adding one\n")[1]
+PAGE = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+SECTION = PAGE.split("\n## Adding one\n")[1]
 (EXAMPLE,) = re.findall(r"^```python\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
 (COMMANDS,) = re.findall(r"^```sh\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
 (NAME,) = re.findall(r'^    name = "(\w+)"$', EXAMPLE, re.MULTILINE)
@@ -107,6 +108,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     (checkout.kernels / f"{NAME}.py").write_text(EXAMPLE, encoding="utf-8")
     (checkout.kernels / "notes.py").write_text('"""No kernel."""\n', encoding="utf-8")
     return checkout
+
+
+def test_the_page_s_table_has_every_kernel() -> None:
+    table = PAGE.split("\n## ")[0]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(kernels())
 
 
 # --- the file itself ------------------------------------------------------------------------------
