@@ -1,9 +1,9 @@
 """Arguments by name: what the scalar parameters of a jit function stand for, in every kernel.
 
-Lowercase names are arguments of the launch, capitals are compile-time constants. A name that ends in `_units`
-is passed divided by X_ALIGN or Y_ALIGN, the largest power of two that divides all that is passed so: Triton
-specialises integers on divisibility by 16 alone, and the product with a constant restores what a multiple of
-2, 4 or 8 allows.
+Lowercase names and the sizes N, L and L_out are arguments of the launch, all other capitals are compile-time
+constants. A name that ends in `_units` is passed divided by X_ALIGN or Y_ALIGN, the largest power of two that
+divides all that is passed so: Triton specialises integers on divisibility by 16 alone, and the product with a
+constant restores what a multiple of 2, 4 or 8 allows.
 """
 
 from __future__ import annotations
