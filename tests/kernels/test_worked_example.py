@@ -135,24 +135,24 @@ def test_outside_its_jit_function_it_is_short() -> None:
 
 ASK = f"""
 import json, math
-from autoconv import Problem, device
-from autoconv.cost.model import estimate_seconds
+from autoconv import Problem, device, estimate
 from autoconv.kernels.registry import kernels
 from autoconv.kernels.soundness import refusal
 from autoconv.sweep.candidates import candidates
 at, found = device.find("rtx4090"), {{}}
 for text in {PROBLEMS!r}:
     problem = Problem.parse(text)
-    configs = candidates(problem, at)
-    for config, seconds in zip(configs, estimate_seconds(problem, configs, at).tolist(), strict=True):
-        one = kernels()[config.kernel]
-        found.setdefault(one.name, []).append({{
-            "problem": text,
-            "config": str(config),
-            "seconds": seconds,
-            "refused": refusal(problem, config, at.arch),
-            "whole": math.prod(one.grid(problem)(config.meta)) == one.work(problem, config).blocks,
-        }})
+    offered = candidates(problem, at)
+    for name, one in kernels().items():
+        # Every eighth: one estimate takes a millisecond.
+        for config in [config for config in offered if config.kernel == name][::8]:
+            found.setdefault(name, []).append({{
+                "problem": text,
+                "config": str(config),
+                "seconds": estimate(problem, config, at).seconds,
+                "refused": refusal(problem, config, at.arch),
+                "whole": math.prod(one.grid(problem)(config.meta)) == one.work(problem, config).blocks,
+            }})
 print(json.dumps({{"kernels": list(kernels()), "candidates": found}}))
 """
 
@@ -167,10 +167,10 @@ def test_the_registry_has_it(answers: tuple[Any, Any]) -> None:
     assert answers[1]["kernels"] == sorted([*kernels(), NAME])
 
 
-def test_its_space_is_sound_and_every_config_has_an_estimate(answers: tuple[Any, Any]) -> None:
+def test_its_space_is_sound_and_its_configs_have_estimates(answers: tuple[Any, Any]) -> None:
     own = answers[1]["candidates"][NAME]
     assert {one["problem"] for one in own} == {PROBLEMS[0], PROBLEMS[2]}  # the other has groups
-    assert len(own) > 100
+    assert len(own) > 20
     for one in own:
         assert one["refused"] is None and one["whole"] and 0 < one["seconds"] < 1
 
