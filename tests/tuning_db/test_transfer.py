@@ -28,9 +28,9 @@ from tuning_db import (
     quarantined,
     rebuild,
 )
+from tuning_db.jsonl import MAX_LINE_CHARS, BadLineError, LineReader, head_text, sealed, trial_text
 from tuning_db.records import FINISHED_OUTCOMES, RunRecord
 from tuning_db.rows import trial_from, trial_values
-from tuning_db.text import MAX_LINE_CHARS, BadLineError, LineReader, head_text, sealed, trial_text
 from tuning_db.transfer import MAX_QUARANTINED
 
 Script = Callable[..., "subprocess.Popen[str]"]
@@ -330,8 +330,8 @@ def test_an_import_that_finds_no_room_to_read_changes_nothing(path: Path, script
     code = """
 import os, resource, signal, sys, tempfile
 from tuning_db import *
-from tuning_db import transfer
-transfer._SPOOL_BYTES = 1000
+from tuning_db import jsonl
+jsonl.SPOOL_BYTES = 1000
 with TuningDB.open(sys.argv[1], columns={}) as db:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

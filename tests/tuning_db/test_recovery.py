@@ -30,8 +30,7 @@ from tuning_db import (
     rebuild,
     vacuum,
 )
-from tuning_db.healing import _unfinished
-from tuning_db.migrations import version
+from tuning_db.schema import newest
 
 Script = Callable[..., "subprocess.Popen[str]"]
 COLUMNS = {"N": int, "dtype": str}
@@ -202,21 +201,19 @@ def test_threads_that_meet_damage_together_mend_it_once(path: Path) -> None:
     assert all(result in ([], trials) for result in results)  # a miss, while the rows are on their way
 
 
-def test_an_interrupted_salvage_is_taken_up_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_salvage_is_taken_up_again(path: Path) -> None:
     trials = fill(path)
     tear(path, 1)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr("tuning_db.healing._take", killed)
-        with pytest.raises(KeyboardInterrupt):
-            healed(path, [])
+    with pytest.raises(KeyboardInterrupt):
+        open_healed(path, columns=COLUMNS, application="tests", warn=[].append, accept=killed)
     warnings: list[str] = []
-    with healed(path, warnings) as db:
-        assert db.trials(KEYS[7]) == trials and len(warnings) == 1
-        assert _unfinished(db) == []
+    for _ in range(2):  # once taken over, it is not taken over again
+        with healed(path, warnings) as db:
+            assert db.trials(KEYS[7]) == trials and len(warnings) == 1
 
 
 def test_a_second_damage_is_kept_beside_the_first(path: Path) -> None:
@@ -260,10 +257,10 @@ def test_a_file_that_is_whole_is_not_moved_whatever_the_error(path: Path) -> Non
 def test_a_newer_file_is_left_alone_and_another_used_beside_it(path: Path) -> None:
     trials = fill(path)
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(f"PRAGMA user_version = {version() + 1}")
+        connection.executescript(f"PRAGMA user_version = {newest() + 1}")
     before = path.read_bytes()
     warnings: list[str] = []
-    beside = path.with_name(f"tuning.v{version()}.db")
+    beside = path.with_name(f"tuning.v{newest()}.db")
     with healed(path, warnings) as db:
         assert db.path == beside and db.trials(KEYS[7]) == []
         db.record(ENVIRONMENT, ProblemRecord(KEYS[7]), trials, origin="x")
