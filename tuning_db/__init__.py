@@ -1,6 +1,5 @@
 """A tuning database for any kernel: it keeps every trial, derives the winners, knows nothing of kernels."""
 
-from .checking import Report, check
 from .errors import (
     BusyError,
     ContradictionError,
@@ -10,16 +9,16 @@ from .errors import (
     TuningDBError,
     UnwritableError,
 )
-from .healing import open_healed
+from .files import single_flight
+from .jsonl import bounded_lines, open_text
 from .layers import Layers
-from .locks import single_flight
-from .maintenance import Pruned, prune, rebuild, vacuum
+from .maintenance import Pruned, Report, check, prune, rebuild, vacuum
 from .nearest import Neighbour
-from .reading import Ranked
+from .ranking import Ranked
 from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, Winner
+from .recovery import open_healed
 from .store import TuningDB
-from .text import open_text
-from .transfer import ImportSummary, bounded_lines, export_lines, import_lines, merge, quarantined
+from .transfer import ImportSummary, export_lines, import_lines, merge, quarantined
 
 __all__ = [
     "BusyError",

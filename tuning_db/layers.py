@@ -9,7 +9,7 @@ from typing import TypeAlias, TypeVar
 from .connection import without_waiting
 from .errors import TuningDBError
 from .nearest import Neighbour
-from .reading import Ranked
+from .ranking import Ranked
 from .records import ProblemRecord, Winner
 from .store import Choice, TuningDB
 

@@ -1,24 +1,137 @@
-"""Looking after a database: derive its winners anew, leave out what is not wanted, give its space back."""
+"""Looking after a database: check it, derive its winners anew, remove what is not wanted, give space back."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .errors import UnwritableError
-from .reading import select_trials
-from .records import EnvironmentRecord
-from .rows import BadRowError, StoredTrial, environment_from, verify
-from .rule import rank
-from .settling import derive
+from .errors import DamagedError, UnwritableError
+from .nearest import sound_problem
+from .ranking import best_rows, rank
+from .records import EnvironmentRecord, ProblemRecord
+from .rows import (
+    WINNER_COLUMNS,
+    BadRowError,
+    StoredTrial,
+    counts,
+    environment_from,
+    select_trials,
+    trial_from,
+    verify,
+)
 from .store import TuningDB
+from .transfer import Accept
+from .writing import derive
+
+MAX_MESSAGES = 20  # of each kind in a report
 
 Drop = Callable[[EnvironmentRecord, "str | None"], bool]
 """Says whether what was tried of a source in an environment is no longer wanted; None: nothing was tried."""
 
 _COUNTED = ("trials", "runs", "problems", "environments", "quarantine")
+
+
+@dataclass
+class Report:
+    """What a check found."""
+
+    trials: int = 0  # looked at
+    winners: int = 0  # looked at
+    structure: list[str] = field(default_factory=list)  # what SQLite finds wrong with the file
+    bad_rows: int = 0  # rows whose checksum does not fit, or that are nonsense; readers skip them
+    stale_winners: int = 0  # winners missing, or not the ones the trials give; a rebuild mends them
+    refused: int = 0  # trials that `accept` refuses
+    reasons: list[str] = field(default_factory=list)  # why, for the first of them
+    quarantined: int = 0  # lines in quarantine; they are no fault of the file
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.structure or self.bad_rows or self.stale_winners or self.refused)
+
+
+def check(db: TuningDB, accept: Accept | None = None) -> Report:
+    """Look at all of a database: pages, references, checksums, winners, and what `accept` says of each trial.
+
+    Where the file is damaged so that it cannot be read on, the report ends there.
+
+    Raises:
+        TuningDBError: the file cannot be read for another reason.
+    """
+    report = Report()
+    try:
+        _check(db, accept, report)
+    except DamagedError as error:
+        report.structure.append(error.reason)
+    return report
+
+
+def _check(db: TuningDB, accept: Accept | None, report: Report) -> None:
+    with db.reading() as connection:
+        found = connection.execute(f"PRAGMA integrity_check({MAX_MESSAGES})").fetchall()
+        report.structure += [text for (text,) in found if text != "ok"]
+        for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check").fetchmany(MAX_MESSAGES):
+            report.structure.append(f"row {row} of {table} refers to a row of {parent} that is not there")
+        (report.quarantined,) = connection.execute("SELECT count(*) FROM quarantine").fetchone()
+        (trials,) = connection.execute("SELECT count(*) FROM trials").fetchone()
+        problems = connection.execute("SELECT id, key FROM problems ORDER BY key").fetchall()
+    for of_problem, key in problems:
+        with db.reading() as connection:
+            try:
+                problem = sound_problem(connection, of_problem, db.columns)
+            except BadRowError:
+                report.bad_rows += 1
+                problem = ProblemRecord(key)
+            _check_problem(connection, of_problem, problem, accept, report)
+    # Rows that refer to nothing were not met on the way.
+    report.bad_rows += max(0, trials - report.trials)
+
+
+def _check_problem(
+    connection: sqlite3.Connection,
+    of_problem: int,
+    problem: ProblemRecord,
+    accept: Accept | None,
+    report: Report,
+) -> None:
+    sound: dict[str, list[StoredTrial]] = {}
+    rows = connection.execute(f"{select_trials('e.doc,')} WHERE t.problem_id = ?", (of_problem,))
+    for document, environment_hash, *row in rows:
+        report.trials += 1
+        try:
+            trial = StoredTrial.read(environment_hash, *row)
+            environment = environment_from(environment_hash, document)
+            reason = accept(environment, problem, trial_from(row[4:])) if accept else None
+            sound.setdefault(environment_hash, []).append(trial)
+        except BadRowError:
+            report.bad_rows += 1
+            continue
+        if reason is not None:
+            report.refused += 1
+            if len(report.reasons) < MAX_MESSAGES:
+                report.reasons.append(f"{problem.key}: {reason}")
+    expected = set()
+    for name, trials in sound.items():
+        try:
+            expected |= {(name, *row) for row in best_rows(trials)}
+        except BadRowError:
+            report.bad_rows += 1
+    found = set()
+    for environment_hash, stored, *values in connection.execute(
+        f"""SELECT e.hash, w.checksum, {", ".join("w." + name for name in WINNER_COLUMNS)}
+        FROM winners w JOIN environments e ON e.id = w.environment_id WHERE w.problem_id = ?""",
+        (of_problem,),
+    ):
+        report.winners += 1
+        try:
+            verify((environment_hash, problem.key), values, stored)
+        except BadRowError:
+            report.bad_rows += 1
+        found.add((environment_hash, *values))
+    # One that was changed is counted once, not as one too many and one missing.
+    report.stale_winners += max(len(found - expected), len(expected - found))
 
 
 def rebuild(db: TuningDB) -> int:
@@ -41,11 +154,7 @@ class Pruned:
 
 
 def prune(
-    db: TuningDB,
-    *,
-    best: int | None = None,
-    drop: Drop | None = None,
-    quarantine: bool = False,
+    db: TuningDB, *, best: int | None = None, drop: Drop | None = None, quarantine: bool = False
 ) -> Pruned:
     """Remove what is no longer wanted, in one transaction; what is left keeps its winners as they are.
 
@@ -66,7 +175,7 @@ def prune(
     if best is not None and best < 2:
         raise ValueError(f"best={best} would lose the winners' margins; keep 2 or more")
     with _unchecked_references(db), db.writing() as connection:
-        before = _counts(connection)
+        before = counts(connection, _COUNTED)
         if drop is not None:
             _drop(connection, drop)
         if best is not None:
@@ -78,8 +187,8 @@ def prune(
         unused = "NOT IN (SELECT problem_id FROM trials)"
         connection.execute(f"DELETE FROM problem_sizes WHERE problem_id {unused}")
         connection.execute(f"DELETE FROM problems WHERE id {unused}")
-        after = _counts(connection)
-    return Pruned(*(one - other for one, other in zip(before, after, strict=True)))
+        after = counts(connection, _COUNTED)
+    return Pruned(*(before[name] - after[name] for name in _COUNTED))
 
 
 @contextmanager
@@ -91,10 +200,6 @@ def _unchecked_references(db: TuningDB) -> Iterator[None]:
             yield
         finally:
             connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _counts(connection: sqlite3.Connection) -> list[int]:
-    return [connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in _COUNTED]
 
 
 def _drop(connection: sqlite3.Connection, drop: Drop) -> None:
@@ -132,11 +237,10 @@ def _keep_best(connection: sqlite3.Connection, of_problem: int, best: int) -> No
     """Delete the problem's trials but for the best, the tied, the default, the wrong and the started ones."""
     trials: dict[tuple[str, str], list[tuple[int, StoredTrial]]] = {}
     unwanted = []
-    rows = connection.execute(f"{select_trials(', t.id')} WHERE t.problem_id = ?", (of_problem,))
-    for environment_hash, key, run_id, _, stored, *values, number in rows:
+    rows = connection.execute(f"{select_trials('t.id,')} WHERE t.problem_id = ?", (of_problem,))
+    for number, environment_hash, *row in rows:
         try:
-            verify((environment_hash, key, run_id), values, stored)
-            trial = StoredTrial(values)
+            trial = StoredTrial.read(environment_hash, *row)
             trials.setdefault((environment_hash, trial.source), []).append((number, trial))
         except BadRowError:
             unwanted.append(number)

@@ -14,9 +14,8 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .reading import problem_from, select_problem_columns
 from .records import ProblemRecord, canonical, digest
-from .rows import BadRowError
+from .rows import BadRowError, problem_from, select_problem_columns
 
 MOST_EXAMINED = 2000  # problems, some 10 us each. What lies further off in size is not looked at
 
@@ -97,29 +96,26 @@ def search(
     columns: Sequence[str],
     environments: Sequence[int],
     limit: int,
-    into: list[Neighbour],
-) -> int:
-    """Append the problems nearest to `wanted`, itself left out, to `into`; return how many rows were bad.
+) -> tuple[list[Neighbour], int]:
+    """Return the problems nearest to `wanted`, itself left out, and how many rows were bad.
 
     Only problems with a winner in one of the environments (ids). Fewest differing text columns come first,
     then the least distance, then the key.
 
     `columns` are all declared columns of the file.
     """
+    found: list[Neighbour] = []
     bad = 0
     kinds = _kinds(connection, wanted, columns)
     for _, alike in itertools.groupby(kinds, key=lambda pair: len(pair[0])):
-        found: list[Neighbour] = []
         for differing, kind in alike:
             best, worse = _nearest_of_kind(connection, wanted, kind, columns, environments, limit)
             found += [Neighbour(problem, differing, distance) for distance, _, problem in best]
             bad += worse
-        found.sort(key=lambda one: (one.distance, one.problem.key))
-        into += found[:limit]
-        limit -= len(found)
-        if limit <= 0:
+        if len(found) >= limit:
             break
-    return bad
+    found.sort(key=lambda one: (len(one.differing), one.distance, one.problem.key))
+    return found[:limit], bad
 
 
 def _nearest_of_kind(

@@ -1,4 +1,4 @@
-"""Records to rows and back, with the checksum that every trial and winner carries.
+"""Records to rows and back, with the checksum that every trial and winner carries; and the queries for them.
 
 A checksum covers the row's own texts and numbers, as stored, and what the row refers to (environment hash,
 problem key, run), so a flipped bit in either is seen when the row is read, before any of it is parsed.
@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from .cached import cached_property
 from .records import (
     EnvironmentRecord,
     ProblemRecord,
     RunRecord,
     Trial,
     Winner,
+    cached_property,
     canonical,
     digest,
     is_duration,
@@ -75,6 +76,17 @@ def verify(references: Sequence[str], values: Sequence[Any], stored: str) -> Non
     """Raise BadRowError unless `stored` is the checksum of the row."""
     if checksum(references, values) != stored:
         raise BadRowError(f"checksum {stored} does not fit its row")
+
+
+def sound(rows: Iterable[Sequence[Any]], read: Callable[..., T]) -> tuple[list[T], int]:
+    """Return what `read` makes of the columns of each row, and for how many it raised BadRowError."""
+    found, bad = [], 0
+    for row in rows:
+        try:
+            found.append(read(*row))
+        except BadRowError:
+            bad += 1
+    return found, bad
 
 
 def _parsed(parse: Callable[[], T]) -> T:
@@ -141,6 +153,14 @@ class StoredTrial:
         ) = values  # fmt: skip
         self.finished = finished
 
+    @classmethod
+    def read(
+        cls, environment: str, key: str, run: str, finished: int, stored: str, *values: Any
+    ) -> StoredTrial:
+        """Return the trial of a row of `select_trials`; raises BadRowError where it is none."""
+        verify((environment, key, run), values, stored)
+        return cls(values, finished=bool(finished))
+
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """The configuration."""
@@ -196,9 +216,15 @@ def environment_from(stored_hash: str, document: str) -> EnvironmentRecord:
     return environment
 
 
-def run_from(run_id: str, environment: EnvironmentRecord, origin: str, info: str, finished: int) -> RunRecord:
+def run_from(environment: EnvironmentRecord, run_id: str, origin: str, info: str, finished: int) -> RunRecord:
     """Return the run of a row; raises BadRowError where it is none."""
     return _parsed(lambda: RunRecord(run_id, environment, origin, json.loads(info), bool(finished)))
+
+
+def problem_from(key: str, columns: Sequence[str], values: Sequence[Any]) -> ProblemRecord:
+    """Return the problem of a row; raises BadRowError where a column holds what no problem can."""
+    named = zip(columns, values, strict=True)
+    return _parsed(lambda: ProblemRecord(key, {name: value for name, value in named if value is not None}))
 
 
 def check_declared(problem: ProblemRecord, declared: Mapping[str, type]) -> None:
@@ -208,3 +234,85 @@ def check_declared(problem: ProblemRecord, declared: Mapping[str, type]) -> None
             raise ValueError(
                 f"columns[{name!r}]={value!r} was not declared so; open the database with such a column"
             )
+
+
+# --- queries --------------------------------------------------------------------------------------
+
+
+def select_trials(first: str = "") -> str:
+    """Return a query for trials.
+
+    Its columns: `first`, then hash of the environment, key of the problem, id of the run and whether that has
+    finished, checksum, TRIAL_COLUMNS.
+    """
+    names = ", ".join(f"t.{name}" for name in TRIAL_COLUMNS)
+    return f"""SELECT {first} e.hash, p.key, r.id, r.finished, t.checksum, {names}
+        FROM trials t JOIN problems p ON p.id = t.problem_id
+        JOIN runs r ON r.id = t.run_id JOIN environments e ON e.id = r.environment_id"""
+
+
+def select_problem_columns(columns: Iterable[str]) -> str:
+    """Return what a select list goes on with to ask for the problem's named columns."""
+    return "".join(f", p.{quoted(name)}" for name in columns)
+
+
+@lru_cache(maxsize=16)
+def _select_winners(columns: tuple[str, ...]) -> str:
+    return f"""SELECT e.hash, e.doc, w.checksum, {", ".join("w." + name for name in WINNER_COLUMNS)}
+        {select_problem_columns(columns)}
+        FROM problems p JOIN winners w ON w.problem_id = p.id JOIN environments e ON e.id = w.environment_id
+        WHERE p.key = ?"""
+
+
+def winners_of(
+    connection: sqlite3.Connection, problem_key: str, columns: Sequence[str]
+) -> tuple[list[Winner], int]:
+    """Return a problem's sound winners, by environment hash, source and predictor; and how many were bad."""
+    own = len(WINNER_COLUMNS)
+
+    def read(environment_hash: str, document: str, stored: str, *rest: Any) -> Winner:
+        verify((environment_hash, problem_key), rest[:own], stored)
+        environment = environment_from(environment_hash, document)
+        return winner_from(environment, problem_from(problem_key, columns, rest[own:]), rest[:own])
+
+    found, bad = sound(connection.execute(_select_winners(tuple(columns)), (problem_key,)), read)
+    return sorted(found, key=lambda one: (one.environment.hash, one.source, one.predictor)), bad
+
+
+def trials_of(
+    connection: sqlite3.Connection, problem_key: str, environment_hash: str | None
+) -> tuple[list[Trial], int]:
+    """Return the sound trials of a problem, in one environment or in all; and how many rows were bad."""
+
+    def read(environment: str, key: str, run: str, _: int, stored: str, *values: Any) -> Trial:
+        verify((environment, key, run), values, stored)
+        return trial_from(values)
+
+    query = f"{select_trials()} WHERE p.key = ? AND (? IS NULL OR e.hash = ?) ORDER BY t.id"
+    return sound(connection.execute(query, (problem_key, environment_hash, environment_hash)), read)
+
+
+def runs_of(connection: sqlite3.Connection, problem_key: str) -> tuple[list[RunRecord], int]:
+    """Return the sound runs that have trials of a problem, by id; and how many rows were bad."""
+    query = """SELECT DISTINCT e.hash, e.doc, r.id, r.origin, r.info, r.finished
+        FROM trials t JOIN problems p ON p.id = t.problem_id
+        JOIN runs r ON r.id = t.run_id JOIN environments e ON e.id = r.environment_id
+        WHERE p.key = ? ORDER BY r.id"""
+    return sound(
+        connection.execute(query, (problem_key,)),
+        lambda stored_hash, document, *run: run_from(environment_from(stored_hash, document), *run),
+    )
+
+
+def environments_of(connection: sqlite3.Connection) -> tuple[dict[int, EnvironmentRecord], int]:
+    """Return every sound environment by its id, and how many rows were bad."""
+    found, bad = sound(
+        connection.execute("SELECT id, hash, doc FROM environments"),
+        lambda number, *stored: (number, environment_from(*stored)),
+    )
+    return dict(found), bad
+
+
+def counts(connection: sqlite3.Connection, tables: Iterable[str]) -> dict[str, int]:
+    """Return how many rows each of the tables has."""
+    return {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}

@@ -1,20 +1,24 @@
-"""Is this file ours, whole and of this version? And if not quite: make it so."""
+"""The tables, as append-only steps; and is a file ours, whole and of this version? If not quite: make it so.
+
+A step that has been released is never edited, only followed. A file's `PRAGMA user_version` counts the steps
+that made it. What a step drops must be derivable: after the last one the winners and the sizes are derived
+anew, in the same transaction.
+
+No CHECK calls json_valid(): with trusted_schema off, SQLite 3.40 refuses it inside a schema as "unsafe".
+"""
 
 from __future__ import annotations
 
-import itertools
-import os
 import re
-import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import lru_cache
+from inspect import cleandoc
 from pathlib import Path
 
-from sqlite_utils import Database
+from sqlite_utils import Database, Migrations
 
-from . import migrations
 from .connection import transaction
 from .errors import (
     DamagedError,
@@ -24,8 +28,10 @@ from .errors import (
     UnwritableError,
     translated,
 )
-from .names import in_the_way, real_path, suffixed
+from .files import back_up
+from .records import OUTCOMES, PROVENANCES
 
+APPLICATION_ID = 0x74754442  # "tuDB"; `file` and SQLite's tools can tell the file by it
 COLUMN_TYPES = {int: "INTEGER", str: "TEXT"}
 _RESERVED = {"id", "key"}
 _NAME = r"[A-Za-z_][A-Za-z0-9_]{0,62}"
@@ -36,6 +42,122 @@ _PLAIN_INDEX = re.compile(
 )
 _ADDED_COLUMNS = re.compile(rf"(, {_QUOTED} (INTEGER|TEXT))*")
 _MIGRATIONS = "_sqlite_migrations"  # sqlite-utils makes that table, each version in its own way
+
+
+def _quoted(names: tuple[str, ...]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+_TABLES = (
+    """CREATE TABLE meta (
+        name TEXT PRIMARY KEY,
+        value TEXT NOT NULL
+    ) STRICT""",
+    """CREATE TABLE environments (
+        id INTEGER PRIMARY KEY,
+        hash TEXT NOT NULL UNIQUE,  -- of the hard and soft fields
+        hard_hash TEXT NOT NULL,
+        arch TEXT,  -- the field of that name, where there is one
+        device TEXT,  -- likewise
+        doc TEXT NOT NULL  -- {"hard": {...}, "soft": {...}}
+    ) STRICT""",
+    """CREATE TABLE problems (
+        id INTEGER PRIMARY KEY,
+        key TEXT NOT NULL UNIQUE
+    ) STRICT""",
+    """CREATE TABLE runs (
+        id TEXT PRIMARY KEY,  -- a UUID
+        environment_id INTEGER NOT NULL REFERENCES environments (id),
+        origin TEXT NOT NULL,
+        info TEXT NOT NULL,
+        finished INTEGER NOT NULL CHECK (finished IN (0, 1))  -- 0: under way, or interrupted
+    ) STRICT""",
+    # Unique by problem first: readers ask by problem, and rows come in by problem.
+    f"""CREATE TABLE trials (
+        id INTEGER PRIMARY KEY,
+        run_id TEXT NOT NULL REFERENCES runs (id),
+        problem_id INTEGER NOT NULL REFERENCES problems (id),
+        config_hash TEXT NOT NULL,
+        config TEXT NOT NULL,
+        source TEXT NOT NULL,  -- names the code that was tried
+        predictor TEXT NOT NULL,  -- names what predicted; empty where nothing did
+        outcome TEXT NOT NULL CHECK (outcome IN ({_quoted(OUTCOMES)})),
+        predicted_us REAL,
+        measured_us REAL,  -- the median of the samples
+        samples_us TEXT NOT NULL,
+        max_err REAL,
+        error TEXT,
+        detail TEXT NOT NULL,
+        checksum TEXT NOT NULL,
+        UNIQUE (problem_id, run_id, config_hash, source)
+    ) STRICT""",
+    """CREATE TRIGGER finished_trials_are_immutable BEFORE UPDATE ON trials
+    WHEN old.outcome <> 'started'
+    BEGIN SELECT RAISE(ABORT, 'a finished trial is never changed'); END""",
+    f"""CREATE TABLE winners (  -- the best of each source
+        id INTEGER PRIMARY KEY,
+        environment_id INTEGER NOT NULL REFERENCES environments (id),
+        problem_id INTEGER NOT NULL REFERENCES problems (id),
+        source TEXT NOT NULL,
+        predictor TEXT NOT NULL,  -- empty where measured
+        config_hash TEXT NOT NULL,
+        config TEXT NOT NULL,
+        provenance TEXT NOT NULL CHECK (provenance IN ({_quoted(PROVENANCES)})),
+        measured_us REAL,
+        predicted_us REAL,
+        max_err REAL,
+        margin REAL,  -- runner-up / winner - 1
+        ties INTEGER NOT NULL,
+        noise REAL,  -- median deviation of the samples, over their median
+        default_us REAL,  -- of the default configuration
+        finished INTEGER NOT NULL CHECK (finished IN (0, 1)),  -- 0: of interrupted runs alone
+        detail TEXT NOT NULL,
+        checksum TEXT NOT NULL,
+        UNIQUE (problem_id, environment_id, source, predictor)
+    ) STRICT""",
+    """CREATE TABLE problem_sizes (  -- to find near problems by
+        problem_id INTEGER PRIMARY KEY REFERENCES problems (id),
+        kind INTEGER NOT NULL,  -- hash of the text columns
+        log_size REAL NOT NULL  -- sum of the integer columns' logarithms
+    ) STRICT""",
+    "CREATE INDEX problem_sizes_by_kind ON problem_sizes (kind, log_size)",
+    """CREATE TABLE quarantine (  -- lines that an import refused
+        line_hash TEXT PRIMARY KEY,
+        reason TEXT NOT NULL,
+        line TEXT NOT NULL
+    ) STRICT""",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+)
+
+
+def _tables(db: Database) -> None:
+    for statement in _TABLES:
+        db.execute(cleandoc(statement))
+
+
+STEPS: tuple[tuple[str, Callable[[Database], None]], ...] = (("0001_tables", _tables),)
+"""Name and function of what leads to version 1, 2, ..."""
+
+
+def newest() -> int:
+    """Return the version of the schema that this package writes."""
+    return len(STEPS)
+
+
+def apply(db: Database, upto: int | None = None) -> None:
+    """Bring a file to this package's version, or to `upto`; steps that it has had are not taken again."""
+    migrations = Migrations("tuning_db")
+    for number, (name, step) in enumerate(STEPS[:upto], start=1):
+        migrations(name=name)(_numbered(step, number))
+    migrations.apply(db)
+
+
+def _numbered(step: Callable[[Database], None], number: int) -> Callable[[Database], None]:
+    def numbered(db: Database) -> None:
+        step(db)
+        db.execute(f"PRAGMA user_version = {number}")
+
+    return numbered
 
 
 def check_columns(columns: Mapping[str, type]) -> None:
@@ -55,10 +177,10 @@ def check_columns(columns: Mapping[str, type]) -> None:
         seen.add(name.lower())
 
 
-def problem_columns(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return the columns that callers declared for problems so far, in their order, with their SQL types."""
-    rows = connection.execute("SELECT name, type FROM pragma_table_info('problems')")
-    return {name: kind for name, kind in rows if name not in _RESERVED}
+def problem_columns(connection: sqlite3.Connection) -> list[str]:
+    """Return the columns that callers declared for problems so far, in their order."""
+    rows = connection.execute("SELECT name FROM pragma_table_info('problems')")
+    return [name for (name,) in rows if name not in _RESERVED]
 
 
 def lacks(connection: sqlite3.Connection, columns: Mapping[str, type]) -> list[str]:
@@ -80,12 +202,12 @@ def version_of(connection: sqlite3.Connection, path: Path, application: str) -> 
         """SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)
         FROM pragma_application_id, pragma_user_version"""
     ).fetchone()
-    if identity != migrations.APPLICATION_ID:
+    if identity != APPLICATION_ID:
         if tables or identity or version:
             raise ForeignFileError(path, "it is an SQLite file of something else", "choose another path")
         return 0
-    if version > migrations.version():
-        reason = f"its schema is version {version}, this package knows {migrations.version()}"
+    if version > newest():
+        reason = f"its schema is version {version}, this package knows {newest()}"
         raise NewerSchemaError(path, reason, "upgrade, or choose another path")
     if version < 1:
         raise DamagedError(path, f"its schema is version {version}", "move it away or restore a copy of it")
@@ -109,7 +231,7 @@ def _check_shape(connection: sqlite3.Connection, path: Path, version: int) -> No
     Whoever made the file may have put a view where a table should be, or a trigger that runs with our writes.
     Tables, views and plain indices that a person adds do no harm and are let be.
     """
-    ours = _expected(migrations.STEPS[:version])
+    ours = _expected(STEPS[:version])
     tables = {_MIGRATIONS, *(name for name, (kind, _, _) in ours.items() if kind == "table")}
     query = "SELECT name, type, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
     found = {name: tuple(rest) for name, *rest in connection.execute(query)}
@@ -137,7 +259,7 @@ def _alike(name: str, found: tuple[str, ...] | None, ours: tuple[str, ...]) -> b
 def _expected(steps: tuple[object, ...]) -> dict[str, tuple[str, str, str]]:
     """Return name to type, table and SQL, of what the first steps of the migrations, these, make."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        migrations.apply(Database(connection, execute_plugins=False), upto=len(steps))
+        apply(Database(connection, execute_plugins=False), upto=len(steps))
         rows = connection.execute(
             "SELECT name, type, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND tbl_name <> ?",
             (_MIGRATIONS,),
@@ -155,8 +277,8 @@ def check_readable(connection: sqlite3.Connection, path: Path, application: str)
     version = version_of(connection, path, application)
     if not version:
         raise DamagedError(path, "it is empty", "record something into it or remove it")
-    if version < migrations.version():
-        reason = f"its schema is version {version}, older than {migrations.version()}"
+    if version < newest():
+        reason = f"its schema is version {version}, older than {newest()}"
         raise TuningDBError(path, reason, "open it for writing once")
 
 
@@ -178,56 +300,27 @@ def prepare(
         sqlite3.Error: the file does not take the tables.
         TuningDBError: `version_of` refuses the file.
     """
-    newest = migrations.version()
-    if version_of(connection, path, application) == newest and not lacks(connection, columns):
+    if version_of(connection, path, application) == newest() and not lacks(connection, columns):
         return
     try:
         with transaction(connection):
             version = version_of(connection, path, application)
-            if 0 < version < newest:
-                _back_up(path, version)
-            migrations.apply(Database(connection, execute_plugins=False))
+            outdated = 0 < version < newest()
+            if outdated:
+                back_up(path, version)
+            apply(Database(connection, execute_plugins=False))
             for name in lacks(connection, columns):
                 kind = COLUMN_TYPES[columns[name]]
                 connection.execute(f'ALTER TABLE problems ADD COLUMN "{name}" {kind}')
             connection.execute(
                 "INSERT INTO meta VALUES ('application', ?) ON CONFLICT DO NOTHING", (application,)
             )
-            if 0 < version < newest:
+            if outdated:
                 derive(connection)
     except OSError as error:
         reason = f"its backup cannot be written ({error})"
         raise UnwritableError(path, reason, "check permissions and free space") from None
     except sqlite3.OperationalError as error:
         unwritable = isinstance(translated(path, error), UnwritableError)
-        if not (unwritable and version_of(connection, path, application) == newest):
+        if not (unwritable and version_of(connection, path, application) == newest()):
             raise
-
-
-def backup_path(path: Path, version: int) -> Path:
-    """Return where a file of an older version is kept when it is upgraded."""
-    return path.with_name(f"{path.name}.v{version}.backup")
-
-
-def _backup_names(path: Path, version: int) -> Iterator[tuple[Path, Path]]:
-    """Yield names for a backup, and for it until it is finished."""
-    target = backup_path(path, version)
-    for number in itertools.count(2):
-        yield target, suffixed(target, ".part")
-        target = suffixed(backup_path(path, version), f"-{number}")
-
-
-def _back_up(path: Path, version: int) -> None:
-    """Copy the file as it was last committed; the caller holds the write lock, so it stays as it is."""
-    path = real_path(path)
-    target, unfinished = next(
-        pair for pair in _backup_names(path, version) if not any(in_the_way(one, path) for one in pair)
-    )
-    unfinished.unlink(missing_ok=True)
-    unfinished.touch(mode=0o600, exist_ok=False)
-    shutil.copymode(path, unfinished)
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as source:
-        source.execute("VACUUM INTO ?", (str(unfinished),))
-    with unfinished.open("rb") as copy:  # SQLite leaves it to the system when the copy reaches the disk
-        os.fsync(copy.fileno())
-    unfinished.replace(target)

@@ -2,42 +2,196 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from . import schema
-from .file import DatabaseFile, mended
+from .connection import Connections
+from .errors import DamagedError, TuningDBError, UnwritableError, translated
+from .files import real_path
 from .nearest import Neighbour, search
-from .reading import (
-    Ranked,
-    collect_trials,
+from .ranking import Ranked, ranked_of
+from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, Winner
+from .rows import (
+    counts,
     environments_of,
     problem_from,
-    ranked_of,
     runs_of,
     select_problem_columns,
-    select_trials,
+    sound,
+    trials_of,
     winners_of,
 )
-from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, Winner
-from .rows import BadRowError
+from .writing import Intake, derive
 
 Choice = Callable[[EnvironmentRecord], bool]  # which environments an answer may come from
 
+CACHE_KIB = 2000  # SQLite's default
+BULK_CACHE_KIB = 256 * 1024
 _COUNTED = ("runs", "trials", "winners", "problems", "environments")
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
-class TuningDB(DatabaseFile):
+
+def _mended(method: Callable[Concatenate[Any, _P], _T]) -> Callable[Concatenate[Any, _P], _T]:
+    """Let a method begin again, once, after the damage it met was mended."""
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return method(self, *args, **kwargs)
+        except DamagedError:
+            if self.mend is None:
+                raise
+            self.mend()
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+class TuningDB:
     """A tuning database, open for reading and, unless opened read-only, for writing.
 
     It may be shared by threads, and used on in a forked child: every thread of every process gets a
     connection of its own. Every method raises TuningDBError, or a subclass that says more, where the file
     does not serve.
+
+    Attributes:
+        path: the file.
+        application: the name that files of this application carry; empty fits any.
+        columns: the declared problem columns that the file has.
+        bad_rows: how many rows were skipped so far because their checksum did not fit.
+        started: the runs begun here, by id.
+        mend: called where a method meets damage, which then begins again, once. None: the error goes to the
+            caller at once.
     """
 
-    @mended
+    def __init__(
+        self,
+        path: Path | str,
+        columns: Mapping[str, type],
+        application: str,
+        *,
+        readonly: bool,
+        immutable: bool = False,
+    ) -> None:
+        """Use `open` or `open_readonly`."""
+        schema.check_columns(columns)
+        self.path = Path(path)
+        self.columns: Mapping[str, type] = {}
+        self.bad_rows = 0
+        self.started: dict[str, RunRecord] = {}
+        self.mend: Callable[[], None] | None = None
+        self._declared = columns
+        self.application = application
+        self.readonly = readonly
+        self._connections = Connections(
+            self.path, "ro" if readonly else "rwc", self._prepare, immutable=immutable
+        )
+
+    @classmethod
+    def open(cls, path: Path | str, *, columns: Mapping[str, type], application: str = "") -> TuningDB:
+        """Open the database at `path`, creating folders, file and tables as needed.
+
+        `columns` (name to int or str) are the caller's columns for problems; ones the file lacks are added.
+        An older file is upgraded, after a backup of it. A sound file that cannot be written opens all the
+        same: reads work, writes raise UnwritableError.
+
+        Raises:
+            ValueError: a column's name or type is unfit.
+            TuningDBError: DamagedError, ForeignFileError, NewerSchemaError or UnwritableError, as it is.
+        """
+        database = cls(path, columns, application, readonly=False)
+        try:
+            real_path(path).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"its folder cannot be made ({error})"
+            raise UnwritableError(path, reason, "choose another path") from None
+        return database._opened()
+
+    @classmethod
+    def open_readonly(
+        cls,
+        path: Path | str,
+        *,
+        columns: Mapping[str, type],
+        application: str = "",
+        immutable: bool = False,
+    ) -> TuningDB:
+        """Open the database at `path` without ever writing a byte.
+
+        `immutable` says that nobody else writes it either: no locks are taken, so a read-only medium serves.
+
+        Raises:
+            ValueError: a column's name or type is unfit.
+            TuningDBError: the file is missing, or one of the reasons `open` has.
+        """
+        database = cls(path, columns, application, readonly=True, immutable=immutable)
+        if not database.path.is_file():
+            raise TuningDBError(path, "there is no such file", "check the path")
+        return database._opened()
+
+    def _opened(self) -> TuningDB:
+        with ExitStack() as on_failure:
+            on_failure.callback(self.close)
+            with self.reading():
+                on_failure.pop_all()
+        return self
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Look at the file through a new connection, and make it what it should be."""
+        if self.readonly:
+            schema.check_readable(connection, self.path, self.application)
+        else:
+            schema.prepare(connection, self.path, self._declared, self.application, derive)
+        lacking = schema.lacks(connection, self._declared)
+        self.columns = {name: kind for name, kind in self._declared.items() if name not in lacking}
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give this thread's connection for queries; SQLite's errors become this package's."""
+        try:
+            with self._connections as connection:
+                yield connection
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise translated(self.path, error) from error
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Give this thread's connection inside a transaction: all of the block or nothing."""
+        if self.readonly:
+            raise UnwritableError(self.path, "it was opened for reading only", "open it with TuningDB.open()")
+        try:
+            with self._connections.transaction() as connection:
+                yield connection
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise translated(self.path, error) from error
+
+    @contextmanager
+    def intake(self, *, bulk: bool = False) -> Iterator[Intake]:
+        """Give what takes rows in, in a transaction that ends with the winners settled.
+
+        `bulk` keeps up to BULK_CACHE_KIB of changed pages in memory: as long as they fit, readers are locked
+        out only while the transaction commits.
+        """
+        with self.writing() as connection:
+            if bulk:
+                connection.execute(f"PRAGMA cache_size = -{BULK_CACHE_KIB}")
+            intake = Intake(connection, self.path, self.columns)
+            try:
+                yield intake
+                self.bad_rows += intake.settle()
+            finally:
+                if bulk:
+                    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+
+    @_mended
     def start(
         self, environment: EnvironmentRecord, *, origin: str, info: Mapping[str, Any] | None = None
     ) -> str:
@@ -48,7 +202,7 @@ class TuningDB(DatabaseFile):
         self.started[run.id] = run
         return run.id
 
-    @mended
+    @_mended
     def add(self, run_id: str, problem: ProblemRecord, trial: Trial) -> None:
         """Commit one trial of a run that was started, and derive the winner anew.
 
@@ -64,7 +218,7 @@ class TuningDB(DatabaseFile):
             run = intake.find_run(run_id, self.started.get(run_id))
             self.bad_rows += intake.put(run, problem, [trial])
 
-    @mended
+    @_mended
     def finish(self, run_id: str) -> None:
         """Note that a run came to its end; the winners that rest on it tell so.
 
@@ -94,47 +248,42 @@ class TuningDB(DatabaseFile):
         self._record(run, problem, list(trials))
         return run.id
 
-    @mended
+    @_mended
     def _record(self, run: RunRecord, problem: ProblemRecord, trials: list[Trial]) -> None:
         with self.intake() as intake:
             self.bad_rows += intake.put(intake.run(run), problem, trials)
 
-    @mended
+    def _noted(self, found: tuple[_T, int]) -> _T:
+        """Return what was found, and count the rows that were bad."""
+        self.bad_rows += found[1]
+        return found[0]
+
+    @_mended
     def winners(self, problem_key: str) -> list[Winner]:
         """Return the winners for one problem, those of every environment and source.
 
         They come in the order of the environments' hashes, the sources and the predictors.
         A row whose checksum does not fit is skipped and counted in `bad_rows`.
         """
-        winners: list[Winner] = []
         with self.reading() as connection:
-            self.bad_rows += winners_of(connection, problem_key, list(self.columns), winners)
-        return winners
+            return self._noted(winners_of(connection, problem_key, list(self.columns)))
 
-    @mended
+    @_mended
     def trials(self, problem_key: str, environment_hash: str | None = None) -> list[Trial]:
         """Return the trials of one problem, in one environment or in all, in the order they were recorded.
 
         A row whose checksum does not fit is skipped and counted in `bad_rows`.
         """
-        trials: list[Trial] = []
-        where = "WHERE p.key = ? AND (? IS NULL OR e.hash = ?) ORDER BY t.id"
         with self.reading() as connection:
-            rows = connection.execute(
-                f"{select_trials()} {where}", (problem_key, environment_hash, environment_hash)
-            )
-            self.bad_rows += collect_trials(rows, trials)
-        return trials
+            return self._noted(trials_of(connection, problem_key, environment_hash))
 
-    @mended
+    @_mended
     def runs(self, problem_key: str) -> list[RunRecord]:
         """Return the runs that have trials of one problem, in the order of their ids."""
-        runs: list[RunRecord] = []
         with self.reading() as connection:
-            self.bad_rows += runs_of(connection, problem_key, runs)
-        return runs
+            return self._noted(runs_of(connection, problem_key))
 
-    @mended
+    @_mended
     def ranked(self, problem_key: str, *, among: Choice | None = None, limit: int = 4) -> list[Ranked]:
         """Return the best configurations of a problem, `limit` an environment, of the environments `among`.
 
@@ -142,13 +291,11 @@ class TuningDB(DatabaseFile):
         They are what to try first where the environment is new: those of the same device under an older
         toolchain, say, or of another device of the same architecture. Ordered by environment hash, place.
         """
-        found: list[Ranked] = []
         with self.reading() as connection:
             chosen = self._environments(connection, among)
-            self.bad_rows += ranked_of(connection, problem_key, chosen.values(), limit, found)
-        return found
+            return self._noted(ranked_of(connection, problem_key, chosen.values(), limit))
 
-    @mended
+    @_mended
     def nearest(
         self, problem: ProblemRecord, *, among: Choice | None = None, limit: int = 4
     ) -> list[Neighbour]:
@@ -157,14 +304,11 @@ class TuningDB(DatabaseFile):
         Those with the fewest differing text columns come first, then the least distance: the sum over the
         integer columns of |log2(one / other)|. The index bounds the work; see `tuning_db.nearest`.
         """
-        found: list[Neighbour] = []
         with self.reading() as connection:
-            columns = list(schema.problem_columns(connection))
             chosen = list(self._environments(connection, among))
-            self.bad_rows += search(connection, problem, columns, chosen, limit, found)
-        return found
+            return self._noted(search(connection, problem, schema.problem_columns(connection), chosen, limit))
 
-    @mended
+    @_mended
     def environments(self) -> list[EnvironmentRecord]:
         """Return every environment, in the order of their hashes."""
         with self.reading() as connection:
@@ -173,30 +317,35 @@ class TuningDB(DatabaseFile):
     def _environments(
         self, connection: sqlite3.Connection, among: Choice | None
     ) -> dict[int, EnvironmentRecord]:
-        found: dict[int, EnvironmentRecord] = {}
-        self.bad_rows += environments_of(connection, found)
+        found = self._noted(environments_of(connection))
         return {number: one for number, one in found.items() if among is None or among(one)}
 
+    @_mended
     def problems(self) -> Iterator[ProblemRecord]:
-        """Yield every problem, in the order of their keys; bad rows are skipped and counted in `bad_rows`."""
-        query = f"SELECT p.key {select_problem_columns(list(self.columns))} FROM problems p ORDER BY p.key"
+        """Give every problem, in the order of their keys; bad rows are skipped and counted in `bad_rows`."""
+        columns = list(self.columns)
+        query = f"SELECT p.key {select_problem_columns(columns)} FROM problems p ORDER BY p.key"
         with self.reading() as connection:
             rows = connection.execute(query).fetchall()
-        for key, *values in rows:
-            try:
-                yield problem_from(key, list(self.columns), values)
-            except BadRowError:
-                self.bad_rows += 1
+        return iter(self._noted(sound(rows, lambda key, *values: problem_from(key, columns, values))))
 
-    @mended
+    @_mended
     def info(self) -> dict[str, Any]:
         """Return the counts of runs, trials, winners, problems and environments; path, schema and size."""
         with self.reading() as connection:
-            counts = {
-                name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in _COUNTED
-            }
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            (size,) = connection.execute(
-                "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+            found = counts(connection, _COUNTED)
+            version, size = connection.execute(
+                """SELECT user_version, page_count * page_size
+                FROM pragma_user_version, pragma_page_count, pragma_page_size"""
             ).fetchone()
-        return {**counts, "path": str(self.path), "schema_version": version, "size_bytes": size}
+        return {**found, "path": str(self.path), "schema_version": version, "size_bytes": size}
+
+    def close(self) -> None:
+        """Close the connections of every thread; the database cannot be used afterwards."""
+        self._connections.close()
+
+    def __enter__(self) -> TuningDB:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

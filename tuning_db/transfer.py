@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import Any
 
-from .errors import ContradictionError, DamagedError, TuningDBError, UnwritableError
+from .errors import ContradictionError, DamagedError, TuningDBError
+from .jsonl import MAX_LINE_CHARS, BadLineError, Head, LineReader, head_text, kept_lines, sealed, trial_text
 from .nearest import sound_problem
-from .reading import select_trials
 from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, digest, storable
-from .rows import BadRowError, StoredTrial, check_types, environment_from, run_from, trial_from, verify
+from .rows import BadRowError, StoredTrial, environment_from, run_from, select_trials, trial_from
 from .store import TuningDB
-from .text import MAX_LINE_CHARS, BadLineError, Head, LineReader, head_text, sealed, trial_text
 from .writing import Intake
 
 Accept = Callable[[EnvironmentRecord, ProblemRecord, Trial], "str | None"]
@@ -25,8 +24,6 @@ MAX_QUARANTINED = 1000  # lines kept of one import; the rest are counted
 MAX_REASONS = 20  # told of one import
 _KEPT_CHARS = 10_000  # of a line too long to be one
 _BATCH_LINES = 256
-_SPOOL_BYTES = 64 * 1024 * 1024  # of an import that are kept in memory, not in a temporary file
-_LENGTH_BYTES = 8
 _LINES_A_STEP = 5000  # between two words of progress
 
 
@@ -47,7 +44,7 @@ def export_lines(db: TuningDB) -> Iterator[str]:
     Sorted by problem key, environment hash, run id, config hash and source. Bad rows are left out and counted
     in `db.bad_rows`. No lock is held between lines: a trial that comes in meanwhile may be in or not.
     """
-    query = f"""{select_trials(", e.doc, r.origin, r.info")}
+    query = f"""{select_trials("e.doc, r.origin, r.info,")}
         WHERE t.problem_id = ? AND t.outcome <> 'started'
         ORDER BY e.hash, r.id, t.config_hash, t.source"""
     with db.reading() as connection:
@@ -61,18 +58,17 @@ def export_lines(db: TuningDB) -> Iterator[str]:
                 db.bad_rows += len(rows)
                 continue
         heads: dict[str, str] = {}
-        for environment_hash, key, run_id, finished, stored, *values, document, origin, info in rows:
+        for document, origin, info, environment_hash, key, run_id, finished, *row in rows:
             try:
-                verify((environment_hash, key, run_id), values, stored)
-                check_types(values)
+                StoredTrial.read(environment_hash, key, run_id, finished, *row)
                 if run_id not in heads:
                     environment = environment_from(environment_hash, document)
-                    run = run_from(run_id, environment, origin, info, finished)
+                    run = run_from(environment, run_id, origin, info, finished)
                     heads[run_id] = head_text(document, problem, run)
             except BadRowError:
                 db.bad_rows += 1
             else:
-                yield sealed(heads[run_id], trial_text(values)) + "\n"
+                yield sealed(heads[run_id], trial_text(row[1:])) + "\n"
 
 
 def import_lines(
@@ -94,60 +90,17 @@ def import_lines(
     Raises:
         TuningDBError: `db` cannot be written, or there is no room for the temporary file.
     """
-    with _kept(lines, db.path) as kept, db.intake(bulk=True) as intake:
+    with kept_lines(lines, db.path) as kept, db.intake(bulk=True) as intake:
         size = kept.tell()
+        kept.seek(0)
         importing = Importing(intake, db.columns, accept)
-        for number, line in enumerate(kept, start=1):
+        for number, raw in enumerate(kept, start=1):
+            line = json.loads(raw)
             if line.strip():
                 importing.take(number, line)
             if progress is not None and number % _LINES_A_STEP == 0:
                 progress(kept.tell(), size)
         return importing.summary()
-
-
-class _Lines:
-    """Lines in a temporary file, each behind its length: some end nowhere, or hold ends in their midst."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def add(self, line: str) -> None:
-        raw = line.encode("utf-8", "surrogatepass")
-        self._file.write(len(raw).to_bytes(_LENGTH_BYTES, "big") + raw)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def __iter__(self) -> Iterator[str]:
-        self._file.seek(0)
-        while length := self._file.read(_LENGTH_BYTES):
-            yield self._file.read(int.from_bytes(length, "big")).decode("utf-8", "surrogatepass")
-
-
-@contextmanager
-def _kept(lines: Iterable[str], path: Path) -> Iterator[_Lines]:
-    """Read all of `lines`, which are meant for the database at `path`."""
-    file = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - closed below, whatever it says
-    try:
-        kept = _Lines(file)
-        for line in lines:
-            with _room_for_lines(path):
-                kept.add(line)
-        with _room_for_lines(path):
-            file.flush()
-        yield kept
-    finally:
-        with suppress(OSError):  # what found no room finds none now
-            file.close()
-
-
-@contextmanager
-def _room_for_lines(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = f"there is no room for the lines to import in the temporary folder ({error})"
-        raise UnwritableError(path, reason, "name a larger one in TMPDIR") from None
 
 
 class Importing:
@@ -168,11 +121,18 @@ class Importing:
     def take(self, number: int, line: str) -> None:
         """Take the trial of a line in, or keep the line in quarantine."""
         try:
-            head, values = self._reader.read(line)
+            head, trial, values = self._reader.read(line)
+            if self._accept is not None:
+                reason = self._accept(head.run.environment, head.problem, trial)
+                if reason is not None:
+                    raise BadLineError(reason)
         except BadLineError as error:
             self._refuse(number, line, str(error))
             return
-        self._put(number, line, head, values)
+        if head is not self._head or len(self._batch) == _BATCH_LINES:
+            self._flush()
+            self._head = head
+        self._batch.append((number, line, values))
 
     def begin(self, run: RunRecord) -> None:
         """Take a run in, with trials to come or without."""
@@ -187,17 +147,6 @@ class Importing:
         elif self._accept is None or self._accept(run.environment, problem, trial_from(values)) is None:
             with suppress(ContradictionError):
                 self._intake.trials(self._intake.run(run), problem, [values])
-
-    def _put(self, number: int, line: str, head: Head, values: tuple[Any, ...]) -> None:
-        if self._accept is not None:
-            reason = self._accept(head.run.environment, head.problem, trial_from(values))
-            if reason is not None:
-                self._refuse(number, line, reason)
-                return
-        if head is not self._head or len(self._batch) == _BATCH_LINES:
-            self._flush()
-            self._head = head
-        self._batch.append((number, line, values))
 
     def _flush(self) -> None:
         batch, self._batch = self._batch, []
@@ -248,14 +197,6 @@ def quarantined(db: TuningDB) -> list[tuple[str, str]]:
     with db.reading() as connection:
         rows = connection.execute("SELECT reason, line FROM quarantine ORDER BY reason, line_hash")
         return [(reason, line) for reason, line in rows]
-
-
-def bounded_lines(file: TextIO) -> Iterator[str]:
-    """Yield the lines of a text file; of one longer than any of ours the beginning, so memory suffices."""
-    while line := file.readline(MAX_LINE_CHARS + 1):
-        yield line
-        while len(line) > MAX_LINE_CHARS and not line.endswith("\n"):
-            line = file.readline(MAX_LINE_CHARS + 1)
 
 
 def merge(db: TuningDB, donor: Path | str, accept: Accept | None = None) -> ImportSummary:

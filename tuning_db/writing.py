@@ -1,4 +1,4 @@
-"""What happens inside a write transaction: rows are taken in, and the winners they may change settled."""
+"""What happens inside a write transaction: rows are taken in, and winners and sizes derived from them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import Any
 
 from .errors import ContradictionError, DamagedError, TuningDBError
 from .nearest import put_size, stored_columns
-from .reading import select_trials
+from .ranking import COMPETING_OUTCOMES, best_rows
 from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, canonical, storable
 from .rows import (
     TRIAL_COLUMNS,
+    WINNER_COLUMNS,
     BadRowError,
+    StoredTrial,
     check_declared,
     checksum,
     environment_from,
     insert,
     quoted,
+    select_trials,
+    sound,
     trial_values,
-    verify,
 )
-from .settling import COMPETING_OUTCOMES, settle
 
 _SAME, _REPLACED, _CONTRADICTS = "same", "replaced", "contradicts"
 _OUTCOME, _SOURCE = TRIAL_COLUMNS.index("outcome"), TRIAL_COLUMNS.index("source")
-
 
 # A started trial gives way to what comes next, a finished one to nothing.
 _PUT_TRIAL = f"""
@@ -35,9 +36,12 @@ _PUT_TRIAL = f"""
     ON CONFLICT (problem_id, run_id, config_hash, source) DO UPDATE
     SET {", ".join(f"{name} = excluded.{name}" for name in (*TRIAL_COLUMNS, "checksum"))}
     WHERE trials.outcome = 'started'"""
-_WRITTEN = f"{select_trials(', e.doc')} WHERE p.key = ? AND r.id = ? AND t.config_hash = ? AND t.source = ?"
+_WRITTEN = f"{select_trials('e.doc,')} WHERE p.key = ? AND r.id = ? AND t.config_hash = ? AND t.source = ?"
 _PUT_ENVIRONMENT = insert("environments", ("hash", "hard_hash", "arch", "device", "doc"))
 _PUT_RUN = insert("runs", ("id", "environment_id", "origin", "info", "finished"))
+_PUT_WINNER = insert("winners", ("environment_id", "problem_id", *WINNER_COLUMNS, "checksum"))
+_COMPETING = f"""{select_trials()}
+    WHERE t.problem_id = ? AND r.environment_id = ? AND t.outcome IN {COMPETING_OUTCOMES}"""
 
 
 @dataclass(frozen=True)
@@ -238,10 +242,50 @@ class Intake:
         row = self.connection.execute(_WRITTEN, place).fetchone()
         if row is None:
             return False
-        environment_hash, key, run_id, _, stored, *values, document = row
+        document, environment_hash, *_ = row
         try:
-            verify((environment_hash, key, run_id), values, stored)
+            StoredTrial.read(*row[1:])
             environment_from(environment_hash, document)
         except BadRowError:
             return False
         return True
+
+
+def settle(connection: sqlite3.Connection, of_environment: int, of_problem: int) -> int:
+    """Derive the winners of one problem in one environment from its trials; return how many rows were bad.
+
+    A bad row never competes. Where the environment itself is bad, or nothing competes, there are no winners.
+    """
+    connection.execute(
+        "DELETE FROM winners WHERE environment_id = ? AND problem_id = ?", (of_environment, of_problem)
+    )
+    pair = connection.execute(
+        "SELECT e.hash, e.doc, p.key FROM environments e, problems p WHERE e.id = ? AND p.id = ?",
+        (of_environment, of_problem),
+    ).fetchone()
+    if pair is None:  # only a damaged file has trials without them
+        return 1
+    stored_hash, document, key = pair
+    try:
+        environment_from(stored_hash, document)
+        trials, bad = sound(connection.execute(_COMPETING, (of_problem, of_environment)), StoredTrial.read)
+        rows = best_rows(trials)
+    except BadRowError:
+        return 1
+    connection.executemany(
+        _PUT_WINNER,
+        [(of_environment, of_problem, *row, checksum((stored_hash, key), row)) for row in rows],
+    )
+    return bad
+
+
+def derive(connection: sqlite3.Connection) -> int:
+    """Fill both tables anew; return how many rows were bad."""
+    connection.execute("DELETE FROM winners")
+    connection.execute("DELETE FROM problem_sizes")
+    for (of_problem,) in connection.execute("SELECT id FROM problems").fetchall():
+        put_size(connection, of_problem, stored_columns(connection, of_problem))
+    pairs = connection.execute(
+        "SELECT DISTINCT r.environment_id, t.problem_id FROM trials t JOIN runs r ON r.id = t.run_id"
+    ).fetchall()
+    return sum(settle(connection, *pair) for pair in pairs)

@@ -15,7 +15,7 @@ from autoconv.kernels.source import source_of
 from autoconv.lookup import records, tried
 from autoconv.problem import Problem
 from tuning_db import ContradictionError, Trial, TuningDB, TuningDBError, Winner
-from tuning_db.rule import winners
+from tuning_db.ranking import winners
 
 CHECKED = 4  # compiled candidates to check in the interpreter, best prediction first
 

@@ -14,8 +14,8 @@ from autoconv.cli.common import printable
 from autoconv.settings import child_environment
 from tests.cli.conftest import DEVICE, PROBLEM, Run
 from tests.cli.test_db import fill, trial
+from tuning_db.jsonl import sealed
 from tuning_db.records import canonical
-from tuning_db.text import sealed
 
 COMMANDS = [
     ("db", "export", "--packaged"),  # more than a pipe holds

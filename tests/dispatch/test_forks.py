@@ -21,7 +21,7 @@ FIRST_CALL = """
 import os, signal, sqlite3, sys, threading, time
 import torch
 import autoconv
-from tuning_db.forks import gate
+from tuning_db.connection import gate
 
 x, weight = torch.ones(1, 16, 64), torch.ones(16, 16, 3)
 holder = sqlite3.connect(os.environ["AUTOCONV_DB"], isolation_level=None)

@@ -32,7 +32,9 @@ def columns() -> dict[str, type]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "tuning.db"
+    """Where a database may be, in a folder that has nothing else in it."""
+    (tmp_path / "database").mkdir()
+    return tmp_path / "database" / "tuning.db"
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlite_utils import Database
 
-from tuning_db import migrations
+from tuning_db import schema
 
 
 def _index_outcomes(db: Database) -> None:
@@ -13,5 +13,5 @@ def _index_outcomes(db: Database) -> None:
     db.execute("DELETE FROM problem_sizes")
 
 
-STEPS = (*migrations.STEPS, (f"{len(migrations.STEPS) + 1:04}_later", _index_outcomes))
-"""For `tuning_db.migrations.STEPS`."""
+STEPS = (*schema.STEPS, (f"{len(schema.STEPS) + 1:04}_later", _index_outcomes))
+"""For `tuning_db.schema.STEPS`."""

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from tuning_db import BusyError, EnvironmentRecord, Layers, ProblemRecord, Trial, TuningDB, forks, records
+from tuning_db import (
+    BusyError,
+    EnvironmentRecord,
+    Layers,
+    ProblemRecord,
+    Trial,
+    TuningDB,
+    connection,
+    records,
+)
 
 ENVIRONMENT = EnvironmentRecord({"arch": "sm_89"}, {})
 
@@ -66,7 +75,7 @@ def test_a_child_forked_while_a_thread_stays_in_sqlite_does_without(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite's mutexes may be locked in it, by nobody; the parent goes on."""
-    monkeypatch.setattr(forks, "FORK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(connection, "FORK_TIMEOUT_S", 0.1)
     with TuningDB.open(path, columns={}) as db:
         db.record(ENVIRONMENT, ProblemRecord("p"), [Trial({}, "ok", predicted_us=1.0)], origin="x")
 
@@ -92,7 +101,7 @@ def test_a_child_has_connections_whatever_its_parent_s_threads_do(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pool of connections is begun anew: those lent in the parent come back to nobody in the child."""
-    monkeypatch.setattr("tuning_db.connection.MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(connection, "MOST_CONNECTIONS", 1)
     with TuningDB.open(path, columns={}) as db:
 
         def hold(stay: Callable[[], None]) -> None:

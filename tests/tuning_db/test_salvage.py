@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuning_db import EnvironmentRecord, ProblemRecord, Trial, TuningDB
-from tuning_db.pages import rows_of
 from tuning_db.rows import trial_values
-from tuning_db.salvage import Salvaged, Wreck
+from tuning_db.salvage import Salvaged, Wreck, rows_of
 
 COLUMNS = {"N": int, "dtype": str}
 ENVIRONMENT = EnvironmentRecord({"arch": "sm_89"}, {"device": "L4"})

@@ -21,20 +21,20 @@ from tuning_db import (
     check,
     export_lines,
     import_lines,
-    migrations,
+    schema,
 )
-from tuning_db.schema import backup_path
+from tuning_db.files import backup_path
 
 GOLDEN = Path(__file__).parent / "golden"
 COLUMNS = {"N": int, "dtype": str}
-VERSION = migrations.version()
+VERSION = schema.newest()
 
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> int:
     """The number of a version to come, which this package writes during the test."""
-    monkeypatch.setattr(migrations, "STEPS", LATER_STEPS)
-    return migrations.version()
+    monkeypatch.setattr(schema, "STEPS", LATER_STEPS)
+    return schema.newest()
 
 
 def golden(path: Path, version: int) -> Path:
@@ -59,11 +59,11 @@ def test_every_version_has_a_golden_file() -> None:
 
 
 @pytest.mark.parametrize("version", range(1, VERSION + 1))
-@pytest.mark.parametrize("steps", [migrations.STEPS, LATER_STEPS], ids=len)
+@pytest.mark.parametrize("steps", [schema.STEPS, LATER_STEPS], ids=len)
 def test_a_file_of_every_version_opens_with_all_it_has(
     path: Path, version: int, steps: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrations, "STEPS", steps)
+    monkeypatch.setattr(schema, "STEPS", steps)
     golden(path, version)
     with TuningDB.open(path, columns=COLUMNS, application="golden") as db:
         assert db.info()["schema_version"] == len(steps)

@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from tests.tuning_db import later
-from tuning_db import EnvironmentRecord, ProblemRecord, Trial, TuningDB, migrations
+from tuning_db import EnvironmentRecord, ProblemRecord, Trial, TuningDB, schema
 from tuning_db.records import RunRecord
 
 COLUMNS = {"N": int, "dtype": str}
@@ -99,7 +99,7 @@ def older(path: str, problems: int) -> int:
 
 def upgrading() -> None:
     """Have this process, and those forked from it, write a version of the schema that is to come."""
-    migrations.STEPS = later.STEPS
+    schema.STEPS = later.STEPS
 
 
 def main(scenarios: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from common import ENVIRONMENT, SHARED, forked, gate, main, ok, opened, own, together, upgrading
 
 from tuning_db import check, single_flight
-from tuning_db.migrations import version
-from tuning_db.schema import backup_path
+from tuning_db.files import backup_path
+from tuning_db.schema import newest
 
 
 def crowd(path: str, processes: int, rounds: int) -> dict[str, int]:
@@ -107,7 +107,7 @@ def upgrades_raced(folder: str, template: str, trials: int, times: int, processe
 
         def work(_: int, path: str = path) -> None:
             with opened(path) as db:
-                assert db.info()["schema_version"] == version() and db.info()["trials"] == trials
+                assert db.info()["schema_version"] == newest() and db.info()["trials"] == trials
 
         failed += together(processes, work)
         with opened(path) as db:

@@ -20,7 +20,7 @@ from typing import Any
 from common import COLUMNS, ENVIRONMENT, SHARED, failures, forked, main, ok, opened, own, upgrading
 
 from tuning_db import EnvironmentRecord, Trial, TuningDB, check, export_lines, import_lines, merge
-from tuning_db.migrations import version as newest
+from tuning_db.schema import newest
 
 ENVIRONMENTS = [ENVIRONMENT, EnvironmentRecord({"arch": "sm_90"}, {"device": "H100"})]
 GOLDEN = Path(__file__).parents[2] / "tuning_db" / "golden"

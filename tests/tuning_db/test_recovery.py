@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tuning_db.later import STEPS as LATER_STEPS
 from tuning_db import (
     DamagedError,
     EnvironmentRecord,
@@ -28,10 +29,9 @@ from tuning_db import (
     open_healed,
     quarantined,
     rebuild,
+    schema,
     vacuum,
 )
-from tuning_db.healing import _unfinished
-from tuning_db.migrations import version
 
 Script = Callable[..., "subprocess.Popen[str]"]
 COLUMNS = {"N": int, "dtype": str}
@@ -202,21 +202,19 @@ def test_threads_that_meet_damage_together_mend_it_once(path: Path) -> None:
     assert all(result in ([], trials) for result in results)  # a miss, while the rows are on their way
 
 
-def test_an_interrupted_salvage_is_taken_up_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_salvage_is_taken_up_again(path: Path) -> None:
     trials = fill(path)
     tear(path, 1)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr("tuning_db.healing._take", killed)
-        with pytest.raises(KeyboardInterrupt):
-            healed(path, [])
+    with pytest.raises(KeyboardInterrupt):
+        open_healed(path, columns=COLUMNS, application="tests", warn=[].append, accept=killed)
     warnings: list[str] = []
-    with healed(path, warnings) as db:
-        assert db.trials(KEYS[7]) == trials and len(warnings) == 1
-        assert _unfinished(db) == []
+    for _ in range(2):  # once taken over, it is not taken over again
+        with healed(path, warnings) as db:
+            assert db.trials(KEYS[7]) == trials and len(warnings) == 1
 
 
 def test_a_second_damage_is_kept_beside_the_first(path: Path) -> None:
@@ -260,10 +258,10 @@ def test_a_file_that_is_whole_is_not_moved_whatever_the_error(path: Path) -> Non
 def test_a_newer_file_is_left_alone_and_another_used_beside_it(path: Path) -> None:
     trials = fill(path)
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(f"PRAGMA user_version = {version() + 1}")
+        connection.executescript(f"PRAGMA user_version = {schema.newest() + 1}")
     before = path.read_bytes()
     warnings: list[str] = []
-    beside = path.with_name(f"tuning.v{version()}.db")
+    beside = path.with_name(f"tuning.v{schema.newest()}.db")
     with healed(path, warnings) as db:
         assert db.path == beside and db.trials(KEYS[7]) == []
         db.record(ENVIRONMENT, ProblemRecord(KEYS[7]), trials, origin="x")
@@ -433,10 +431,11 @@ def test_what_is_not_ours_under_a_name_of_ours_is_left_alone(path: Path, tmp_pat
 
 
 @pytest.mark.parametrize("suffix", ["", ".part"])
-def test_a_backup_overwrites_nothing_that_is_not_ours(path: Path, tmp_path: Path, suffix: str) -> None:
-    golden = Path(__file__).with_name("golden") / "v1.sql"
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.executescript(golden.read_text(encoding="utf-8"))
+def test_a_backup_overwrites_nothing_that_is_not_ours(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    fill(path)
+    monkeypatch.setattr(schema, "STEPS", LATER_STEPS)
     path.chmod(0o600)
     other = tmp_path / "other"
     other.write_text("somebody's")

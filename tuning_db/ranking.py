@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import statistics
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -9,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .records import EnvironmentRecord, ProblemRecord, Trial, Winner
-from .rows import StoredTrial, trial_values, winner_from
+from .rows import StoredTrial, select_trials, sound, trial_values, winner_from
 
 # Identical sweeps repeated elsewhere flip between configurations 0.1 to 2 % apart (flashinfer#3920).
 TIE_TOLERANCE = 0.02
+COMPETING_OUTCOMES = ("ok", "wrong")  # what the rule looks at
 NOISE_SAMPLES = 3  # fewer tell nothing about noise
 
 
@@ -131,6 +133,46 @@ def _time(trial: StoredTrial, provenance: str) -> float:
 def _spelled(trial: StoredTrial) -> tuple[str, ...]:
     values = (trial.samples_text, trial.predicted_us, trial.predictor, trial.max_err, trial.detail_text)
     return tuple(map(str, values))
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A configuration of one problem with its place in one environment, among those of all sources."""
+
+    environment: EnvironmentRecord
+    place: int  # 0 is the best
+    config: dict[str, Any]
+    source: str
+    provenance: str  # "measured" or "predicted": what its place rests on
+    predictor: str  # which predicted; places are among the predictions of one predictor
+    time_us: float  # microseconds, median over the runs
+
+
+def ranked_of(
+    connection: sqlite3.Connection, problem_key: str, environments: Iterable[EnvironmentRecord], limit: int
+) -> tuple[list[Ranked], int]:
+    """Return the best configurations of a problem in each environment, and how many rows were bad."""
+    found: list[Ranked] = []
+    bad = 0
+    query = f"{select_trials()} WHERE p.key = ? AND e.hash = ? AND t.outcome IN {COMPETING_OUTCOMES}"
+    for environment in sorted(environments, key=lambda one: one.hash):
+        rows = connection.execute(query, (problem_key, environment.hash))
+        trials, unsound = sound(rows, StoredTrial.read)
+        best = [
+            (environment, ranking, *placed)
+            for ranking in rank(trials)
+            for placed in enumerate(ranking.contenders[:limit])
+        ]
+        ranked, nonsense = sound(best, _ranked)
+        found += ranked
+        bad += unsound + nonsense
+    return found, bad
+
+
+def _ranked(environment: EnvironmentRecord, ranking: Ranking, place: int, contender: Contender) -> Ranked:
+    config = dict(contender.trials[0].config)
+    named = contender.source, ranking.provenance, ranking.predictor, contender.time
+    return Ranked(environment, place, config, *named)
 
 
 def best_rows(trials: Iterable[StoredTrial]) -> list[tuple[Any, ...]]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .connection import WRITE_TIMEOUT_S, patience
+from .connection import WRITE_TIMEOUT_S, gate, patience
 from .errors import (
     DamagedError,
     ForeignFileError,
@@ -24,12 +24,9 @@ from .errors import (
     UnwritableError,
     translated,
 )
-from .forks import gate
-from .locks import single_flight
-from .migrations import version
-from .names import aside_names, in_the_way, is_ours, real_path, suffixed
+from .files import aside_names, in_the_way, is_ours, real_path, single_flight, suffixed
 from .salvage import Wreck
-from .schema import version_of
+from .schema import newest, version_of
 from .store import TuningDB
 from .transfer import Accept, Importing, ImportSummary
 
@@ -82,7 +79,7 @@ def open_healed(
 
 def _beside(path: Path) -> Path:
     """Return what to use in the place of a newer file."""
-    beside = path.with_name(f"{path.stem}.v{version()}{path.suffix}")
+    beside = path.with_name(f"{path.stem}.v{newest()}{path.suffix}")
     if in_the_way(beside, path):
         reason = f"it is no regular file of the owner of {path.name}"
         raise ForeignFileError(beside, reason, "move it away, or choose another path")

@@ -10,30 +10,21 @@ from __future__ import annotations
 
 import io
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import IO, Any, TextIO, cast
 
-from .errors import TuningDBError
-from .records import (
-    FINISHED_OUTCOMES,
-    EnvironmentRecord,
-    ProblemRecord,
-    RunRecord,
-    Trial,
-    canonical,
-    digest,
-    storable,
-)
-from .rows import UNPARSABLE, check_declared
+from .errors import TuningDBError, UnwritableError
+from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, canonical, digest
+from .rows import UNPARSABLE, check_declared, trial_values
 
 MAX_LINE_CHARS = 1_000_000  # a trial takes about 1,000; a longer line is no trial of ours
-TRIAL_FIELDS = tuple(field.name for field in fields(Trial))
+SPOOL_BYTES = 64 * 1024 * 1024  # of an import that are kept in memory, not in a temporary file
 _RUN_FIELDS = {"finished", "id", "info", "origin"}
-JSON_SCALARS = frozenset({str, int, float, bool, type(None)})
 _decode = json.JSONDecoder().raw_decode
 _SEAL = ',"verify":"'
 _DATABASE = b"SQLite format 3\0"
@@ -103,8 +94,8 @@ class LineReader:
         self._columns = columns
         self._head: Head | None = None
 
-    def read(self, line: str) -> tuple[Head, tuple[Any, ...]]:
-        """Return the head of a line, and its trial as a row.
+    def read(self, line: str) -> tuple[Head, Trial, tuple[Any, ...]]:
+        """Return the head of a line, its trial, and that as a row.
 
         Raises:
             BadLineError: it is not as it was exported, or is no finished trial.
@@ -119,10 +110,14 @@ class LineReader:
             head = self._head
             if head is None or not body.startswith(head.text):
                 head = self._head = self._read_head(body)
-            trial, end = _decode(body, len(head.text))
-            if end != len(body):
-                raise BadLineError("something follows its trial")
-            return head, _row(trial)
+            text = body[len(head.text) :]
+            trial = Trial(**json.loads(text))
+            values = trial_values(trial)
+            if not trial.finished:
+                raise BadLineError(f"its trial is no finished one: outcome={trial.outcome!r}")
+            if trial_text(values) != text:
+                raise BadLineError("its trial is not written as an export writes it")
+            return head, trial, values
         except UNPARSABLE as error:
             raise BadLineError(f"{type(error).__name__}: {error}"[:300]) from None
 
@@ -149,42 +144,37 @@ def _environment(text: str) -> EnvironmentRecord:
     return EnvironmentRecord(**json.loads(text))
 
 
-def _row(given: dict[str, Any]) -> tuple[Any, ...]:
-    """Return the row of an exported trial: as `trial_values(Trial(**fields))`, in a third of its time.
+@contextmanager
+def kept_lines(lines: Iterable[str], path: Path) -> Iterator[IO[bytes]]:
+    """Read all of `lines`, which are meant for the database at `path`, into a temporary file.
 
-    Raises:
-        ValueError, TypeError, KeyError: `Trial` would refuse it, or would make another of it.
+    There each is a JSON string on a line: some end nowhere, or hold ends in their midst.
     """
-    if len(given) != len(TRIAL_FIELDS):
-        raise ValueError(f"a trial has the fields {', '.join(TRIAL_FIELDS)}")
-    config, detail, samples = given["config"], given["detail"], given["samples_us"]
-    outcome, error, max_err = given["outcome"], given["error"], given["max_err"]
-    if outcome not in FINISHED_OUTCOMES:
-        raise ValueError(f"outcome={outcome!r} is none of a finished trial")
-    if type(config) is not dict or type(detail) is not dict or type(samples) is not list:
-        raise ValueError("config and detail are objects, samples_us is a list")
-    if not JSON_SCALARS.issuperset(map(type, config.values())):
-        raise ValueError("config has values that are no scalars")
-    times = [time for time in (given["predicted_us"], given["measured_us"]) if time is not None] + samples
-    if times and (set(map(type, times)) != {float} or not 0.0 < min(times) <= max(times) < math.inf):
-        raise ValueError("a time is no duration")
-    if not all(map(math.isfinite, times)) or (samples and given["measured_us"] is None):
-        raise ValueError("a time is NaN, or there is no median of the samples")
-    if not (max_err is None or (type(max_err) is float and math.isfinite(max_err))):
-        raise ValueError(f"max_err={max_err!r} is no number")
-    for name in ("error", "source", "predictor"):
-        value = given[name]
-        if not ((value is None and name == "error") or (isinstance(value, str) and storable(value) == value)):
-            raise ValueError(f"{name} is no text that UTF-8 can hold")
-    text, digest_of_text = _config_text(tuple(config.items()), tuple(map(type, config.values())))
-    return (
-        digest_of_text, text, given["source"], given["predictor"], outcome, given["predicted_us"],
-        given["measured_us"], f"[{','.join(map(repr, samples))}]", max_err, error, canonical(detail),
-    )  # fmt: skip
+    file = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - closed below, whatever it says
+    try:
+        for line in lines:
+            with _room_for_lines(path):
+                file.write(canonical(line).encode() + b"\n")
+        with _room_for_lines(path):
+            file.flush()
+        yield file
+    finally:
+        with suppress(OSError):  # what found no room finds none now
+            file.close()
 
 
-@lru_cache(maxsize=10_000)  # a file has few configs, and each in many lines
-def _config_text(items: tuple[tuple[str, Any], ...], _: tuple[type, ...]) -> tuple[str, str]:
-    """Return the canonical JSON of a config and its hash. The types keep 1, 1.0 and True apart."""
-    text = canonical(dict(items))
-    return text, digest(text)
+@contextmanager
+def _room_for_lines(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = f"there is no room for the lines to import in the temporary folder ({error})"
+        raise UnwritableError(path, reason, "name a larger one in TMPDIR") from None
+
+
+def bounded_lines(file: TextIO) -> Iterator[str]:
+    """Yield the lines of a text file; of one longer than any of ours the beginning, so memory suffices."""
+    while line := file.readline(MAX_LINE_CHARS + 1):
+        yield line
+        while len(line) > MAX_LINE_CHARS and not line.endswith("\n"):
+            line = file.readline(MAX_LINE_CHARS + 1)

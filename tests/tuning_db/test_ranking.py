@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuning_db import EnvironmentRecord, ProblemRecord, Trial, Winner
-from tuning_db.rule import winners
+from tuning_db.ranking import winners
 
 ENVIRONMENT = EnvironmentRecord({}, {})
 PROBLEM = ProblemRecord("p")
