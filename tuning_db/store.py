@@ -33,7 +33,7 @@ Choice = Callable[[EnvironmentRecord], bool]  # which environments an answer may
 
 CACHE_KIB = 2000  # SQLite's default
 BULK_CACHE_KIB = 256 * 1024
-_COUNTED = ("runs", "trials", "winners", "problems", "environments")
+_COUNTED = ("runs", "trials", "problems", "environments")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -331,9 +331,14 @@ class TuningDB:
 
     @_mended
     def info(self) -> dict[str, Any]:
-        """Return the counts of runs, trials, winners, problems and environments; path, schema and size."""
+        """Return the counts of runs, trials, winners, problems and environments; path, schema and size.
+
+        A problem has one winner in an environment, however many sources and predictors have a best of their own.
+        """
         with self.reading() as connection:
             found = counts(connection, _COUNTED)
+            distinct = "SELECT count(*) FROM (SELECT DISTINCT problem_id, environment_id FROM winners)"
+            (found["winners"],) = connection.execute(distinct).fetchone()
             version, size = connection.execute(
                 """SELECT user_version, page_count * page_size
                 FROM pragma_user_version, pragma_page_count, pragma_page_size"""

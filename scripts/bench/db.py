@@ -33,9 +33,9 @@ from autoconv.environment import Environment
 from autoconv.kernels.source import source_of
 from autoconv.problem import Problem
 from tuning_db import Layers, Trial, TuningDB, check, export_lines, import_lines, merge
+from tuning_db.jsonl import head_text, sealed, trial_text
 from tuning_db.records import RunRecord
 from tuning_db.rows import trial_values
-from tuning_db.jsonl import head_text, sealed, trial_text
 
 SIZES = (10_000, 100_000)
 TRIALS_A_PROBLEM = 10
