@@ -333,7 +333,7 @@ class TuningDB:
     def info(self) -> dict[str, Any]:
         """Return the counts of runs, trials, winners, problems and environments; path, schema and size.
 
-        A problem has one winner in an environment, however many sources and predictors have a best of their own.
+        A problem has one winner in an environment, whatever sources and predictors have a best of their own.
         """
         with self.reading() as connection:
             found = counts(connection, _COUNTED)
