@@ -11,7 +11,7 @@ import pytest
 
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
-from autoconv.cost.model import estimate_seconds
+from autoconv.cost.predict import estimate_seconds
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
 from autoconv.lookup import open_user, records
