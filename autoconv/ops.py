@@ -22,8 +22,10 @@ Numbers: TypeAlias = int | tuple[int, ...]
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _PLAIN_OR_NONE = (type(None), *_PLAIN)
 
-# Read once: each is asked in every call.
 _is_compiling = torch.compiler.is_compiling
+
+# Read once: each is asked in every call.
+_is_dynamo = torch.compiler.is_dynamo_compiling  # less than _is_compiling, whose other tensors are fakes
 _is_tracing = torch._C._is_tracing
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_mode = torch._C._is_torch_function_mode_enabled
@@ -70,33 +72,7 @@ def conv1d(
         MissError: AUTOCONV_ON_MISS is strict, and the database has no entry for this problem.
         SettingError: an AUTOCONV_ variable has a value that is none.
     """
-    if activation not in ACTIVATION_NAMES:
-        raise _unknown(activation)
-    if (
-        _is_compiling()
-        or type(input) not in _PLAIN
-        or type(weight) not in _PLAIN
-        or type(bias) not in _PLAIN_OR_NONE
-        or _is_tracing()
-        or _function_mode()
-        or forward_ad._current_level >= 0
-        or (dispatcher := serving.current or serving.made_for(input)) is None
-        or not dispatcher.serves(input)
-    ):
-        return _unserved(input, weight, bias, (stride, padding, dilation, groups), None, activation)
-    if _any_autocast():
-        input, weight, bias = _autocast(dispatcher.machine.device_type, input, weight, bias)
-    if _dispatch_modes() or (
-        _grad_enabled()
-        and (input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
-    ):
-        return _by_operator(input, weight, bias, (stride, padding, dilation, groups), None, activation)
-    if activation == "none":
-        plan = dispatcher.plan(input, weight, bias, stride, padding, dilation, groups)
-    else:
-        kind = "conv", 0, activation
-        plan = dispatcher.plan(input, weight, bias, stride, padding, dilation, groups, *kind)
-    return plan(input, weight, bias)
+    return _convolved(input, weight, bias, stride, padding, dilation, groups, None, activation)
 
 
 def conv_transpose1d(
@@ -133,28 +109,48 @@ def conv_transpose1d(
         MissError: AUTOCONV_ON_MISS is strict, and the database has no entry for this problem.
         SettingError: an AUTOCONV_ variable has a value that is none.
     """
+    return _convolved(input, weight, bias, stride, padding, dilation, groups, output_padding, activation)
+
+
+def _convolved(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Numbers,
+    padding: Numbers | str,
+    dilation: Numbers,
+    groups: int,
+    output_padding: Numbers | None,
+    activation: str,
+) -> torch.Tensor:
+    """Serve a call by its plan, or leave it to what else may; output_padding is None for conv1d."""
     if activation not in ACTIVATION_NAMES:
         raise _unknown(activation)
-    window_of = stride, padding, dilation, groups
     if (
-        _is_compiling()
+        _is_dynamo()
         or type(input) not in _PLAIN
         or type(weight) not in _PLAIN
         or type(bias) not in _PLAIN_OR_NONE
         or _is_tracing()
         or _function_mode()
         or forward_ad._current_level >= 0
-        or (dispatcher := serving.serving(input)) is None
+        or (dispatcher := serving.current or serving.made_for(input)) is None
+        or not dispatcher.serves(input)
     ):
-        return _unserved(input, weight, bias, window_of, output_padding, activation)
+        return _unserved(input, weight, bias, (stride, padding, dilation, groups), output_padding, activation)
     if _any_autocast():
         input, weight, bias = _autocast(dispatcher.machine.device_type, input, weight, bias)
     if _dispatch_modes() or (
-        _grad_enabled() and any(t is not None and t.requires_grad for t in (input, weight, bias))
+        _grad_enabled()
+        and (input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad))
     ):
+        window_of = stride, padding, dilation, groups
         return _by_operator(input, weight, bias, window_of, output_padding, activation)
-    kind = "conv_transpose", output_padding, activation
-    return dispatcher.plan(input, weight, bias, *window_of, *kind)(input, weight, bias)
+    if output_padding is None and activation == "none":
+        return dispatcher.plan(input, weight, bias, stride, padding, dilation, groups)(input, weight, bias)
+    kind = ("conv", 0) if output_padding is None else ("conv_transpose", output_padding)
+    plan = dispatcher.plan(input, weight, bias, stride, padding, dilation, groups, *kind, activation)
+    return plan(input, weight, bias)
 
 
 def _unserved(

@@ -22,7 +22,7 @@ from autoconv.environment import Environment
 from autoconv.problem import Problem
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job
-from autoconv.sweep.tuner import Tuner
+from autoconv.tuning.tuner import Tuner
 from tuning_db import export_lines
 
 FOLDER = Path(__file__).resolve().parents[1] / "tuning_db" / "prebuilt"

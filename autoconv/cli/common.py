@@ -28,7 +28,7 @@ from autoconv.settings import Settings
 
 if TYPE_CHECKING:
     from autoconv.sweep.sweep import Job
-    from autoconv.sweep.tuner import Tuner
+    from autoconv.tuning.tuner import Tuner
 
 WITHOUT_GPU = "rtx4090"
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control and format characters, lone surrogates, separators
@@ -87,7 +87,7 @@ def target(name: str) -> Target:
     """
     from autoconv import gpu
     from autoconv.compiler.targets import uncompilable
-    from autoconv.sweep.tuner import Tuner
+    from autoconv.tuning.tuner import Tuner
 
     now = settings.load()
     here = gpu.current(0) if gpu.present() else None

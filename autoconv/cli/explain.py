@@ -19,12 +19,12 @@ from autoconv.cli.common import (
     problem_argument,
     target,
 )
+from autoconv.compiler.resolve import resolve
 from autoconv.config import Config
 from autoconv.cost.explanation import difference, rows
 from autoconv.cost.prediction import Prediction
 from autoconv.device import Device
 from autoconv.errors import ConfigError
-from autoconv.kernels.soundness import check_runs
 from autoconv.problem import Problem
 
 RESOURCES = ("registers", "shared", "spills")
@@ -67,10 +67,10 @@ def explain(
         raise ConfigError("--against", None, "is missing", "give it with --against-kernel")
     other = None if against is None else parse_config(against_kernel or kernel, against)
     taken = parse_resources(given)
+    at = target(device)
     for one in (config, other):
         if one is not None:
-            check_runs(parsed, one)
-    at = target(device)
+            resolve(parsed, one, at.device)
     if config is None:
         config = at.tuner.kernel_for(parsed, at.environment, at.device)
     predictions = [(config, _predicted(parsed, config, at.device, taken))]

@@ -28,7 +28,7 @@ from autoconv.problem import Problem
 from autoconv.sweep.pool import WorkerPool
 
 if TYPE_CHECKING:
-    from autoconv.sweep.tuner import Tuned
+    from autoconv.tuning.tuner import Tuned
 
 
 @click.command(epilog=PROBLEM_HELP)

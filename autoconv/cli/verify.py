@@ -20,8 +20,8 @@ from autoconv.cli.common import (
     say,
     target,
 )
+from autoconv.compiler.resolve import resolve
 from autoconv.config import Config
-from autoconv.kernels.soundness import check_runs
 from autoconv.problem import Problem
 from autoconv.sweep.check import check
 from autoconv.sweep.outcomes import Outcome
@@ -45,10 +45,8 @@ def verify(problem: str, device: str, kernel: str | None, numbers: str | None, a
     """
     parsed = Problem.parse(problem)
     config = parse_config(kernel, numbers)
-    if config is not None:
-        check_runs(parsed, config)
     at = target(device)
-    configs = [config] if config else _configs(parsed, at)
+    configs = [resolve(parsed, config, at.device).config] if config else _configs(parsed, at)
     answers = check(parsed, configs, on_gpu=at.on_gpu)
     verdicts = [answer for answer in answers if not isinstance(answer, Outcome)]
     checked = [

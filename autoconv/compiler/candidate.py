@@ -9,10 +9,10 @@ import torch
 from autoconv.compiler import sass
 from autoconv.compiler.folders import compiling
 from autoconv.compiler.recording import recording
+from autoconv.compiler.resolve import resolve
 from autoconv.compiler.resources import Resources, cache_file, load, save
 from autoconv.config import Config
 from autoconv.device import Device
-from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.problem import Problem
 
 
@@ -29,11 +29,10 @@ def compile_candidate(problem: Problem, config: Config, device: Device, cache: P
         cache: The folder that keeps resources between processes.
 
     Raises:
-        ConfigError: the kernel is unknown or the tiles are not its own.
+        ConfigError: the kernel is unknown, cannot run the problem, or the tiles are not its own.
         Exception: whatever Triton or ptxas raises on a candidate they cannot compile.
     """
-    kernel = kernel_called(config.kernel)
-    kernel.check(config)
+    kernel = resolve(problem, config, device).kernel
     file = cache_file(cache, kernel, problem, config, device.arch.capability)
     known = load(file)
     if known is not None:

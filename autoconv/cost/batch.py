@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from autoconv.kernels.work import Access, Work
 from autoconv.problem import Problem
 
 Column: TypeAlias = npt.NDArray[np.float64]
+Places: TypeAlias = npt.NDArray[np.int64]  # which of some works each candidate has
 
 MOST_AXES = 5  # of any kernel's launch order
 TENSOR_FLOPS = {4: 2 * 16 * 8 * 8, 2: 2 * 16 * 8 * 16}
@@ -55,6 +56,9 @@ class Local(NamedTuple):
 
     loaded: Column
     stored: Column
+
+
+Columns = TypeVar("Columns", Slots, Local)
 
 
 @dataclass(frozen=True)
@@ -95,99 +99,135 @@ def batch(
     device: Device,
 ) -> Batch:
     """Return the columns of `configs`, each with its work and its resources."""
+    given = list(zip(configs, works, resources, strict=True))
     rate = device.tensor_rate(problem.dtype, problem.precision)
-    of_work = {id(work): _touches(work) for work in works}  # configs of one tile share their work
-    rows = [
-        of_work[id(work)] + _row(problem, config, work, taken, device, rate)
-        for config, work, taken in zip(configs, works, resources, strict=True)
-    ]
-    columns = list(np.array(rows, dtype=np.float64).T)
-    accesses = []
-    for _ in range(len(works[0].reads) + 1):
-        figures, columns = columns[: 8 + MOST_AXES], columns[8 + MOST_AXES :]
-        accesses.append(Touch._make([*figures[:8], tuple(figures[8:])]))
-    extents, columns = tuple(columns[:MOST_AXES]), columns[MOST_AXES:]
-    *reads, write = accesses
-    plain, loop, once, local = columns[:-10], columns[-10:-6], columns[-6:-2], columns[-2:]
-    fields: list[Any] = [*plain, Slots._make(loop), Slots._make(once), Local._make(local)]
-    return Batch(extents, tuple(reads), write, *fields)
+    figures = _by_name(
+        [_figures(problem, config, work, taken, device, rate) for config, work, taken in given]
+    )
+    flops = figures["issued_flops"].tolist()
+    mixes = [_mix(one, work, taken, each) for (one, work, taken), each in zip(given, flops, strict=True)]
+    of_warps = 32 * figures["warps"]
+    # Configs of one tile share their work, whose accesses are counted once.
+    tiles = {id(work): work for work in works}
+    places = {key: place for place, key in enumerate(tiles)}
+    at = np.array([places[id(work)] for work in works])
+    orders = [[extent for _, extent in work.order] for work in tiles.values()]
+    return Batch(
+        extents=_by_axis(orders, 1.0, at),
+        reads=tuple(
+            _touch([(work, work.reads[number]) for work in tiles.values()], at, per_step=True)
+            for number in range(len(works[0].reads))
+        ),
+        write=_touch([(work, work.write) for work in tiles.values()], at, per_step=False),
+        loop=_of_block(Slots, [mix.loop for mix in mixes], figures["warps"]),
+        once=_of_block(Slots, [mix.once for mix in mixes], figures["warps"]),
+        local=_of_block(Local, [mix.local for mix in mixes], of_warps),
+        **figures,
+    )
 
 
-def _row(
+def _by_name(rows: Sequence[Mapping[str, float]]) -> dict[str, Column]:
+    """Turn rows of the same names into a column for each name."""
+    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in rows[0]}
+
+
+def _by_axis(rows: Sequence[Sequence[float]], beyond: float, at: Places) -> tuple[Column, ...]:
+    """Turn rows of a figure for each launch axis into a column for each, filled up with `beyond`."""
+    filled = np.full((MOST_AXES, len(rows)), beyond)
+    for place, row in enumerate(rows):
+        filled[: len(row), place] = row
+    return tuple(filled[:, at])
+
+
+def _figures(
     problem: Problem, config: Config, work: Work, taken: Resources, device: Device, rate: float
-) -> list[float]:
+) -> dict[str, float]:
+    """Return one entry of each plain column of a Batch."""
     warps = config.num_warps
     # Of dots in a chain, as tf32x3 makes of one, Triton puts all warps along the rows.
     down, across = (warps, 1) if problem.precision == "tf32x3" else warp_grid(work.tile, warps)
     on_tensor = work.tensor_cores and not (problem.dtype == "float32" and problem.precision == "ieee")
     flops = work.flops / work.steps
     rows_bytes, columns_bytes = work.stage_bytes_by_operand
-    depth_bytes = rows_bytes / max(1, work.tile[0])
-    room = occupancy(taken.registers, taken.shared, warps, device.arch)
     if on_tensor:  # warps whose part is less than one instruction's 16 rows or 8 columns compute padding
         flops *= max(1.0, 16 * down / work.tile[0]) * max(1.0, 8 * across / work.tile[1])
     issued = flops * (3 if on_tensor and problem.precision == "tf32x3" else 1)
-    return [
-        work.blocks,
-        work.steps,
-        warps,
-        config.num_stages,
-        flops,
-        rate if on_tensor else device.fp32_tflops * 1e12,
-        issued,
-        issued / (TENSOR_FLOPS[problem.dtype_bytes] if on_tensor else FMA_FLOPS),
-        rows_bytes + columns_bytes,
-        rows_bytes * across + columns_bytes * down,
-        depth_bytes / 32,
-        1.0 if work.tensor_cores else 0.0,
-        work.address_instructions * work.reads[0].elements / (32 * work.steps),
-        work.workspace_bytes,
-        room.blocks_per_sm,
-        1.0 if taken.instructions else 0.0,
-        taken.shared,
-        32 * warps * taken.spills,
-        *_of_warps(taken, issued, work.steps, warps),
+    return {
+        "blocks": work.blocks,
+        "steps": work.steps,
+        "warps": warps,
+        "stages": config.num_stages,
+        "flops": flops,
+        "flops_per_second": rate if on_tensor else device.fp32_tflops * 1e12,
+        "issued_flops": issued,
+        "products": issued / (TENSOR_FLOPS[problem.dtype_bytes] if on_tensor else FMA_FLOPS),
+        "staged_bytes": rows_bytes + columns_bytes,
+        "operand_bytes": rows_bytes * across + columns_bytes * down,
+        "slices": rows_bytes / max(1, work.tile[0]) / 32,
+        "tensor_cores": 1.0 if work.tensor_cores else 0.0,
+        "address_instructions": work.address_instructions * work.reads[0].elements / (32 * work.steps),
+        "workspace_bytes": work.workspace_bytes,
+        "blocks_per_sm": occupancy(taken.registers, taken.shared, warps, device.arch).blocks_per_sm,
+        "compiled": 1.0 if taken.instructions else 0.0,
+        "shared_bytes": taken.shared,
+        "local_bytes": 32 * warps * taken.spills,
+    }
+
+
+class _Mix(NamedTuple):
+    """What one warp issues, and what one thread moves to and from local memory over the block's life."""
+
+    loop: instructions.Slots  # of a step
+    once: instructions.Slots  # outside the loop
+    local: instructions.Local
+
+
+def _mix(config: Config, work: Work, taken: Resources, flops: float) -> _Mix:
+    """Return the instruction mix that was compiled; where none was, what spills alone add to a step."""
+    spills = float(taken.spills)
+    if not taken.instructions:  # mostly addresses: words that go out once and come back in every step
+        in_step = instructions.NO_SLOTS._replace(issue=spills / 4)
+        return _Mix(in_step, instructions.NO_SLOTS, instructions.Local(work.steps * spills, spills))
+    step, outside = instructions.split(taken, flops, config.num_warps)
+    each, once = instructions.local(step), instructions.local(outside)
+    loaded, stored = work.steps * each.loaded + once.loaded, work.steps * each.stored + once.stored
+    return _Mix(instructions.slots(step), instructions.slots(outside), instructions.Local(loaded, stored))
+
+
+def _of_block(kind: type[Columns], rows: Sequence[NamedTuple], times: Column) -> Columns:
+    """Return the columns of `kind` from rows of the same fields, each `times` what its row says."""
+    columns = {name: times * column for name, column in _by_name([row._asdict() for row in rows]).items()}
+    return kind(**columns)
+
+
+def _touch(accesses: Sequence[tuple[Work, Access]], at: Places, *, per_step: bool) -> Touch:
+    """Return the columns of one access: those of each work, taken at the places `at`."""
+    withins = [set() if per_step else _within_sectors(access) for _, access in accesses]
+    given = list(zip(accesses, withins, strict=True))
+    figures = _by_name([_counts(access, work, within, per_step) for (work, access), within in given])
+    varies = [
+        [float(axis in access.varies and axis not in within) for axis, _ in work.order]
+        for (work, access), within in given
     ]
+    columns = {name: column[at] for name, column in figures.items()}
+    return Touch(**columns, varies=_by_axis(varies, 0.0, at))
 
 
-def _of_warps(taken: Resources, flops: float, steps: int, warps: int) -> list[float]:
-    """Return the issue slots of a step and of what is outside the loop, and the bytes of local memory."""
-    slots: tuple[float, ...]
-    if taken.instructions:
-        step, outside = instructions.split(taken, flops, warps)
-        slots = (*instructions.slots(step), *instructions.slots(outside))
-        moved = zip(instructions.local(step), instructions.local(outside), strict=True)
-        local = [32 * (steps * of_step + once) for of_step, once in moved]
-    else:  # what spills are mostly addresses: words that go out once and come back in every step
-        slots = (taken.spills / 4, *[0.0] * 7)
-        local = [32.0 * steps * taken.spills, 32.0 * taken.spills]
-    return [warps * figure for figure in (*slots, *local)]
+def _within_sectors(access: Access) -> set[str]:
+    """Return the axes along which blocks touch other bytes of the same sectors: those moving by less."""
+    return {axis for axis, shift in access.map.moves if 0 < shift < SECTOR}
 
 
-def _touches(work: Work) -> list[float]:
-    extents = [extent for _, extent in work.order]
-    return [
-        *(figure for read in work.reads for figure in _touch(read, work, per_step=True)),
-        *_touch(work.write, work, per_step=False),
-        *extents,
-        *[1] * (MOST_AXES - len(extents)),
-    ]
-
-
-def _touch(access: Access, work: Work, *, per_step: bool) -> list[float]:
-    # Blocks along an axis that moves by less than a sector touch other bytes of the same sectors.
-    within = {axis for axis, shift in access.map.moves if 0 < shift < SECTOR} if not per_step else set()
-    varies = [1.0 if axis in access.varies and axis not in within else 0.0 for axis, _ in work.order]
+def _counts(access: Access, work: Work, within: set[str], per_step: bool) -> dict[str, float]:
+    """Return one entry of each plain column of a Touch."""
     shared = math.prod(extent for axis, extent in work.order if axis in within)
-    return [
-        *count(access, work, per_step=per_step),
-        access.vector_bytes,
-        access.distinct_bytes * min(shared, SECTOR / access.element_bytes),
-        access.fresh,
-        access.tensor_bytes,
-        *varies,
-        *[0.0] * (MOST_AXES - len(varies)),
-    ]
+    return {
+        **count(access, work, per_step=per_step)._asdict(),
+        "vector_bytes": access.vector_bytes,
+        "distinct_bytes": access.distinct_bytes * min(shared, SECTOR / access.element_bytes),
+        "fresh": access.fresh,
+        "tensor_bytes": access.tensor_bytes,
+    }
 
 
 def warp_grid(tile: tuple[int, int], num_warps: int) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from autoconv.config import Config
-from autoconv.cost.model import estimate, estimate_seconds
+from autoconv.cost.predict import estimate, estimate_seconds
 from autoconv.device import Device
 from autoconv.errors import ProblemError
 from autoconv.kernels.registry import supporting

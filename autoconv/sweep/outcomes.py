@@ -57,7 +57,7 @@ class Unavailable(Outcome):
     """The machine's fault, or the moment's: memory, device, disk or permission is not to be had."""
 
 
-def outcome_of(error: Exception) -> Failed | Unavailable:
+def outcome_of(error: BaseException) -> Failed | Unavailable:
     """Return whose fault it is that a task raised `error`; an Outcome is its own."""
     if isinstance(error, (Failed, Unavailable)):
         return error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from autoconv.config import Config
-from autoconv.cost.model import predict_compiled
+from autoconv.cost.predict import predict
 from autoconv.cost.prediction import Prediction
 from autoconv.device import Device
 from autoconv.environment import Environment
@@ -188,7 +188,7 @@ def _compile(
             detail = {"registers": resources.registers, "shared": resources.shared}
             recorder.add(Trial(config.document(), "resources", error=reason, detail=detail))
             continue
-        runnable.append((config, predict_compiled(problem, config, job.device, resources)))
+        runnable.append((config, predict(problem, config, job.device, resources)))
     return sorted(runnable, key=lambda pair: (pair[1].spills > 0, pair[1].seconds, str(pair[0])))
 
 

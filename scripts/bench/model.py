@@ -19,7 +19,7 @@ from typing import Any
 
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
-from autoconv.cost.model import estimate, estimate_seconds, predict_compiled
+from autoconv.cost.predict import estimate, estimate_seconds, predict
 from autoconv.device import Device, find
 from autoconv.kernels.registry import supporting
 from autoconv.problem import Problem
@@ -45,7 +45,7 @@ def configs_of(problem: Problem, device: Device) -> list[Config]:
 
 def seed_row() -> dict[str, Any]:
     """Return the measured row beside the predicted one."""
-    found = predict_compiled(SEED, ROWS, find("rtx4090"), AS_BUILT).to_json(ROWS)
+    found = predict(SEED, ROWS, find("rtx4090"), AS_BUILT).to_json(ROWS)
     names = [name for name in MEASURED if name != "milliseconds"]
     predicted = {name: found[name] for name in names} | {"milliseconds": round(found["predicted_ms"], 3)}
     return {"grid": found["blocks"], "measured": MEASURED, "predicted": predicted}
@@ -111,7 +111,7 @@ def speed() -> dict[str, Any]:
     again = time.process_time() - began
     began = time.process_time()
     for config in configs[:50]:
-        predict_compiled(SEED, config, device, AS_BUILT)
+        predict(SEED, config, device, AS_BUILT)
     return {
         "configs": len(configs),
         "estimates_per_second_first_time": round(len(configs) / first),

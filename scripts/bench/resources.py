@@ -22,7 +22,7 @@ from typing import Any
 
 from autoconv.compiler.candidate import compile_candidate
 from autoconv.config import Config
-from autoconv.cost.model import estimate_seconds
+from autoconv.cost.predict import estimate_seconds
 from autoconv.device import find
 from autoconv.kernels.registry import supporting
 from autoconv.problem import Problem

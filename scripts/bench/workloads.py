@@ -25,7 +25,7 @@ from typing import Any
 from autoconv import device as devices
 from autoconv import settings
 from autoconv.config import Config
-from autoconv.cost.model import estimate, estimate_seconds
+from autoconv.cost.predict import estimate, estimate_seconds
 from autoconv.device import Device
 from autoconv.kernels.registry import supporting
 from autoconv.kernels.source import sources

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
-from autoconv.cost.model import estimate, estimate_seconds, predict_compiled
 from autoconv.cost.occupancy import occupancy
+from autoconv.cost.predict import estimate, estimate_seconds, predict
 from autoconv.device import CATALOGUE, find
 from autoconv.kernels.registry import kernels, supporting
 from autoconv.problem import Problem
@@ -123,7 +123,7 @@ def test_a_larger_limit_never_lowers_occupancy(registers: int, kib: int, warps: 
 def test_more_registers_are_never_faster(problem: Problem) -> None:
     for config in islice(some(problem), 8):
         times = [
-            predict_compiled(problem, config, RTX4090, Resources(registers, 0, 16384)).seconds
+            predict(problem, config, RTX4090, Resources(registers, 0, 16384)).seconds
             for registers in (32, 64, 96, 128, 168, 200, 255)
         ]
         assert times == sorted(times)

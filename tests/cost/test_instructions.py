@@ -11,8 +11,7 @@ from autoconv.compiler.resources import Resources
 from autoconv.config import Config
 from autoconv.cost.batch import batch
 from autoconv.cost.instructions import local, slots, split
-from autoconv.cost.model import estimate, predict_compiled
-from autoconv.cost.predict import compiled_resources
+from autoconv.cost.predict import compiled_resources, estimate, predict
 from autoconv.cost.prediction import Prediction
 from autoconv.device import Device, find
 from autoconv.kernels.registry import kernel as kernel_called
@@ -37,7 +36,7 @@ def plus(mix: dict[str, int], more: dict[str, int], times: int = 1) -> dict[str,
 
 
 def predicted(taken: Resources, device: Device = RTX4090) -> Prediction:
-    return predict_compiled(KB67, CONFIG, device, taken)
+    return predict(KB67, CONFIG, device, taken)
 
 
 # --- divisions ------------------------------------------------------------------------------------
@@ -162,7 +161,7 @@ def test_an_estimate_and_a_prediction_of_the_same_kernel_agree() -> None:
     problem = Problem(8, 512, 512, 3, 4096, dtype="float16", padding=1)
     config = Config("dense", {"BLOCK_CO": 128, "BLOCK_L": 128, "BLOCK_R": 32}, num_warps=8, num_stages=3)
     judged = estimate(problem, config, RTX4090)
-    given = predict_compiled(problem, config, RTX4090, Resources(judged.registers, 0, judged.shared))
+    given = predict(problem, config, RTX4090, Resources(judged.registers, 0, judged.shared))
     assert given.seconds == judged.seconds
 
 

@@ -15,7 +15,6 @@ import autoconv
 from autoconv.compiler import sass
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
-from autoconv.cost.model import predict_compiled
 from autoconv.cost.predict import estimate, predict
 from autoconv.cost.prediction import floor_seconds
 from autoconv.device import CATALOGUE, find
@@ -131,8 +130,7 @@ def test_more_work_is_never_faster(case: tuple[Problem, Config], factor: int) ->
 def test_more_registers_are_never_faster(case: tuple[Problem, Config], registers: int) -> None:
     problem, config = case
     lean, fat = (
-        predict_compiled(problem, config, RTX4090, Resources(r, 0, 16384)).seconds
-        for r in (registers, registers + 1)
+        predict(problem, config, RTX4090, Resources(r, 0, 16384)).seconds for r in (registers, registers + 1)
     )
     assert fat >= lean
 

@@ -14,8 +14,9 @@ import torch
 import autoconv
 from autoconv import Config, Problem
 from autoconv.compiler.recording import Launch, recording
-from autoconv.device import find
+from autoconv.device import Device, find
 from autoconv.dispatch.machines import Recorded
+from autoconv.environment import Environment
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.kernels.sizes import x_strides_of
 from autoconv.lookup import open_user
@@ -108,13 +109,12 @@ def test_a_config_on_record_is_preferred_to_a_prediction(remember, launches):
 HIT_FILES = {
     "ops.py", "dispatcher.py", "machines.py",
     "recording.py", "driver.py", "<string>",  # the recorder, Triton's active driver, a dataclass's __init__
-    "_jit_internal.py",  # of torch.compiler.is_compiling
 }  # fmt: skip
 HIT_CALLS = {
     # of a tensor: what the key reads, and the one allocation
     "is_contiguous", "get_device", "data_ptr", "_empty_strided_cpu",
     # of torch: modes in which it serves the call, and the precision of float32
-    "is_compiling", "_is_tracing", "_len_torch_dispatch_stack", "_is_any_autocast_enabled", "is_grad_enabled",
+    "_is_tracing", "_len_torch_dispatch_stack", "_is_any_autocast_enabled", "is_grad_enabled",
     "_is_torch_function_mode_enabled",
     "_get_fp32_precision_getter",
     "get",  # of the dictionary
@@ -195,17 +195,30 @@ def test_where_torch_cannot_but_fill_one_warning_says_so(deterministic, monkeypa
     assert len(launches) == 2
 
 
-def test_a_hit_needs_neither_the_database_nor_the_lock(remember, launches, dispatcher):
+def test_a_hit_needs_neither_the_database_nor_the_lock(remember, launches, dispatcher, monkeypatch):
     remember(PROBLEM, CONFIGS[0])
     x, w, bias = tensors(PROBLEM)
     convolve(PROBLEM, x, w, bias)
     with open_user(load()) as database:
         database.path.unlink()
-    served = threading.Thread(target=convolve, args=(PROBLEM, x, w, bias))
-    with dispatcher._building:
-        served.start()
-        served.join(timeout=20)
-        assert not served.is_alive()
+    planning, served = threading.Event(), threading.Event()
+    environment = dispatcher.machine.environment
+
+    def slow(index: int, device: Device) -> Environment:
+        planning.set()
+        assert served.wait(60)
+        return environment(index, device)
+
+    monkeypatch.setattr(dispatcher.machine, "environment", slow)
+    other = threading.Thread(target=dispatcher.plan, args=(x[:1], w, bias, 1, 0, 1, 1))
+    other.start()  # a first call, which makes its plan under the lock
+    assert planning.wait(60)
+    hit = threading.Thread(target=convolve, args=(PROBLEM, x, w, bias))
+    hit.start()
+    hit.join(timeout=20)
+    assert not hit.is_alive()
+    served.set()
+    other.join()
     assert same_but_y(*launches)
 
 

@@ -186,12 +186,12 @@ EQUALS = [
 @pytest.mark.parametrize(("name", "right", "wrong"), EQUALS)
 def test_a_wrong_number_neither_spoils_nor_takes_the_plan_of_its_equal(name, right, wrong, dispatcher):
     assert refused(name, wrong)
-    assert dispatcher._plans == {}
+    assert dispatcher.plans == ()
     assert not refused(name, right)
-    kept = dict(dispatcher._plans)
+    kept = dispatcher.plans
     assert refused(name, wrong)
     assert not refused(name, right)
-    assert dispatcher._plans == kept
+    assert dispatcher.plans == kept
 
 
 class Step(IntEnum):
@@ -211,18 +211,18 @@ def test_whole_numbers_of_other_types_are_served_first_or_second(name, value, la
 WRONG = [{"stride": 0}, {"weight": torch.zeros(16, 15, 3)}, {"padding": "sam"}, {"bias": torch.zeros(5)}]
 
 
-@pytest.mark.parametrize("wrong", [*WRONG, {"groups": 3}, {"stride": (1, 2)}, {"padding": (1, 1)}], ids=str)
+@pytest.mark.parametrize("wrong", [*WRONG, {"groups": 3}, {"stride": (1, 2)}, {"padding": (1, 1)}], ids=list)
 def test_a_call_that_torch_refuses_leaves_no_plan_behind(wrong, dispatcher):
     with pytest.raises(RuntimeError):
         autoconv.conv1d(**{"input": X, "weight": WEIGHT, "bias": BIAS, **wrong})
-    assert dispatcher._plans == {}
+    assert dispatcher.plans == ()
 
 
 def test_what_is_torchs_keeps_a_plan_once_torch_has_served_it(dispatcher):
     double = X.double(), WEIGHT.double(), BIAS.double()
     for _ in range(2):
         assert torch.equal(autoconv.conv1d(*double), functional.conv1d(*double))
-    (plan,) = dispatcher._plans.values()
+    (plan,) = dispatcher.plans
     assert isinstance(plan, ByTorch)
     assert dispatcher.plan(*double, 1, 0, 1, 1) is plan
 

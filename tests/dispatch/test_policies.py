@@ -20,7 +20,7 @@ from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.dispatch.machines import Recorded
 from autoconv.kernels.registry import kernels
 from autoconv.sweep.candidates import best_guess
-from autoconv.sweep.tuner import Tuned, Tuner
+from autoconv.tuning.tuner import Tuned, Tuner
 from tuning_db import TuningDB, TuningDBError, export_lines, single_flight
 from tuning_db.prebuilt import build
 
@@ -140,7 +140,7 @@ def test_a_sweep_that_cannot_start_its_workers_costs_a_warning(monkeypatch):
     policy(monkeypatch, "sweep")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with autoconv.recorded(DEVICE) as launches:
-        with pytest.warns(RuntimeWarning, match="a prediction serves: Unavailable: no worker") as warned:
+        with pytest.warns(RuntimeWarning, match="a prediction serves: no worker") as warned:
             autoconv.conv1d(X, WEIGHT)
         autoconv.conv1d(X, SAME_ELSEWHERE)
     assert [config_of(launch) for launch in launches] == [guess(), guess()]
@@ -149,7 +149,7 @@ def test_a_sweep_that_cannot_start_its_workers_costs_a_warning(monkeypatch):
 
 def test_while_another_process_sweeps_a_prediction_serves(monkeypatch, environment, remember):
     policy(monkeypatch, "sweep")
-    monkeypatch.setattr("autoconv.dispatch.dispatcher.FLIGHT_SECONDS", 0.1)
+    monkeypatch.setattr("autoconv.dispatch.choosing.FLIGHT_SECONDS", 0.1)
     flight = single_flight(settings.load().database, f"{PROBLEM.key()} {environment.hash}", 0.0)
     with autoconv.recorded(DEVICE) as launches:
         with flight as mine:
@@ -157,8 +157,7 @@ def test_while_another_process_sweeps_a_prediction_serves(monkeypatch, environme
             autoconv.conv1d(X, WEIGHT)
             autoconv.conv1d(X, SAME_ELSEWHERE)
             remember(PROBLEM, LARGER)  # the other process is done
-        plans = serving.current._plans
-        wait_until(lambda: not plans)  # both provisional plans are dropped
+        wait_until(lambda: not serving.current.plans)  # both provisional plans are dropped
         autoconv.conv1d(X, WEIGHT)
         autoconv.conv1d(X, SAME_ELSEWHERE)
     assert [config_of(launch) for launch in launches] == [guess(), guess(), LARGER, LARGER]
@@ -175,7 +174,7 @@ def test_background_serves_a_prediction_then_the_winner(monkeypatch):
         assert info()["winners"] == 0
         assert config_of(launches[0]) == guess()
         wait_until(lambda: info()["winners"] == 1)
-        wait_until(lambda: not serving.current._plans)
+        wait_until(lambda: not serving.current.plans)
         autoconv.conv1d(X, WEIGHT)
         assert serving.current.plan(X, WEIGHT, None, 1, 0, 1, 1) is not provisional
     assert config_of(launches[1]) == winner()
@@ -187,7 +186,7 @@ def test_background_does_not_sweep_in_vain_for_ever(monkeypatch):
     with autoconv.recorded(DEVICE) as launches, pytest.warns(RuntimeWarning, match="no winner") as warned:
         for _ in range(3):
             autoconv.conv1d(X, WEIGHT)
-            wait_until(lambda: not serving.current._provisional)
+            wait_until(lambda: not serving.current.provisional)
     assert [config_of(launch) for launch in launches] == [guess()]  # then torch
     assert len(warned) == 1
     assert info()["runs"] == 1
@@ -286,13 +285,13 @@ FORK = """
     with autoconv.recorded("rtx4090") as launches:
         sweeping = threading.Thread(target=autoconv.conv1d, args=(x, weight), daemon=True)
         sweeping.start()  # holds the lock under which plans are made
-        while not serving.current._swept:
+        while not serving.current.swept:
             time.sleep(0.01)
         child = os.fork()
         if child == 0:
             signal.alarm(60)  # a child that waits for ever ends all the same
             autoconv.conv1d(other, weight)
-            print(json.dumps({"launches": len(launches), "swept": len(serving.current._swept)}), flush=True)
+            print(json.dumps({"launches": len(launches), "swept": len(serving.current.swept)}), flush=True)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         print(json.dumps({"status": status, "sweeping": sweeping.is_alive()}), flush=True)

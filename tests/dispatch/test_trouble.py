@@ -21,10 +21,11 @@ import autoconv
 from autoconv import Config, Problem, lookup, serving, settings
 from autoconv.compiler.recording import recording
 from autoconv.device import find as device_called
-from autoconv.dispatch.dispatcher import FALLBACKS, Dispatcher
+from autoconv.dispatch.binding import FALLBACKS
+from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.dispatch.launchers import ByTorch
 from autoconv.dispatch.machines import Recorded
-from autoconv.sweep.ahead import compiled_ahead
+from autoconv.tuning.ahead import compiled_ahead
 from tuning_db.rows import WINNER_COLUMNS, checksum
 
 DEVICE = "rtx4090"
@@ -150,7 +151,7 @@ def test_where_a_launch_fails_torch_serves_from_then_on(good, op, predicting):
             last = call(autoconv)
         torch.testing.assert_close(call(autoconv), call(functional))
         torch.testing.assert_close(last, call(functional))
-        plans = list(serving.current._plans.values())
+        plans = serving.current.plans
     signatures = 2 if op == "backward" else 1
     assert [type(plan) for plan in plans] == [ByTorch] * signatures
     messages = [str(one.message) for one in warned]
@@ -171,11 +172,11 @@ def test_where_torch_fails_as_well_no_config_is_at_fault(predicting, monkeypatch
 
     with recording(device_called(DEVICE)), serving.served_by(Dispatcher(Failing(1), settings.load())):
         convolve()
-        (plan,) = serving.current._plans.values()
+        (plan,) = serving.current.plans
         monkeypatch.setattr(functional, "conv1d", no_memory)
         with pytest.raises(torch.OutOfMemoryError, match="of torch"):
             convolve()
-        assert list(serving.current._plans.values()) == [plan]
+        assert serving.current.plans == (plan,)
     assert trials(PROBLEM) == []
 
 
@@ -204,7 +205,7 @@ def test_a_site_s_config_on_which_the_compiler_hangs_leaves_the_call_to_torch(
     stand_in.write_text("#!/bin/sh\nexec sleep 600\n")
     stand_in.chmod(0o755)
     monkeypatch.setenv("TRITON_PTXAS_PATH", str(stand_in))
-    monkeypatch.setattr("autoconv.dispatch.dispatcher.compiled_ahead", partial(compiled_ahead, seconds=3.0))
+    monkeypatch.setattr("autoconv.dispatch.binding.compiled_ahead", partial(compiled_ahead, seconds=3.0))
     small = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}, num_warps=2, num_stages=2)
     site(PROBLEM, small)
     with autoconv.recorded(DEVICE) as launches:
@@ -278,7 +279,7 @@ def test_whatever_fails_before_the_launch_is_torchs_with_one_warning(launches, m
     def broken(*_):
         raise OverflowError("int too large to convert to float")
 
-    monkeypatch.setattr("autoconv.dispatch.dispatcher.Tuner.find", broken)
+    monkeypatch.setattr("autoconv.tuning.tuner.Tuner.find", broken)
     with pytest.warns(RuntimeWarning) as warned:
         y = convolve()
     assert torch.equal(convolve(), y)
@@ -325,7 +326,7 @@ def test_a_database_that_does_not_serve_costs_one_warning(trouble, policy, monke
         warnings.simplefilter("always")
         for x in (X, X, X[:1]):
             autoconv.conv1d(x, WEIGHT)
-        while serving.current._provisional:
+        while serving.current.provisional:
             pass
     if policy == "predict":
         assert len(launches) == 3

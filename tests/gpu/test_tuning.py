@@ -15,7 +15,7 @@ from autoconv.dispatch.machines import Cuda
 from autoconv.environment import Environment
 from autoconv.sweep import verify
 from autoconv.sweep.sweep import Job
-from autoconv.sweep.tuner import Tuner
+from autoconv.tuning.tuner import Tuner
 
 pytestmark = pytest.mark.gpu
 

@@ -22,7 +22,7 @@ import autoconv
 from autoconv import serving, settings
 from autoconv.compiler.recording import recording
 from autoconv.config import Config
-from autoconv.cost.model import estimate_seconds
+from autoconv.cost.predict import estimate_seconds
 from autoconv.device import Device, find
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.dispatch.machines import Cuda

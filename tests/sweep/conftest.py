@@ -16,7 +16,7 @@ from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job
-from autoconv.sweep.tuner import Tuned, Tuner
+from autoconv.tuning.tuner import Tuned, Tuner
 
 sys.path.insert(0, str(Path(__file__).parent))  # of probe_tasks, for the worker processes too
 

@@ -12,7 +12,7 @@ from autoconv.device import find
 from autoconv.kernels.aten import ATEN
 from autoconv.lookup import Found
 from autoconv.problem import Problem
-from autoconv.sweep.ahead import TRUSTED, compiled_ahead
+from autoconv.tuning.ahead import TRUSTED, compiled_ahead
 
 PROBLEM = Problem(1, 16, 16, 1, 16)
 CONFIG = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}, num_warps=1, num_stages=2)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autoconv.config import Config
-from autoconv.cost.model import estimate
+from autoconv.cost.predict import estimate
 from autoconv.device import find
 from autoconv.errors import ProblemError
 from autoconv.kernels.registry import kernels, supporting

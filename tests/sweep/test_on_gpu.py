@@ -23,8 +23,8 @@ from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.preflight import needed_bytes
 from autoconv.sweep.sweep import Job
 from autoconv.sweep.tasks import Compile, Crashed, Load, Open, Samples, Skipped, Task, Time, Verify
-from autoconv.sweep.tuner import Tuned, Tuner
 from autoconv.sweep.verify import Verdict
+from autoconv.tuning.tuner import Tuned, Tuner
 from tuning_db import Trial, TuningDB
 
 RIGHT = Verdict(True, 0.0, unwritten=0, overrun=0, seed=0, problem="")

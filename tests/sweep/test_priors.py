@@ -11,7 +11,7 @@ import pytest
 
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
-from autoconv.cost.model import estimate_seconds
+from autoconv.cost.predict import estimate_seconds
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
 from autoconv.lookup import open_user, records
@@ -21,8 +21,8 @@ from autoconv.sweep.candidates import best_guess, candidates
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job
 from autoconv.sweep.tasks import Compile, Load, Open, Samples, Task, Time, Verify
-from autoconv.sweep.tuner import Tuner
 from autoconv.sweep.verify import Verdict
+from autoconv.tuning.tuner import Tuner
 from tuning_db import Trial
 
 

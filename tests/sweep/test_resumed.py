@@ -20,7 +20,7 @@ from autoconv.sweep.candidates import best_guess
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job
 from autoconv.sweep.tasks import Task
-from autoconv.sweep.tuner import Tuned, Tuner
+from autoconv.tuning.tuner import Tuned, Tuner
 from tests.sweep.test_priors import InstantPool, Workers
 from tuning_db import RunRecord, Trial, Winner
 
@@ -174,7 +174,7 @@ def test_predictions_of_an_older_model_are_made_again_and_measurements_are_not(
     small: Problem, job_: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tune(settings, small, job_, InstantPool())
-    for module in ("autoconv.sweep.sweep", "autoconv.sweep.tuner"):
+    for module in ("autoconv.sweep.sweep", "autoconv.tuning.tuner"):
         monkeypatch.setattr(f"{module}.model_version", lambda: "0" * 16)
     serving = Tuner(settings).find(small, job_.environment)
     assert serving is not None and serving.grade == ("exact" if job_.on_gpu else "soft")

@@ -28,7 +28,7 @@ from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import CHECKED, Job, sweep
-from autoconv.sweep.tuner import Tuner, no_progress
+from autoconv.tuning.tuner import Tuner, no_progress
 from tuning_db import Trial, TuningDB
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +65,7 @@ from autoconv.kernels.registry import kernels
 from autoconv.problem import Problem
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job
-from autoconv.sweep.tuner import Tuner
+from autoconv.tuning.tuner import Tuner
 
 for name in set(kernels()) - {"faulty"}:
     del kernels()[name]

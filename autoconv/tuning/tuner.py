@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from autoconv import lookup
 from autoconv.config import Config
-from autoconv.cost.model import estimate
+from autoconv.cost.predict import estimate
 from autoconv.cost.version import model_version
 from autoconv.device import Device
 from autoconv.environment import Environment

@@ -1,0 +1,126 @@
+"""From a config to a launcher, and what a config means that fails on the way or in a launch.
+
+It is told in one warning and recorded where the fault is its own. Before anything was launched the best
+estimates are tried in its place, then torch; what somebody else's file named, and what fails in a launch,
+gives way to torch at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from autoconv.config import Config
+from autoconv.dispatch.apart import raised_by_a_handler
+from autoconv.dispatch.launchers import ByTorch, Launcher, as_kernels_read, fitted
+from autoconv.dispatch.machines import Machine
+from autoconv.dispatch.plans import Subject
+from autoconv.dispatch.signature import Call
+from autoconv.kernels.aten import ATEN
+from autoconv.kernels.registry import kernel as kernel_called
+from autoconv.lookup import Found, warn_once
+from autoconv.settings import Settings
+from autoconv.sweep.candidates import candidates, leaders
+from autoconv.sweep.outcomes import Unavailable, outcome_of
+from autoconv.tuning.ahead import compiled_ahead
+from autoconv.tuning.tuner import Tuner
+from tuning_db import Trial
+
+FALLBACKS = 3  # further configs to try where one does not compile or load, before torch serves
+
+
+class Binder:
+    """Binds configs to calls on one machine."""
+
+    def __init__(self, machine: Machine, settings: Settings, tuner: Tuner) -> None:
+        """Bind for `machine`; `tuner` records what fails."""
+        self._machine = machine
+        self._settings = settings
+        self._tuner = tuner
+
+    def bind(
+        self, found: Found, subject: Subject, call: Call, retire: Callable[[Launcher, Launcher], bool]
+    ) -> Launcher:
+        """Return the launcher of `found`, or of what serves in its place: never one that fails in a launch.
+
+        Args:
+            found: The config.
+            subject: What it is for.
+            call: The first of the calls to come.
+            retire: Puts the second launcher in the place of the first, for calls to come; returns whether
+                that had not been done before.
+        """
+        by_torch = ByTorch(*call[3:])
+        if found.config == ATEN or self._fails_ahead(found, subject):
+            return by_torch
+        loaded = self._loaded(found.config, subject, call)
+        if loaded is None:
+            return by_torch
+        config, launch = loaded
+
+        def guarded(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            try:
+                return launch(x, weight, bias)
+            except Exception as error:  # drivers and allocators raise of every type
+                if raised_by_a_handler(error):
+                    raise
+                failure = error
+            # First the result. Where torch fails as well, as for want of memory for y, no config is at fault.
+            y = by_torch(x, weight, bias)
+            if retire(guarded, by_torch):
+                failed = self._failed(config, subject, failure)
+                warn_once(f"{failed}; torch serves {subject.problem} from now on")
+            return y
+
+        return guarded
+
+    def _fails_ahead(self, found: Found, subject: Subject) -> bool:
+        """Return whether a config out of somebody else's file does not compile, which a worker process tries.
+
+        Raises:
+            Unavailable: the machine is at fault, not the config.
+        """
+        trial = compiled_ahead(found, subject.problem, subject.device, self._settings)
+        if trial is None:
+            return False
+        self._record(subject, trial)
+        failed = f"{found.config} of layer {found.layer!r} does not compile for {subject.device.name}"
+        warn_once(f"{failed} ({trial.error}); torch serves {subject.problem}")
+        return True
+
+    def _loaded(self, config: Config, subject: Subject, call: Call) -> tuple[Config, Launcher] | None:
+        """Compile `config`, or else the best estimates; return the first that loads, None if none does."""
+        tensors = as_kernels_read(call.x, call.weight, call.bias)
+        failed: list[str] = []
+        for one in _with_fallbacks(config, subject):
+            try:
+                launch = self._machine.bind(kernel_called(one.kernel), subject.problem, one, *tensors)
+            except Exception as error:  # compilers and drivers raise of every type
+                if raised_by_a_handler(error):
+                    raise
+                failed.append(self._failed(one, subject, error))
+                continue
+            if failed:
+                warn_once(f"{failed[0]}; {one} serves in its place")
+            return one, fitted(launch, call)
+        warn_once(f"{failed[0]}, nor do {len(failed) - 1} others; torch serves {subject.problem}")
+        return None
+
+    def _failed(self, config: Config, subject: Subject, error: Exception) -> str:
+        """Say that a config did not load or launch, and record it where that is its own fault."""
+        outcome = outcome_of(error)
+        if not isinstance(outcome, Unavailable):
+            self._record(subject, Trial(config.document(), "launch", error=outcome.reason))
+        return f"{config} does not run on {subject.device.name} ({outcome.reason})"
+
+    def _record(self, subject: Subject, trial: Trial) -> None:
+        self._tuner.record(subject.problem, subject.environment, trial, origin="call")
+
+
+def _with_fallbacks(config: Config, subject: Subject) -> Iterator[Config]:
+    """Yield `config`, then the best estimates, found only if they are asked for: it takes some 0.1 s."""
+    yield config
+    problem, device, _ = subject
+    best = leaders(problem, candidates(problem, device), device, FALLBACKS + 1)
+    yield from [other for other in best if other != config][:FALLBACKS]
