@@ -49,7 +49,7 @@ class Dispatcher:
     @property
     def provisional(self) -> frozenset[Problem]:
         """Those of them whose plans are dropped when the sweep beside them ends."""
-        return frozenset(subject.problem for subject in self._planner.chooser.provisional)
+        return frozenset(subject.problem for subject in list(self._planner.chooser.provisional))
 
     def plan(
         self,

@@ -53,7 +53,7 @@ def info() -> dict:
 
 def winner() -> Config:
     with lookup.open_user(settings.load()) as database:
-        (found,) = database.winners(PROBLEM.key())
+        found = min(database.winners(PROBLEM.key()), key=lambda one: one.predicted_us)  # of all sources
     assert found.provenance == "predicted"
     return Config.from_document(found.config)
 
@@ -140,10 +140,10 @@ def test_a_sweep_that_cannot_start_its_workers_costs_a_warning(monkeypatch):
     policy(monkeypatch, "sweep")
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with autoconv.recorded(DEVICE) as launches:
-        with pytest.warns(RuntimeWarning, match="a prediction serves: no worker") as warned:
+        with pytest.warns(RuntimeWarning, match="no winner, torch serves: no worker process") as warned:
             autoconv.conv1d(X, WEIGHT)
         autoconv.conv1d(X, SAME_ELSEWHERE)
-    assert [config_of(launch) for launch in launches] == [guess(), guess()]
+    assert launches == []
     assert [warning.category for warning in warned].count(RuntimeWarning) == 1
 
 

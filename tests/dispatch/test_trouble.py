@@ -112,9 +112,10 @@ def test_where_nothing_compiles_torch_serves(tmp_path, monkeypatch, launches):
 class Failing(Recorded):
     """A device whose launches go well so many times, and then fail."""
 
-    def __init__(self, good: int) -> None:
+    def __init__(self, good: int, says: str = "invalid argument") -> None:
         super().__init__(device_called(DEVICE))
         self.good = good
+        self.says = says
 
     def bind(self, *arguments):
         launch = super().bind(*arguments)
@@ -122,7 +123,7 @@ class Failing(Recorded):
         def launch_or_fail(x, weight, bias):
             self.good -= 1
             if self.good < 0:
-                raise RuntimeError("Triton Error [CUDA]: out of memory")
+                raise RuntimeError(f"Triton Error [CUDA]: {self.says}")
             return launch(x, weight, bias)
 
         return launch_or_fail
@@ -157,7 +158,7 @@ def test_where_a_launch_fails_torch_serves_from_then_on(good, op, predicting):
     messages = [str(one.message) for one in warned]
     assert len(messages) == signatures
     assert all(
-        "does not run on rtx4090 (RuntimeError: Triton Error [CUDA]: out of" in one for one in messages
+        "does not run on rtx4090 (RuntimeError: Triton Error [CUDA]: invalid argument" in one for one in messages
     )
     assert all("; torch serves N=2,Cin=16," in one and one.endswith("from now on") for one in messages)
     with lookup.open_user(settings.load()) as database:
@@ -177,6 +178,16 @@ def test_where_torch_fails_as_well_no_config_is_at_fault(predicting, monkeypatch
         with pytest.raises(torch.OutOfMemoryError, match="of torch"):
             convolve()
         assert serving.current.plans == (plan,)
+    assert trials(PROBLEM) == []
+
+
+def test_a_launch_without_memory_is_the_moment_s_fault_and_no_config_s(predicting):
+    failing = Failing(0, says="out of memory")
+    with recording(device_called(DEVICE)), serving.served_by(Dispatcher(failing, settings.load())):
+        with pytest.warns(RuntimeWarning, match="out of memory.*; torch serves"):
+            y = convolve()
+        assert [type(plan) for plan in serving.current.plans] == [ByTorch]
+    assert torch.equal(y, functional.conv1d(X, WEIGHT))
     assert trials(PROBLEM) == []
 
 
