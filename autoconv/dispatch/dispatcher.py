@@ -44,7 +44,7 @@ class Dispatcher:
     @property
     def swept(self) -> frozenset[Problem]:
         """The problems that this process sweeps or has swept."""
-        return frozenset(subject.problem for subject in self._planner.chooser.swept)
+        return frozenset(subject.problem for subject in list(self._planner.chooser.swept))
 
     @property
     def provisional(self) -> frozenset[Problem]:
