@@ -28,7 +28,7 @@ def no_workers(monkeypatch):
         def refuse(*_):
             raise AssertionError("a worker was given a task")
 
-        monkeypatch.setattr("autoconv.sweep.pool.Worker.perform", refuse)
+        monkeypatch.setattr("autoconv.sweep.pool.Workers.perform", refuse)
 
     return start
 
