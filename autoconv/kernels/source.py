@@ -12,18 +12,14 @@ import hashlib
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TypeAlias
+
+from autoconv.kernels.code import Symbol, imported, is_jit, spelled
 
 ENTRIES = frozenset({"launch", "__init__"})
 """Members of a kernel's class from which everything that reaches the compiler is reached."""
 
 PLANNING = frozenset({"grid", "workspace", "check"})
 """Members that a launch asks too, but not for anything that the compiler sees."""
-
-_PACKAGE = "autoconv.kernels"
-_UNSPOKEN = ("ctx", "kind", "type_comment")  # fields of the syntax tree that say nothing about the code
-
-Symbol: TypeAlias = tuple[str, str]  # module and name
 
 
 @lru_cache(maxsize=1)
@@ -108,16 +104,7 @@ class _Module:
     @cached_property
     def imports(self) -> dict[str, Symbol]:
         """What the file has from its siblings, by the name used here; a module itself has an empty name."""
-        found = {}
-        for node in self._tree.body:
-            if isinstance(node, ast.ImportFrom):
-                module = f"{_PACKAGE}.{node.module or ''}".strip(".") if node.level else node.module or ""
-                for alias in node.names:
-                    if module == _PACKAGE:
-                        found[alias.asname or alias.name] = (alias.name, "")
-                    elif module.startswith(f"{_PACKAGE}."):
-                        found[alias.asname or alias.name] = (module[len(_PACKAGE) + 1 :], alias.name)
-        return found
+        return imported(self._tree)
 
     def names(self, symbol: str) -> Iterator[str]:
         """Yield the names that a symbol uses, dotted ones whole; those of a class are its bases'."""
@@ -129,9 +116,9 @@ class _Module:
         """Return what the hash takes of a symbol: a jit function, or a constant; all else is empty."""
         node = self.symbols[symbol]
         if isinstance(node, ast.FunctionDef):
-            return _spelled(node) if any(map(_is_jit, node.decorator_list)) else ""
+            return spelled(node) if is_jit(node) else ""
         value = getattr(node, "value", None)
-        return "" if value is None else f"{symbol.rpartition('.')[2]}={_spelled(value)}"
+        return "" if value is None else f"{symbol.rpartition('.')[2]}={spelled(value)}"
 
 
 def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
@@ -159,24 +146,3 @@ def _names(node: ast.AST) -> Iterator[str]:
             for one in child if isinstance(child, list) else [child]:
                 if isinstance(one, ast.AST):
                     yield from _names(one)
-
-
-def _is_jit(decorator: ast.expr) -> bool:
-    target = decorator.func if isinstance(decorator, ast.Call) else decorator
-    return ast.unparse(target) in ("triton.jit", "jit")
-
-
-def _spelled(node: object) -> str:
-    """Return code as text that comments, spaces, docstrings and the version of Python have no part in.
-
-    `ast.dump` and `ast.unparse` would do but for the last: either differs from one Python to the next.
-    """
-    if isinstance(node, list):
-        return f"[{' '.join(map(_spelled, node))}]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = {name: value for name, value in ast.iter_fields(node) if name not in _UNSPOKEN}
-    if isinstance(node, ast.FunctionDef) and ast.get_docstring(node, clean=False) is not None:
-        fields["body"] = node.body[1:]
-    spelled = [f"{name}={_spelled(value)}" for name, value in fields.items() if value not in (None, [])]
-    return f"{type(node).__name__}({' '.join(spelled)})"

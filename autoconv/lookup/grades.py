@@ -41,6 +41,8 @@ _NEIGHBOURS = 16  # asked of each layer: fields that have no column are compared
 _PRIORS = 4  # configs that the next sweep tries first
 
 AmongEnvironments = Callable[[EnvironmentRecord], bool]
+PredictorOf = Callable[[str], str]
+"""What predicts times of a kernel today: MODEL-KERNEL, of which MODEL is alike for all kernels."""
 
 
 @dataclass(frozen=True)
@@ -69,30 +71,37 @@ def records(problem: Problem, environment: Environment) -> tuple[ProblemRecord, 
     )
 
 
-def find(layers: Layers, problem: Problem, environment: Environment, predictor: str) -> Found | None:
+def find(
+    layers: Layers, problem: Problem, environment: Environment, predictor_of: PredictorOf
+) -> Found | None:
     """Return the best entry for `problem` in `environment`, "exact" or "soft", or None.
 
     Measured comes before predicted, then the better grade, then the layers' precedence; never the fastest
     across layers. Among the bests of today's kernels in one layer and environment, measured or predicted by
-    one model, the fastest serves. An entry whose config today's kernels cannot run is passed over, and so is
-    one of a kernel whose source has changed since.
+    one model, each kernel by one version of its own, the fastest serves. An entry whose config today's
+    kernels cannot run is passed over, and so is one of a kernel whose source has changed since.
 
     Args:
         layers: The layers to ask.
         problem: The problem.
         environment: Where the config is to run.
-        predictor: The version of the model that predicts here; what others predicted is soft.
+        predictor_of: What predicts here; what others predicted is soft.
     """
     entries = [
         (layer, winner)
         for layer, winner in layers.winners(problem.key())
         if _hard_fits(winner.environment, environment) and _same_device(winner.environment, environment)
     ]
-    return min(_founds(entries, problem, environment, predictor), key=_rank, default=None)
+    return min(_founds(entries, problem, environment, predictor_of), key=_rank, default=None)
 
 
 def covered(
-    runs: Iterable[RunRecord], problem: Problem, environment: Environment, predictor: str, *, on_gpu: bool
+    runs: Iterable[RunRecord],
+    problem: Problem,
+    environment: Environment,
+    predictor_of: PredictorOf,
+    *,
+    on_gpu: bool,
 ) -> bool:
     """Return whether a sweep of `problem` now would find what `runs` found: one of them was such a sweep.
 
@@ -100,7 +109,7 @@ def covered(
     measure on, predicted with this model.
     """
     here = records(problem, environment)[1]
-    wanted = tried(problem, predictor, on_gpu=on_gpu)
+    wanted = tried(problem, predictor_of, on_gpu=on_gpu)
     return any(
         run.finished
         and run.info.get("sources") == wanted["sources"]
@@ -113,14 +122,18 @@ def covered(
     )
 
 
-def tried(problem: Problem, predictor: str, *, on_gpu: bool) -> dict[str, Any]:
+def tried(problem: Problem, predictor_of: PredictorOf, *, on_gpu: bool) -> dict[str, Any]:
     """Return what a sweep notes about its run: the sources that it tries, and how it tells them apart."""
-    sources = {kernel.name: source_of(kernel.name) for kernel in supporting(problem)}
-    return {"sources": sources, "predictor": predictor, "measured": on_gpu}
+    names = [kernel.name for kernel in supporting(problem)]
+    return {
+        "sources": {name: source_of(name) for name in names},
+        "predictors": {name: predictor_of(name) for name in names},
+        "measured": on_gpu,
+    }
 
 
 def transferred(
-    layers: Layers, problem: Problem, environment: Environment, device: Device, predictor: str
+    layers: Layers, problem: Problem, environment: Environment, device: Device, predictor_of: PredictorOf
 ) -> Found | None:
     """Return the best config found elsewhere that its kernel offers for `problem` on `device`, or None.
 
@@ -128,7 +141,7 @@ def transferred(
     device ("nearest"); then measured before predicted, then the nearer, then the layers' precedence. Their
     times are another's, so they are left out.
     """
-    for found in _elsewhere(layers, problem, environment, predictor):
+    for found in _elsewhere(layers, problem, environment, predictor_of):
         if in_space(found.config, problem, device):
             return replace(found, provenance="transferred", measured_us=None, predicted_us=None)
     return None
@@ -188,14 +201,18 @@ def _numbers(problem: Problem) -> dict[str, int]:
     }
 
 
-def _elsewhere(layers: Layers, problem: Problem, environment: Environment, predictor: str) -> Iterator[Found]:
+def _elsewhere(
+    layers: Layers, problem: Problem, environment: Environment, predictor_of: PredictorOf
+) -> Iterator[Found]:
     """Yield what may be transferred, best first."""
     entries = [
         (layer, winner)
         for layer, winner in layers.winners(problem.key())
         if _hard_fits(winner.environment, environment) and not _same_device(winner.environment, environment)
     ]
-    scaled = [replace(found, grade="scaled") for found in _founds(entries, problem, environment, predictor)]
+    scaled = [
+        replace(found, grade="scaled") for found in _founds(entries, problem, environment, predictor_of)
+    ]
     yield from sorted(scaled, key=_rank)
 
     def here(one: EnvironmentRecord) -> bool:
@@ -206,7 +223,7 @@ def _elsewhere(layers: Layers, problem: Problem, environment: Environment, predi
         kinds, doublings, _ = distance(problem, other)
         found = None
         if not kinds and doublings <= _FARTHEST:
-            found = find(layers, other, environment, predictor)
+            found = find(layers, other, environment, predictor_of)
         if found is not None:
             near.append(replace(found, grade="nearest"))
     yield from sorted(near, key=_rank)  # which is stable, so the nearer stay before the farther
@@ -230,9 +247,12 @@ def _alike(one: EnvironmentRecord, other: EnvironmentRecord, names: Iterable[str
 
 
 def _founds(
-    entries: Iterable[tuple[str, Winner]], problem: Problem, environment: Environment, predictor: str
+    entries: Iterable[tuple[str, Winner]],
+    problem: Problem,
+    environment: Environment,
+    predictor_of: PredictorOf,
 ) -> list[Found]:
-    """Return the fastest of today's kernels from each layer, environment and predictor, in their order.
+    """Return the fastest of today's kernels from each layer, environment and model, in their order.
 
     What this process's own model predicted comes before what others did.
     """
@@ -242,20 +262,20 @@ def _founds(
             config = runnable(winner.config, problem, environment.arch)
         except ConfigError:
             continue
-        foreign = winner.provenance == "predicted" and winner.predictor != predictor
-        key = layer, winner.environment.hash, foreign, winner.predictor
+        foreign = winner.provenance == "predicted" and winner.predictor != predictor_of(config.kernel)
+        key = layer, winner.environment.hash, foreign, winner.predictor.partition("-")[0]
         groups.setdefault(key, []).append((winner, config))
     order = list(dict.fromkeys(layer for layer, *_ in groups))
     found = []
     for key in sorted(groups, key=lambda key: (order.index(key[0]), *key[1:])):
-        best = _fastest(groups[key])
+        best = _fastest(groups[key], predictor_of)
         if best is not None:
-            found.append(_found(key[0], *best, environment, predictor))
+            found.append(_found(key[0], *best, environment, predictor_of))
     return found
 
 
-def _fastest(entries: list[tuple[Winner, Config]]) -> tuple[Winner, Config] | None:
-    """Return the fastest of entries whose times compare, of those made with the sources of today.
+def _fastest(entries: list[tuple[Winner, Config]], predictor_of: PredictorOf) -> tuple[Winner, Config] | None:
+    """Return the fastest of entries of one model, of those made with the sources of today.
 
     torch's own convolution competes with the time it had under another torch or cuDNN where it has none of
     today: to leave it out would have a kernel serve that is slower than torch.
@@ -263,7 +283,23 @@ def _fastest(entries: list[tuple[Winner, Config]]) -> tuple[Winner, Config] | No
     today = [entry for entry in entries if entry[0].source == source_of(entry[1].kernel)]
     if not any(config == ATEN for _, config in today):
         today += [entry for entry in entries if entry[1] == ATEN]
-    return min(today, key=lambda entry: (_time(entry[0]), entry[0].config_hash), default=None)
+    same = _of_one_version(today, predictor_of)
+    return min(same, key=lambda entry: (_time(entry[0]), entry[0].config_hash), default=None)
+
+
+def _of_one_version(
+    entries: list[tuple[Winner, Config]], predictor_of: PredictorOf
+) -> list[tuple[Winner, Config]]:
+    """Return the entries but for those that another version of their kernel predicted, of several versions.
+
+    Times of two versions do not compare, so the one that reads as today stays, or else the first by name.
+    """
+    chosen: dict[str, str] = {}
+    for winner, config in entries:
+        today = predictor_of(config.kernel).partition("-")[2]
+        rivals = chosen.get(config.kernel, winner.predictor), winner.predictor
+        chosen[config.kernel] = min(rivals, key=lambda one: (one.partition("-")[2] != today, one))
+    return [entry for entry in entries if entry[0].predictor == chosen[entry[1].kernel]]
 
 
 def _time(winner: Winner) -> float:
@@ -271,13 +307,17 @@ def _time(winner: Winner) -> float:
     return float("inf") if time is None else time
 
 
-def _found(layer: str, winner: Winner, config: Config, environment: Environment, predictor: str) -> Found:
-    same = not departures(winner, environment, predictor)
+def _found(
+    layer: str, winner: Winner, config: Config, environment: Environment, predictor_of: PredictorOf
+) -> Found:
+    same = not departures(winner, environment, predictor_of)
     times = winner.measured_us, winner.predicted_us
     return Found(config, winner.provenance, "exact" if same else "soft", layer, *times)
 
 
-def departures(winner: Winner, environment: Environment, predictor: str) -> Mapping[str, tuple[Any, Any]]:
+def departures(
+    winner: Winner, environment: Environment, predictor_of: PredictorOf
+) -> Mapping[str, tuple[Any, Any]]:
     """Return what makes an entry of this device and these hard fields soft, by name: here, and there."""
     predicted = winner.provenance == "predicted"
     theirs, ours = dict(winner.environment.soft), environment.soft()
@@ -286,6 +326,6 @@ def departures(winner: Winner, environment: Environment, predictor: str) -> Mapp
     if source_of(kernel) is not None:  # else it is no kernel of today, which `runnable` says
         pairs[f"source of {kernel}"] = source_of(kernel), winner.source
     if predicted:
-        pairs["model"] = predictor, winner.predictor
+        pairs["model"] = predictor_of(kernel), winner.predictor
     pairs["sweep"] = "finished", "finished" if winner.finished else "interrupted"
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -7,15 +7,17 @@ from typing import Any
 
 from autoconv.environment import Environment
 from autoconv.errors import ConfigError
-from autoconv.lookup.grades import departures, neighbours
+from autoconv.lookup.grades import PredictorOf, departures, neighbours
 from autoconv.lookup.legality import runnable
 from autoconv.problem import Problem
 from tuning_db import Layers, Winner
 
 
-def why_missing(layers: Layers, problem: Problem, environment: Environment, predictor: str) -> list[str]:
+def why_missing(
+    layers: Layers, problem: Problem, environment: Environment, predictor_of: PredictorOf
+) -> list[str]:
     """Say, a line a field, how the nearest entry differs: in its environment, or else in its problem too."""
-    nearest = _nearest_environment(layers, problem, environment, predictor)
+    nearest = _nearest_environment(layers, problem, environment, predictor_of)
     if nearest is not None:
         layer, winner, differing = nearest
         try:
@@ -26,7 +28,7 @@ def why_missing(layers: Layers, problem: Problem, environment: Environment, pred
             return [f"nearest: this problem in this very environment, layer {layer}"]
         return [f"nearest: this problem in another environment, layer {layer}", *differing]
     for other in neighbours(layers, problem):
-        nearest = _nearest_environment(layers, other, environment, predictor)
+        nearest = _nearest_environment(layers, other, environment, predictor_of)
         if nearest is not None:
             fields = differences(problem.to_json(), other.to_json())
             return ["nearest: another problem", *fields, *nearest[2]]
@@ -43,19 +45,19 @@ def _line(name: str, here: object, there: object) -> str:
 
 
 def _nearest_environment(
-    layers: Layers, problem: Problem, environment: Environment, predictor: str
+    layers: Layers, problem: Problem, environment: Environment, predictor_of: PredictorOf
 ) -> tuple[str, Winner, list[str]] | None:
     """Return the winner of `problem` whose environment differs least, its layer, and those fields."""
     told = [
-        (layer, winner, _differing(winner, environment, predictor))
+        (layer, winner, _differing(winner, environment, predictor_of))
         for layer, winner in layers.winners(problem.key())
     ]
     return min(told, key=lambda entry: len(entry[2]), default=None)
 
 
-def _differing(winner: Winner, environment: Environment, predictor: str) -> list[str]:
+def _differing(winner: Winner, environment: Environment, predictor_of: PredictorOf) -> list[str]:
     """Return a line for each field of the environment that differs, and for what else bears on the entry."""
     fields = {**environment.hard(), **environment.soft()}
     lines = differences(fields, {**winner.environment.hard, **winner.environment.soft})
-    pairs = departures(winner, environment, predictor)
+    pairs = departures(winner, environment, predictor_of)
     return lines + [_line(name, *pair) for name, pair in pairs.items() if name not in fields]

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from autoconv.config import Config
 from autoconv.cost.prediction import Prediction
-from autoconv.cost.version import model_version
+from autoconv.cost.version import predictor_of
 from autoconv.environment import Environment
 from autoconv.errors import ConfigError
 from autoconv.kernels.source import source_of
@@ -60,7 +60,7 @@ class Recorder:
         self._on_gpu = on_gpu
         self._default = default.document()
         self._problem, self._environment = records(problem, environment)
-        self._info = tried(problem, model_version(), on_gpu=on_gpu)
+        self._info = tried(problem, predictor_of, on_gpu=on_gpu)
         self._database = database
         self._run_ids: list[str] = []
         try:
@@ -90,10 +90,11 @@ class Recorder:
 
     def _counts(self, trial: Trial) -> bool:
         """Whether a trial need not be made again: it is of today's source, and tells what one here would."""
-        if trial.source != source_of(str(trial.config.get("kernel"))):
+        kernel = str(trial.config.get("kernel"))
+        if trial.source != source_of(kernel):
             return False
         if trial.outcome == "ok":
-            own = not self._on_gpu and trial.predictor == model_version()
+            own = not self._on_gpu and trial.predictor == predictor_of(kernel)
             return trial.measured_us is not None or own
         return trial.outcome not in ("started", "compiled")
 
@@ -109,10 +110,11 @@ class Recorder:
             self.keep_baseline()  # first: a sweep killed here leaves no candidate that torch was not held to
         if trial.config == self._default:
             trial = replace(trial, detail={**trial.detail, "default": True})
+        kernel = str(trial.config["kernel"])
         trial = replace(
             trial,
-            source=source_of(str(trial.config["kernel"])) or "",
-            predictor="" if trial.predicted_us is None else model_version(),
+            source=source_of(kernel) or "",
+            predictor="" if trial.predicted_us is None else predictor_of(kernel),
         )
         self.trials.append(trial)
         if self._database is not None:

@@ -8,8 +8,13 @@ from dataclasses import dataclass, replace
 
 from autoconv import lookup
 from autoconv.config import Config
+<<<<<<< HEAD:autoconv/tuning/tuner.py
 from autoconv.cost.predict import estimate
 from autoconv.cost.version import model_version
+=======
+from autoconv.cost.model import estimate
+from autoconv.cost.version import predictor_of
+>>>>>>> cost2:autoconv/sweep/tuner.py
 from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.kernels.aten import ATEN
@@ -60,11 +65,11 @@ class Tuner:
     def find(self, problem: Problem, environment: Environment) -> Found | None:
         """Return what this process tuned and could not write, or else the best entry of the layers."""
         found = self._in_memory.get((problem, environment))
-        return found or lookup.find(self.layers, problem, environment, model_version())
+        return found or lookup.find(self.layers, problem, environment, predictor_of)
 
     def why_missing(self, problem: Problem, environment: Environment) -> list[str]:
         """Say, a line a field, what the nearest entry differs in."""
-        return lookup.why_missing(self.layers, problem, environment, model_version())
+        return lookup.why_missing(self.layers, problem, environment, predictor_of)
 
     def guess(self, problem: Problem, device: Device) -> Found:
         """Return the config with the least estimated time; nothing is compiled or checked."""
@@ -78,7 +83,7 @@ class Tuner:
         """
         if (problem, environment) in self._in_vain:
             return _TORCH
-        found = lookup.transferred(self.layers, problem, environment, device, model_version())
+        found = lookup.transferred(self.layers, problem, environment, device, predictor_of)
         if found is None or found.config == ATEN:
             return found or self.guess(problem, device)
         return replace(found, predicted_us=estimate(problem, found.config, device).seconds * 1e6)
@@ -171,7 +176,7 @@ class Tuner:
             runs = user.runs(problem.key())
         except TuningDBError:
             return None
-        known = lookup.covered(runs, problem, job.environment, model_version(), on_gpu=job.on_gpu)
+        known = lookup.covered(runs, problem, job.environment, predictor_of, on_gpu=job.on_gpu)
         return self._own(problem, job.environment) if known else None
 
     def _own(self, problem: Problem, environment: Environment) -> Found | None:
@@ -179,7 +184,7 @@ class Tuner:
         user = self._user
         if user is None:
             return None
-        return lookup.find(Layers([("user", user)], self._warn), problem, environment, model_version())
+        return lookup.find(Layers([("user", user)], self._warn), problem, environment, predictor_of)
 
 
 def _of_memory(winner: Winner) -> Found:

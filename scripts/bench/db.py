@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 
 from autoconv import lookup
 from autoconv.config import Config
+from autoconv.cost.version import predictor_of
 from autoconv.device import find
 from autoconv.environment import Environment
 from autoconv.kernels.source import source_of
@@ -126,9 +127,10 @@ def measure(count: int, folder: Path) -> dict[str, Any]:
         db.winners(keys[0])
         found["lookup_us"] = microseconds(db.winners, keys)
         layers = Layers([("user", db)], print)
+        found_in = partial(lookup.find, layers, predictor_of=predictor_of)
         asked = [(problem(number), ENVIRONMENTS[number % 3]) for number in numbers]
-        assert all(lookup.find(layers, *one, predictor="") is not None for one in asked[:10])
-        found["find_us"] = microseconds(lambda one: lookup.find(layers, *one, predictor=""), asked)
+        assert all(found_in(*one) is not None for one in asked[:10])
+        found["find_us"] = microseconds(lambda one: found_in(*one), asked)
         new = [replace(problem(number), K=5) for number in range(INSERTS)]
         unknown, (here, *_) = zip(*(lookup.records(one, ENVIRONMENTS[0]) for one in new), strict=True)
         found["nearest_us"] = microseconds(db.nearest, unknown)

@@ -18,7 +18,7 @@ import pytest
 
 from autoconv import lookup, settings
 from autoconv.config import Config
-from autoconv.cost.version import model_version
+from autoconv.cost.version import predictor_of
 from autoconv.device import find
 from autoconv.environment import Environment
 from autoconv.kernels.source import source_of
@@ -151,7 +151,7 @@ def test_an_export_is_imported_and_exported_again_byte_for_byte(
     assert fields_of(run("db", "import", str(path), "--json"), "import")["inserted"] == 3
     assert fields_of(run("db", "import", str(path), "--json"), "import")["known"] == 3
     assert run("db", "export").stdout == text
-    found = lookup.find(lookup.open_layers(settings.load()), PROBLEM, HERE, model_version())
+    found = lookup.find(lookup.open_layers(settings.load()), PROBLEM, HERE, predictor_of)
     assert found is not None and (found.config, found.layer) == (config(4), "user")
 
 
@@ -293,7 +293,7 @@ def test_merging_adds_what_is_new_and_keeps_out_what_is_illegal(run: Run, user: 
     fill(other, trial(4), ILLEGAL)
     first = fields_of(run("db", "merge", str(other), "--json"), "merge", 1)
     assert (first["inserted"], first["quarantined"]) == (1, 1) and "kernel=retired" in first["reasons"][0]
-    found = lookup.find(lookup.open_layers(settings.load()), PROBLEM, HERE, model_version())
+    found = lookup.find(lookup.open_layers(settings.load()), PROBLEM, HERE, predictor_of)
     assert found is not None and found.config == config(4)
     second = fields_of(run("db", "merge", str(other), "--json"), "merge", 1)
     assert (second["inserted"], second["known"]) == (0, 1)
@@ -324,7 +324,7 @@ def test_prune_removes_what_it_is_told_and_vacuum_gives_the_space_back(run: Run,
     assert (outdated["environments"], outdated["trials"]) == (40, 120)
     best = fields_of(run("db", "prune", "--best", "2", "--json"), "prune")
     assert (best["environments"], best["trials"]) == (0, 4)
-    found = lookup.find(lookup.open_layers(settings.load()), PROBLEM, HERE, model_version())
+    found = lookup.find(lookup.open_layers(settings.load()), PROBLEM, HERE, predictor_of)
     assert found is not None and found.config == config(4)
     before = user.stat().st_size
     freed = fields_of(run("db", "vacuum", "--json"), "vacuum")

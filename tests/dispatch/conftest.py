@@ -9,7 +9,7 @@ import pytest
 import autoconv
 from autoconv import Config, Problem, device, lookup, serving, settings
 from autoconv.compiler.recording import Launch
-from autoconv.cost.version import model_version
+from autoconv.cost.version import predictor_of
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.environment import Environment
 from autoconv.kernels.source import source_of
@@ -31,7 +31,7 @@ def remember(environment: Environment) -> Remember:
 
     def put(problem: Problem, config: Config) -> None:
         problem_record, environment_record = lookup.records(problem, environment)
-        made = {"source": source_of(config.kernel) or "", "predictor": model_version()}
+        made = {"source": source_of(config.kernel) or "", "predictor": predictor_of(config.kernel)}
         trial = Trial(config.document(), "ok", predicted_us=5.0, max_err=0.0, **made)
         with lookup.open_user(settings.load()) as database:
             database.record(environment_record, problem_record, [trial], origin="test")

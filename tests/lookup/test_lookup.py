@@ -40,10 +40,17 @@ HERE = Environment(
     cuda_driver="570.86",
     power_limit_w=450,
 )
-MODEL = "0123456789abcdef"  # the version of the model that predicts
-find = partial(lookup.find, predictor=MODEL)
-transferred = partial(lookup.transferred, predictor=MODEL)
-why_missing = partial(lookup.why_missing, predictor=MODEL)
+MODEL, OLD_MODEL = "0123456789abcdef", "b" * 16
+
+
+def predictor_of(kernel: str, model: str = MODEL) -> str:
+    """What predicts times of a kernel: the model, and a part that is the kernel's own."""
+    return f"{model}-of {kernel}"
+
+
+find = partial(lookup.find, predictor_of=predictor_of)
+transferred = partial(lookup.transferred, predictor_of=predictor_of)
+why_missing = partial(lookup.why_missing, predictor_of=predictor_of)
 TILES = {"BLOCK_CO": 128, "BLOCK_L": 32, "BLOCK_R": 32}
 
 
@@ -67,11 +74,12 @@ class Database:
         measured_us: float | None = None,
         predicted_us: float | None = None,
         source: str | None = None,  # today's
-        predictor: str = MODEL,
+        predictor: str | None = None,  # likewise
         finished: bool = True,
     ) -> Database:
         document = chosen.document() if isinstance(chosen, Config) else chosen
-        named = {"source": source or source_of(str(document.get("kernel"))) or "", "predictor": predictor}
+        kernel = str(document.get("kernel"))
+        named = {"source": source or source_of(kernel) or "", "predictor": predictor or predictor_of(kernel)}
         trial = Trial(document, "ok", predicted_us, measured_us=measured_us, max_err=1e-7, **named)
         problem_record, environment_record = records(problem, environment)
         with TuningDB.open(self.path, columns=COLUMNS, application="autoconv") as database:
@@ -320,13 +328,20 @@ def test_torch_s_own_time_of_another_version_keeps_a_slower_kernel_from_serving(
     assert found == Found(config(4), "measured", "exact", "user", 2.0, None)
 
 
-def test_predictions_of_another_model_are_soft_and_never_compete(
+OTHER = Config("im2col_rows", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)
+
+
+def test_predictions_of_today_compete_across_kernels(user: Database, layers: Callable[[], Layers]) -> None:
+    user.add(config(1), predicted_us=2.0).add(OTHER, predicted_us=1.0)
+    assert find(layers(), PROBLEM, HERE) == Found(OTHER, "predicted", "exact", "user", None, 1.0)
+    user.add(config(2), predicted_us=0.5)
+    assert find(layers(), PROBLEM, HERE) == Found(config(2), "predicted", "exact", "user", None, 0.5)
+
+
+def test_predictions_of_another_model_are_soft_and_never_compete_with_todays(
     user: Database, site: Database, layers: Callable[[], Layers]
 ) -> None:
-    user.add(config(1), predicted_us=1.0, predictor="b" * 16)
-    user.add(config(2), predicted_us=2.0, predictor="a" * 16)
-    found = find(layers(), PROBLEM, HERE)
-    assert found == Found(config(2), "predicted", "soft", "user", None, 2.0)  # by name, not by time
+    user.add(config(1), predicted_us=1.0, predictor=predictor_of("dense", OLD_MODEL))
     user.add(config(4), predicted_us=9.0)
     found = find(layers(), PROBLEM, HERE)
     assert found == Found(config(4), "predicted", "exact", "user", None, 9.0)
@@ -335,8 +350,47 @@ def test_predictions_of_another_model_are_soft_and_never_compete(
     assert found is not None and found.config == config(8)
 
 
+def test_predictions_of_one_older_model_compete_with_each_other_alone(
+    user: Database, layers: Callable[[], Layers]
+) -> None:
+    user.add(config(1), predicted_us=3.0, predictor=predictor_of("dense", OLD_MODEL))
+    user.add(OTHER, predicted_us=2.0, predictor=predictor_of(OTHER.kernel, OLD_MODEL))
+    user.add(config(2), predicted_us=1.0, predictor=predictor_of("dense", "c" * 16))
+    found = find(layers(), PROBLEM, HERE)
+    assert found == Found(OTHER, "predicted", "soft", "user", None, 2.0)  # of two models, the first by name
+
+
+def test_two_versions_of_one_kernel_never_compete(user: Database, layers: Callable[[], Layers]) -> None:
+    user.add(config(1), predicted_us=1.0, predictor=f"{MODEL}-as it was")
+    user.add(OTHER, predicted_us=7.0)
+    found = find(layers(), PROBLEM, HERE)
+    assert found == Found(OTHER, "predicted", "exact", "user", None, 7.0)
+    user.add(config(2), predicted_us=9.0)
+    found = find(layers(), PROBLEM, HERE)
+    assert found == Found(OTHER, "predicted", "exact", "user", None, 7.0)
+
+
+@pytest.mark.parametrize("own", ["of dense", "zz"])
+def test_of_two_versions_of_an_older_model_todays_kernel_or_the_first_name_stays(
+    own: str, user: Database, layers: Callable[[], Layers]
+) -> None:
+    user.add(config(1), predicted_us=1.0, predictor=f"{OLD_MODEL}-yy")
+    user.add(config(2), predicted_us=2.0, predictor=f"{OLD_MODEL}-{own}")
+    found = find(layers(), PROBLEM, HERE)
+    assert found is not None and found.config == config(2 if own == "of dense" else 1)
+
+
+def test_of_a_kernel_whose_source_has_changed_no_version_stands_for_it(
+    user: Database, layers: Callable[[], Layers]
+) -> None:
+    user.add(config(1), predicted_us=1.0, predictor=f"{OLD_MODEL}-of dense", source="0" * 16)
+    user.add(config(2), predicted_us=2.0, predictor=f"{OLD_MODEL}-yy")
+    found = find(layers(), PROBLEM, HERE)
+    assert found == Found(config(2), "predicted", "soft", "user", None, 2.0)
+
+
 def test_a_measurement_does_not_depend_on_the_model(user: Database, layers: Callable[[], Layers]) -> None:
-    user.add(config(1), measured_us=1.0, predicted_us=1.0, predictor="b" * 16)
+    user.add(config(1), measured_us=1.0, predicted_us=1.0, predictor=predictor_of("dense", OLD_MODEL))
     found = find(layers(), PROBLEM, HERE)
     assert found is not None and found.grade == "exact"
 

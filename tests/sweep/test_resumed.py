@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from autoconv.config import Config
-from autoconv.cost.version import model_version
+from autoconv.cost.version import predictor_of
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
 from autoconv.lookup import open_user, records, tried
@@ -123,9 +123,9 @@ def test_what_an_interrupted_sweep_compiled_and_had_no_time_for_is_measured(
     measuring = replace(job, on_gpu=True)
     config, _ = best_guess(small, job.device)
     record, environment = records(small, job.environment)
-    named = {"source": source_of(config.kernel) or "", "predictor": model_version()}
+    named = {"source": source_of(config.kernel) or "", "predictor": predictor_of(config.kernel)}
     with open_user(settings) as database:
-        run = database.start(environment, origin="sweep", info=tried(small, model_version(), on_gpu=True))
+        run = database.start(environment, origin="sweep", info=tried(small, predictor_of, on_gpu=True))
         database.add(run, record, Trial(config.document(), "compiled", 1.0, **named))
     tuned = tune(settings, small, measuring, InstantPool())
     assert tuned.found is not None and tuned.found.layer == "user" and tuned.found.grade == "exact"
@@ -174,13 +174,18 @@ def test_predictions_of_an_older_model_are_made_again_and_measurements_are_not(
     small: Problem, job_: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tune(settings, small, job_, InstantPool())
+<<<<<<< HEAD
     for module in ("autoconv.sweep.sweep", "autoconv.tuning.tuner"):
         monkeypatch.setattr(f"{module}.model_version", lambda: "0" * 16)
+=======
+    for module in ("autoconv.sweep.recorder", "autoconv.sweep.tuner"):
+        monkeypatch.setattr(f"{module}.predictor_of", lambda kernel: f"0000-{kernel}")
+>>>>>>> cost2
     serving = Tuner(settings).find(small, job_.environment)
     assert serving is not None and serving.grade == ("exact" if job_.on_gpu else "soft")
     again = tune(settings, small, job_, InstantPool()).swept
     assert (again is None) == job_.on_gpu
     if again is not None:
-        assert {trial.predictor for trial in again.trials} == {"0" * 16}
+        assert all(trial.predictor == f"0000-{trial.config['kernel']}" for trial in again.trials)
         found = Tuner(settings).find(small, job_.environment)
         assert found is not None and found.grade == "exact"
