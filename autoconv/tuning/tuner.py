@@ -8,13 +8,8 @@ from dataclasses import dataclass, replace
 
 from autoconv import lookup
 from autoconv.config import Config
-<<<<<<< HEAD:autoconv/tuning/tuner.py
 from autoconv.cost.predict import estimate
-from autoconv.cost.version import model_version
-=======
-from autoconv.cost.model import estimate
 from autoconv.cost.version import predictor_of
->>>>>>> cost2:autoconv/sweep/tuner.py
 from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.kernels.aten import ATEN

@@ -158,7 +158,8 @@ def test_where_a_launch_fails_torch_serves_from_then_on(good, op, predicting):
     messages = [str(one.message) for one in warned]
     assert len(messages) == signatures
     assert all(
-        "does not run on rtx4090 (RuntimeError: Triton Error [CUDA]: invalid argument" in one for one in messages
+        "does not run on rtx4090 (RuntimeError: Triton Error [CUDA]: invalid argument" in one
+        for one in messages
     )
     assert all("; torch serves N=2,Cin=16," in one and one.endswith("from now on") for one in messages)
     with lookup.open_user(settings.load()) as database:

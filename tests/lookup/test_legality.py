@@ -12,10 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autoconv.config import Config
+from autoconv.cost.version import predictor_of
 from autoconv.device import CATALOGUE, find
 from autoconv.environment import Environment
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.kernels.soundness import refusal as unsound
+from autoconv.kernels.source import source_of
 from autoconv.lookup import APPLICATION, COLUMNS, records, refusal
 from autoconv.lookup import find as look_up
 from autoconv.lookup.legality import in_space
@@ -49,7 +51,10 @@ def opened(path: Path) -> TuningDB:
 def filled(path: Path, problem: Problem, here: Environment, configs: Iterable[Config]) -> Path:
     """Write a file as somebody might who does not ask whether its configs are any good."""
     problem_record, environment_record = records(problem, here)
-    trials = [Trial(config.document(), "ok", measured_us=1.0 + place) for place, config in enumerate(configs)]
+    trials = [
+        Trial(config.document(), "ok", measured_us=1.0 + place, source=source_of(config.kernel) or "")
+        for place, config in enumerate(configs)
+    ]
     with opened(path) as database:
         database.record(environment_record, problem_record, trials, origin="test")
     return path
@@ -57,7 +62,7 @@ def filled(path: Path, problem: Problem, here: Environment, configs: Iterable[Co
 
 def hit(path: Path, problem: Problem, here: Environment) -> Config | None:
     with opened(path) as database:
-        found = look_up(Layers([("user", database)], pytest.fail), problem, here)
+        found = look_up(Layers([("user", database)], pytest.fail), problem, here, predictor_of)
     return found and found.config
 
 

@@ -149,7 +149,7 @@ def changed(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
     def source(name: str) -> str | None:
         return "f" * 16 if name == kernel else source_of(name)
 
-    for module in ("autoconv.lookup.grades", "autoconv.sweep.sweep"):
+    for module in ("autoconv.lookup.grades", "autoconv.sweep.recorder"):
         monkeypatch.setattr(f"{module}.source_of", source)
 
 
@@ -174,13 +174,8 @@ def test_predictions_of_an_older_model_are_made_again_and_measurements_are_not(
     small: Problem, job_: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tune(settings, small, job_, InstantPool())
-<<<<<<< HEAD
-    for module in ("autoconv.sweep.sweep", "autoconv.tuning.tuner"):
-        monkeypatch.setattr(f"{module}.model_version", lambda: "0" * 16)
-=======
-    for module in ("autoconv.sweep.recorder", "autoconv.sweep.tuner"):
+    for module in ("autoconv.sweep.recorder", "autoconv.tuning.tuner"):
         monkeypatch.setattr(f"{module}.predictor_of", lambda kernel: f"0000-{kernel}")
->>>>>>> cost2
     serving = Tuner(settings).find(small, job_.environment)
     assert serving is not None and serving.grade == ("exact" if job_.on_gpu else "soft")
     again = tune(settings, small, job_, InstantPool()).swept
