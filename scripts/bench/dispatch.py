@@ -97,7 +97,7 @@ def by_triton(x: torch.Tensor, weight: torch.Tensor) -> tuple[Variant, Variant]:
     keywords, grid = kernel.keywords(PROBLEM, config), kernel.grid(PROBLEM)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     choices = [triton.Config(config.meta, **{**options, "num_stages": stages}) for stages in (2, 3)]
-    tuner = triton.autotune(choices, key=["L", "L_out_units"], do_bench=same_time)
+    tuner = triton.autotune(choices, key=["L_units", "L_out_units"], do_bench=same_time)
     autotuned = tuner(kernel.jit)
     untuned = {name: value for name, value in keywords.items() if name not in config.to_json()}
 

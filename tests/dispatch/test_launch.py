@@ -107,7 +107,7 @@ def test_a_config_on_record_is_preferred_to_a_prediction(remember, launches):
 # --- what a hit does without ----------------------------------------------------------------------
 
 HIT_FILES = {
-    "ops.py", "dispatcher.py", "machines.py",
+    "ops.py", "dispatcher.py", "binding.py", "machines.py",
     "recording.py", "driver.py", "<string>",  # the recorder, Triton's active driver, a dataclass's __init__
 }  # fmt: skip
 HIT_CALLS = {
@@ -235,7 +235,7 @@ def test_a_transposed_input_is_read_in_place_as_channels_last(remember, launches
     assert launch.arguments[0] is x
     assert by_name["x_channel_units"] * by_name["X_ALIGN"] == 1
     assert by_name["x_step"] == 16
-    assert by_name["L"] == problem.L
+    assert by_name["L_units"] * by_name["X_ALIGN"] == problem.L
 
 
 @pytest.mark.parametrize(
