@@ -219,10 +219,12 @@ def _by_operator(
         numbers = _numbers(input, weight, stride, padding, dilation, output_padding)
     if numbers is None:
         return ACTIVATIONS[activation](_by_torch(input, weight, bias, window_of, output_padding))
-    step, zeros, spread, extra = numbers
-    batch = input if input.dim() == 3 else input.unsqueeze(0)
     transposed = output_padding is not None
-    y = torch.ops.autoconv.convolution(batch, weight, bias, step, zeros, spread, groups, transposed, extra)
+    stride, padding, dilation, output_padding = numbers
+    batch = input if input.dim() == 3 else input.unsqueeze(0)
+    y = torch.ops.autoconv.convolution(
+        batch, weight, bias, stride, padding, dilation, groups, transposed, output_padding
+    )
     return ACTIVATIONS[activation](y if input.dim() == 3 else y.squeeze(0))
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from autoconv import device as devices
 from autoconv import settings
-from autoconv.compiler.recording import Launch, recording
+from autoconv.compiler.recording import RecordedLaunch, recording
 from autoconv.device import Device
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.dispatch.machines import Interpreted, Recorded
@@ -16,7 +16,7 @@ from autoconv.serving import served_by
 
 
 @contextmanager
-def recorded(device: Device | str) -> Iterator[list[Launch]]:
+def recorded(device: Device | str) -> Iterator[list[RecordedLaunch]]:
     """Send convolutions of CPU tensors down the whole path of `device`, up to the launch, which is recorded.
 
     The problem is keyed, looked up, swept for on a miss (predicted, checked in the interpreter), compiled for

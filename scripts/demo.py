@@ -28,7 +28,7 @@ PROBLEMS = {
     "KernelBench 67": Problem(32, 64, 128, 3, 131072),
     "KernelBench 76": Problem(64, 64, 128, 3, 524280, stride=3, dilation=4),
 }
-YARDSTICK = Config("im2col_rows", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)
+BASELINE = Config("im2col_rows", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)
 
 console = Console(width=max(120, Console().width))
 
@@ -92,7 +92,7 @@ def says(result: dict[str, Any]) -> str:
 
 
 def compare(tuned: list[dict[str, Any]]) -> None:
-    """Print the yardstick and the winner of each problem, row under row."""
+    """Print the baseline and the winner of each problem, row under row."""
     table = Table(title=f"{DEVICE}, all times predicted", title_justify="left")
     columns = (
         "problem",
@@ -108,10 +108,10 @@ def compare(tuned: list[dict[str, Any]]) -> None:
         table.add_column(column, justify="left" if column in ("problem", "schedule") else "right")
     for (name, problem), result in zip(PROBLEMS.items(), tuned, strict=True):
         winner = Config.from_json(result["kernel"], result["config"])
-        for label, config in ((f"{name}\n{problem}", YARDSTICK), ("", winner)):
+        for label, config in ((f"{name}\n{problem}", BASELINE), ("", winner)):
             row = autoconv.predict(problem, config, DEVICE)
             table.add_row(
-                label if config is YARDSTICK else "",
+                label if config is BASELINE else "",
                 schedule(config),
                 " x ".join(map(str, row.grid)),
                 str(row.blocks_per_sm),

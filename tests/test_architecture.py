@@ -1,4 +1,4 @@
-"""Who may import whom, and who may open which door: read from the syntax tree of every module."""
+"""Who may import whom, and which package may import what: read from the syntax tree of every module."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODULES = {
 }
 
 VALUES = ("problem", "config", "device", "devices", "environment", "errors", "settings")
-# The arrows of docs/architecture.md. A room may import itself and whatever it reaches along them.
+# The arrows of docs/architecture.md. A package may import itself and whatever it reaches along them.
 KNOWS: dict[str, set[str]] = {
     "front": {"cli", "simulation", "watching"},
     "cli": {"swap", "diagnosis"},
@@ -45,15 +45,15 @@ KNOWS: dict[str, set[str]] = {
 }
 GPU_USERS = {"gpu", "sweep", "dispatch", "diagnosis", "cli"}  # all others reach it through these
 IMPORTERS = ("import_module", "__import__")
-DOORS = {
+ALLOWED = {
     "click": {"cli"}, "rich": {"cli"}, "sqlite_utils": {"tuning_db"}, "filelock": {"tuning_db"},
     "triton": {"kernels", "compiler", "gpu", "dispatch"},
     "torch": KNOWS.keys() - {"values", "tuning_db"},
 }  # fmt: skip
 
 
-def room_of(module: str) -> str:
-    """The room of a module of ours: "front" is autoconv/__init__.py and autoconv/__main__.py."""
+def package_of(module: str) -> str:
+    """The package of a module of ours: "front" is autoconv/__init__.py and autoconv/__main__.py."""
     package, *rest = module.split(".")
     if package == "tuning_db":
         return "tuning_db"
@@ -62,8 +62,8 @@ def room_of(module: str) -> str:
     return "values" if rest[0] in VALUES else rest[0]
 
 
-def reach(room: str) -> set[str]:
-    return {room}.union(*map(reach, KNOWS[room]))
+def reach(package: str) -> set[str]:
+    return {package}.union(*map(reach, KNOWS[package]))
 
 
 def imported(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:
@@ -81,16 +81,16 @@ def imported(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:
 
 
 def violations(module: str, source: str, is_package: bool = False) -> list[str]:
-    """What one module does that its room may not."""
-    tree, room, found = ast.parse(source), room_of(module), []
+    """What one module does that its package may not."""
+    tree, own, found = ast.parse(source), package_of(module), []
     for name in imported(tree, module, is_package):
         package = name.split(".")[0]
         if package in ("autoconv", "tuning_db"):
-            other = room_of(name)
-            if other not in reach(room) or (other == "gpu" and room not in GPU_USERS):
-                found.append(f"{module}: {room} may not import {other} ({name})")
-        elif room not in DOORS.get(package, KNOWS.keys()):
-            found.append(f"{module}: {room} may not import {package}")
+            other = package_of(name)
+            if other not in reach(own) or (other == "gpu" and own not in GPU_USERS):
+                found.append(f"{module}: {own} may not import {other} ({name})")
+        elif own not in ALLOWED.get(package, KNOWS.keys()):
+            found.append(f"{module}: {own} may not import {package}")
         elif package in ("scripts", "tests"):
             found.append(f"{module}: the product may not import {package}")
     if module != "autoconv.settings" and {"environ", "environb", "getenv"} & set(names_in(tree)):
@@ -122,7 +122,7 @@ def test_the_docs_picture_shows_these_arrows() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_arrows_and_doors(module: str) -> None:
     path = MODULES[module]
-    assert room_of(module) in KNOWS, f"{module} has no room: give it one here and in docs/architecture.md"
+    assert package_of(module) in KNOWS, f"{module} has no room: give it one here and in docs/architecture.md"
     assert violations(module, path.read_text(encoding="utf-8"), path.name == "__init__.py") == []
 
 
@@ -193,7 +193,7 @@ def test_importing_autoconv_is_light() -> None:
 
 
 def test_values_need_neither_torch_nor_triton() -> None:
-    names = [name for name in MODULES if room_of(name) == "values"]
+    names = [name for name in MODULES if package_of(name) == "values"]
     assert not loaded_by("import " + ", ".join(names)) & {"torch", "triton"}
 
 

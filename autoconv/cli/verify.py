@@ -70,10 +70,10 @@ def verify(problem: str, device: str, kernel: str | None, numbers: str | None, a
 
 
 def _configs(problem: Problem, at: Target) -> list[Config]:
-    from autoconv.sweep.candidates import candidates, leaders
+    from autoconv.sweep.candidates import candidates, shortlist
 
     chosen = at.tuner.kernel_for(problem, at.environment, at.device)
-    best = leaders(problem, candidates(problem, at.device), at.device, count=0)
+    best = shortlist(problem, candidates(problem, at.device), at.device, count=0)
     return [chosen, *(config for config in best if config.kernel != chosen.kernel)]
 
 

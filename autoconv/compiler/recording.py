@@ -25,7 +25,7 @@ _LOADED_VALUES = 4 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4
 
 
 @dataclass(frozen=True)
-class Launch:
+class RecordedLaunch:
     """One recorded launch: the kernel's name, its grid, and every argument in the order of the signature."""
 
     kernel: str
@@ -62,7 +62,7 @@ class RecordingDriver(DriverBase):  # type: ignore[misc]  # triton ships no type
     def __init__(self, device: Device) -> None:
         super().__init__()
         self.device = device
-        self.launches: list[Launch] = []
+        self.launches: list[RecordedLaunch] = []
         self.utils = _Utilities(device)
 
     @classmethod
@@ -100,7 +100,7 @@ class RecordingDriver(DriverBase):  # type: ignore[misc]  # triton ships no type
             _metadata, _enter_hook, _exit_hook, *arguments = rest
             # Triton keeps this launcher for later recorders of the same target: the one active now counts.
             active_driver.active.launches.append(
-                Launch(
+                RecordedLaunch(
                     name,
                     (x, y, z),
                     metadata.num_warps,

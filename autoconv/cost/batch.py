@@ -37,7 +37,7 @@ class Touch(NamedTuple):
     unique_sectors: Column
     vector_bytes: Column
     distinct_bytes: Column
-    fresh: Column
+    overlap: Column
     tensor_bytes: Column
     varies: tuple[Column, ...]  # by launch axis: 1.0 where others read other bytes, write other sectors
 
@@ -111,7 +111,7 @@ def batch(
     tiles = {id(work): work for work in works}
     places = {key: place for place, key in enumerate(tiles)}
     at = np.array([places[id(work)] for work in works])
-    orders = [[extent for _, extent in work.order] for work in tiles.values()]
+    orders = [[extent for _, extent in work.raster] for work in tiles.values()]
     return Batch(
         extents=_by_axis(orders, 1.0, at),
         reads=tuple(
@@ -206,7 +206,7 @@ def _touch(accesses: Sequence[tuple[Work, Access]], at: Places, *, per_step: boo
     given = list(zip(accesses, withins, strict=True))
     figures = _by_name([_counts(access, work, within, per_step) for (work, access), within in given])
     varies = [
-        [float(axis in access.varies and axis not in within) for axis, _ in work.order]
+        [float(axis in access.varies and axis not in within) for axis, _ in work.raster]
         for (work, access), within in given
     ]
     columns = {name: column[at] for name, column in figures.items()}
@@ -220,12 +220,12 @@ def _within_sectors(access: Access) -> set[str]:
 
 def _counts(access: Access, work: Work, within: set[str], per_step: bool) -> dict[str, float]:
     """Return one entry of each plain column of a Touch."""
-    shared = math.prod(extent for axis, extent in work.order if axis in within)
+    shared = math.prod(extent for axis, extent in work.raster if axis in within)
     return {
         **count(access, work, per_step=per_step)._asdict(),
         "vector_bytes": access.vector_bytes,
         "distinct_bytes": access.distinct_bytes * min(shared, SECTOR / access.element_bytes),
-        "fresh": access.fresh,
+        "overlap": access.overlap,
         "tensor_bytes": access.tensor_bytes,
     }
 

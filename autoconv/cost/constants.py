@@ -27,7 +27,7 @@ class Constants:
         shared_bytes_per_cycle: 32 banks of 4 bytes, of one SM.
         sector_bytes: the unit of traffic to the L2 and to DRAM.
         line_bytes: of L1 and L2, and what the L1 looks up in a cycle.
-        loaded: latency under load as a multiple of the unloaded latency of a pointer chase.
+        latency_factor: latency under load as a multiple of the unloaded latency of a pointer chase.
         barrier: SM cycles of a main-loop step for its barrier and loop control.
         slice_cycles: SM cycles between dependent 32-byte slices of the reduction within a step.
         warp_instructions: of a warp and step besides loads, copies and products, where not compiled.
@@ -37,7 +37,7 @@ class Constants:
         launch_seconds: of one kernel in a stream.
         units: exponent of the norm that joins the units of one SM: how far they overlap.
         levels: exponent of the norm that joins SMs, L2 and DRAM.
-        unhidden: share of a load's latency that stays exposed where no asynchronous copy can hide it.
+        exposed_latency: share of a load's latency that stays exposed where no asynchronous copy can hide it.
     """
 
     l1_shared_bytes: int
@@ -52,7 +52,7 @@ class Constants:
     shared_bytes_per_cycle: float = 128.0
     sector_bytes: int = 32
     line_bytes: int = 128
-    loaded: float = 1.8
+    latency_factor: float = 1.8
     barrier: float = 58.0
     slice_cycles: float = 14.0
     warp_instructions: float = 58.0
@@ -62,7 +62,7 @@ class Constants:
     launch_seconds: float = 5.3e-6
     units: float = 3.8
     levels: float = 3.3
-    unhidden: float = 0.06
+    exposed_latency: float = 0.06
 
 
 _KIB = 1024

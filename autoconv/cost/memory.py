@@ -114,7 +114,7 @@ def footprint(access: Touch, b: Batch, blocks: Column) -> Column:
         covered = np.clip(blocks / before, 1, extent)
         tiles = tiles * np.where(varies > 0, covered, 1.0)
         before = before * extent
-    return np.minimum(access.tensor_bytes, access.distinct_bytes * (1 + access.fresh * (tiles - 1)))
+    return np.minimum(access.tensor_bytes, access.distinct_bytes * (1 + (1 - access.overlap) * (tiles - 1)))
 
 
 def visits(access: Touch, b: Batch, together: Column, l2_bytes: float) -> Column:

@@ -48,7 +48,7 @@ def timeline(b: Batch, m: Memory, device: Device, k: Constants) -> Timeline:
     busy = _norm(step, k.units)
     work = b.steps * busy + stores + once
     # Prologue and epilogue are times of kernels as they are, so they hold their instructions already.
-    ends = np.maximum(k.prologue + k.epilogue, once) + k.dram_latency * k.loaded + stores
+    ends = np.maximum(k.prologue + k.epilogue, once) + k.dram_latency * k.latency_factor + stores
     wait = np.maximum(0.0, ends + b.steps * _period(b, m, step, busy, k) - work)
     of_sm = np.ceil(b.blocks / device.sms)
     resident = np.minimum(of_sm, np.maximum(1, b.blocks_per_sm))
@@ -130,13 +130,13 @@ def _period(b: Batch, m: Memory, step: _Step, busy: Column, k: Constants) -> Col
     chain = k.barrier + k.shared_latency + k.tensor_latency + b.slices * k.slice_cycles
     chain = b.tensor_cores * chain + products / of_partitions
     # Blocks that run together march in step, and all wait for those whose part comes from DRAM.
-    fetch = k.dram_latency * k.loaded + step.port
+    fetch = k.dram_latency * k.latency_factor + step.port
     ahead = np.maximum(1, b.stages - 1)
     copied = np.maximum(chain, (fetch + chain) / ahead)
     narrow = np.minimum.reduce([read.vector_bytes for read in b.reads]) < COPY_BYTES
-    copied = np.where(narrow, np.maximum(copied, chain + k.unhidden * fetch), copied)
+    copied = np.where(narrow, np.maximum(copied, chain + k.exposed_latency * fetch), copied)
     past_l1 = m.l2_read_sectors / sum(read.sectors for read in b.reads)
-    near = k.shared_latency + past_l1 * (k.l2_latency * k.loaded + step.port)
+    near = k.shared_latency + past_l1 * (k.l2_latency * k.latency_factor + step.port)
     loaded = chain + near  # to registers, in the order of the program
     return np.asarray(np.maximum(busy, np.where(b.tensor_cores > 0, copied, loaded)))
 

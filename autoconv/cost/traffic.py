@@ -36,7 +36,7 @@ class Counted(NamedTuple):
 def count(access: Access, work: Work, *, per_step: bool) -> Counted:
     """Return what `access` touches in a step, or in the block's whole life where `per_step` is false."""
     elements = access.elements / (work.steps if per_step else 1)
-    extents = dict(work.order)
+    extents = dict(work.raster)
     moves = tuple((extents.get(axis, 1), shift) for axis, shift in access.map.moves)
     lanes, rows, *_ = access.map
     sample = _sample(lanes, rows, moves, access.map.reduction, access.vector_bytes, access.element_bytes)

@@ -13,7 +13,7 @@ import torch
 
 from autoconv.config import Config
 from autoconv.dispatch.apart import raised_by_a_handler
-from autoconv.dispatch.launchers import ByTorch, Launcher, as_kernels_read, fitted
+from autoconv.dispatch.launchers import ByTorch, Launcher, canonical_inputs, fitted
 from autoconv.dispatch.machines import Machine
 from autoconv.dispatch.plans import Subject
 from autoconv.dispatch.signature import Call
@@ -21,7 +21,7 @@ from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.lookup import Found, warn_once
 from autoconv.settings import Settings
-from autoconv.sweep.candidates import candidates, leaders
+from autoconv.sweep.candidates import candidates, shortlist
 from autoconv.sweep.outcomes import Unavailable, outcome_of
 from autoconv.tuning.ahead import compiled_ahead
 from autoconv.tuning.tuner import Tuner
@@ -91,7 +91,7 @@ class Binder:
 
     def _loaded(self, config: Config, subject: Subject, call: Call) -> tuple[Config, Launcher] | None:
         """Compile `config`, or else the best estimates; return the first that loads, None if none does."""
-        tensors = as_kernels_read(call.x, call.weight, call.bias)
+        tensors = canonical_inputs(call.x, call.weight, call.bias)
         failed: list[str] = []
         for one in _with_fallbacks(config, subject):
             try:
@@ -122,5 +122,5 @@ def _with_fallbacks(config: Config, subject: Subject) -> Iterator[Config]:
     """Yield `config`, then the best estimates, found only if they are asked for: it takes some 0.1 s."""
     yield config
     problem, device, _ = subject
-    best = leaders(problem, candidates(problem, device), device, FALLBACKS + 1)
+    best = shortlist(problem, candidates(problem, device), device, FALLBACKS + 1)
     yield from [other for other in best if other != config][:FALLBACKS]

@@ -80,7 +80,7 @@ def by_torch(call: Call) -> torch.Tensor:
     return ByTorch(*call[3:])(call.x, call.weight, call.bias)
 
 
-def as_kernels_read(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> Tensors:
+def canonical_inputs(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> Tensors:
     """Return x with three axes, and weight and bias packed: themselves, where they are so already."""
     batch = x if x.dim() == 3 else x.unsqueeze(0)
     if _reaches_far(batch):
@@ -98,13 +98,13 @@ def _reaches_far(x: torch.Tensor) -> bool:
 
 
 def fitted(launch: Launcher, call: Call) -> Launcher:
-    """Return a launcher for calls like `call`, from one for the tensors that `as_kernels_read` makes."""
+    """Return a launcher for calls like `call`, from one for the tensors that `canonical_inputs` makes."""
     given = call.x, call.weight, call.bias
-    if all(made is tensor for made, tensor in zip(as_kernels_read(*given), given, strict=True)):
+    if all(made is tensor for made, tensor in zip(canonical_inputs(*given), given, strict=True)):
         return launch
 
     def launch_fitted(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        y = launch(*as_kernels_read(x, weight, bias))
+        y = launch(*canonical_inputs(x, weight, bias))
         return y if x.dim() == 3 else y.squeeze(0)
 
     return launch_fitted

@@ -15,7 +15,7 @@ from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.dispatch.launchers import Launcher, empty_on
 from autoconv.environment import Environment
-from autoconv.kernels.base import TENSORS, Kernel, Step
+from autoconv.kernels.base import TENSORS, Kernel, Launch
 from autoconv.kernels.sizes import Strides
 from autoconv.lookup import warn_once
 from autoconv.problem import Problem
@@ -162,7 +162,7 @@ def _compiled(
     later call hands the tensors and the constant arguments to the compiled kernel's own launcher.
     """
     x_strides: Strides = (x.stride(0), x.stride(1), x.stride(2))
-    steps = kernel.steps(problem, config, x_strides)
+    steps = kernel.launches(problem, config, x_strides)
     scratch_elements = kernel.workspace(problem, config)
     # A dtype stands for what each call allocates: its address is a multiple of 16, as theirs will be.
     tensors = {"x": x, "w": w, "b": b, "y": x.dtype, "partials": torch.float32}
@@ -205,7 +205,7 @@ class _Loaded(NamedTuple):
     constants: tuple[Any, ...]
 
 
-def _loaded(one: Step, tensors: list[Any]) -> _Loaded:
+def _loaded(one: Launch, tensors: list[Any]) -> _Loaded:
     """Compile a step and load it."""
     with compiling():
         compiled = one.jit.warmup(*tensors, grid=one.grid, **one.keywords)

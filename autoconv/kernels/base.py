@@ -25,7 +25,7 @@ Triton 3.10, and 3.9 warns of it."""
 
 
 @dataclass(frozen=True)
-class Step:
+class Launch:
     """One launch of a jit function; most kernels make one, those that split the reduction make two."""
 
     jit: Any
@@ -80,7 +80,9 @@ class Kernel(ABC):
         """Return how many float32 elements of scratch memory (`partials`) a call needs."""
         return 0
 
-    def steps(self, problem: Problem, config: Config, x_strides: Strides | None = None) -> tuple[Step, ...]:
+    def launches(
+        self, problem: Problem, config: Config, x_strides: Strides | None = None
+    ) -> tuple[Launch, ...]:
         """Return the launches of a call, the one with the main loop first.
 
         Args:
@@ -90,7 +92,7 @@ class Kernel(ABC):
         """
         axes = (*self.grid(problem)(config.meta), 1, 1)
         grid = axes[0], axes[1], axes[2]
-        return (Step(self.jit, self.tensors, grid, self.keywords(problem, config, x_strides)),)
+        return (Launch(self.jit, self.tensors, grid, self.keywords(problem, config, x_strides)),)
 
     def keywords(self, problem: Problem, config: Config, x_strides: Strides | None = None) -> dict[str, Any]:
         """Return every keyword of a call of the jit function: arguments, tiles and compiler options."""
@@ -123,7 +125,7 @@ class Kernel(ABC):
         """
         partials = scratch(x, self.workspace(problem, config))
         tensors = {"x": x, "w": w, "b": bias, "y": y, "partials": partials}
-        for one in self.steps(problem, config, x.stride()):
+        for one in self.launches(problem, config, x.stride()):
             one.jit[one.grid](*(tensors[name] for name in one.tensors), **one.keywords)
 
 

@@ -128,7 +128,7 @@ class Depthwise(OnCudaCores):
             },
             elements=rows * columns * problem.K,
             distinct=min(window(problem, columns), problem.L) * min(rows, problem.Cin),
-            fresh=min(1.0, columns * problem.stride / window(problem, columns)),
+            overlap=max(0.0, 1 - columns * problem.stride / window(problem, columns)),
         )
 
 

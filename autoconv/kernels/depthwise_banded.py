@@ -144,7 +144,7 @@ class DepthwiseBanded(ImplicitGemm):
             },
             elements=rows * depth * self.steps_of(problem, meta),
             distinct=min(window(problem, outputs), problem.L),
-            fresh=min(1.0, outputs * problem.stride / window(problem, outputs)),
+            overlap=max(0.0, 1 - outputs * problem.stride / window(problem, outputs)),
         )
 
     def read_w(self, problem: Problem, meta: Meta) -> Access:

@@ -1,4 +1,4 @@
-"""`im2col_rows`: rows of (sample, output position) by columns of Cout, the yardstick.
+"""`im2col_rows`: rows of (sample, output position) by columns of Cout, the baseline.
 
 This is the schedule that most published conv1d kernels use: one row per output position of the whole batch,
 so a tile may straddle two samples, and every row pays a division by L_out and every element of the

@@ -172,7 +172,7 @@ class ImplicitGemm(Kernel):
             "part": meta.get("SPLIT", 1),
         }
 
-    def order(self, problem: Problem, meta: Meta) -> tuple[tuple[str, float], ...]:
+    def launch_axes(self, problem: Problem, meta: Meta) -> tuple[tuple[str, float], ...]:
         """Return the launch axes and their extents, the fastest first."""
         extents = self.extents(problem, meta)
         return tuple((name, extents[name]) for axis in self.raster for name in axis)
@@ -194,7 +194,7 @@ class ImplicitGemm(Kernel):
         steps, size = self.steps_of(problem, meta), problem.dtype_bytes
         staged = size * self.tensor_cores
         return Work(
-            order=self.order(problem, meta),
+            raster=self.launch_axes(problem, meta),
             steps=steps,
             flops=2.0 * rows * columns * depth * steps,
             reads=(self.read_x(problem, meta), self.read_w(problem, meta)),
@@ -229,7 +229,7 @@ class ImplicitGemm(Kernel):
             },
             elements=columns * depth * steps,
             distinct=min(reach, problem.L) * min(channels, problem.Cin),
-            fresh=min(1.0, columns * view.column_step / reach),
+            overlap=max(0.0, 1 - columns * view.column_step / reach),
         )
 
     def read_w(self, problem: Problem, meta: Meta) -> Access:
@@ -293,7 +293,7 @@ class ImplicitGemm(Kernel):
         moves: Mapping[str, int],
         elements: int,
         distinct: int,
-        fresh: float = 1.0,
+        overlap: float = 0.0,
     ) -> Access:
         """Return one tensor's accesses, from figures in elements.
 
@@ -308,13 +308,13 @@ class ImplicitGemm(Kernel):
                 along an axis that is not named; axes that this kernel does not launch along are ignored.
             elements: Requested by a block over its life.
             distinct: Of the tensor that a block touches.
-            fresh: Share of them that the next block along L does not touch.
+            overlap: Share of them that the next block along L touches too.
         """
         number, size = "xwy".index(tensor), problem.dtype_bytes
         tensor_bytes = math.prod((problem.x_shape, problem.w_shape, problem.y_shape)[number]) * size
         near, far = (columns, reduction) if lanes == "columns" else (reduction, columns)
         advancing = "" if tensor == "y" else ("rows" if lanes == "columns" else "lanes")
-        shifts = [(axis, moves[axis]) for axis, _ in self.order(problem, meta) if axis in moves]
+        shifts = [(axis, moves[axis]) for axis, _ in self.launch_axes(problem, meta) if axis in moves]
         return Access(
             tensor,
             elements,
@@ -328,7 +328,7 @@ class ImplicitGemm(Kernel):
                 tuple((axis, shift * size) for axis, shift in shifts),
                 advancing,
             ),
-            fresh,
+            overlap,
         )
 
 

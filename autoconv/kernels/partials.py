@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from autoconv.config import Config
-from autoconv.kernels.base import OPTIONS, Step
+from autoconv.kernels.base import OPTIONS, Launch
 from autoconv.kernels.implicit_gemm import ImplicitGemm
 from autoconv.kernels.sizes import MAX_INT32, Strides, cdiv, largest_sample
 from autoconv.kernels.tiles import activated
@@ -60,11 +60,13 @@ class SumsPartials(ImplicitGemm):
     def workspace(self, problem: Problem, config: Config) -> int:
         return config.tiles["SPLIT"] * math.prod(problem.y_shape)
 
-    def steps(self, problem: Problem, config: Config, x_strides: Strides | None = None) -> tuple[Step, ...]:
-        return *super().steps(problem, config, x_strides), _sum(problem, config.tiles["SPLIT"])
+    def launches(
+        self, problem: Problem, config: Config, x_strides: Strides | None = None
+    ) -> tuple[Launch, ...]:
+        return *super().launches(problem, config, x_strides), _sum(problem, config.tiles["SPLIT"])
 
 
-def _sum(problem: Problem, split: int) -> Step:
+def _sum(problem: Problem, split: int) -> Launch:
     """Return the launch that sums `split` partial results into y, with bias and activation."""
     first, rows, length = problem.y_shape
     total = first * rows * length
@@ -80,4 +82,4 @@ def _sum(problem: Problem, split: int) -> Step:
         "num_stages": 2,
         **OPTIONS,
     }
-    return Step(sum_partials_kernel, ("partials", "b", "y"), (cdiv(total, BLOCK), 1, 1), keywords)
+    return Launch(sum_partials_kernel, ("partials", "b", "y"), (cdiv(total, BLOCK), 1, 1), keywords)

@@ -104,8 +104,8 @@ class Pointwise(ImplicitGemm):
     def worthwhile(self, problem: Problem, meta: Meta, device: Device) -> bool:  # noqa: ARG002
         return meta["GROUP_L"] == 1 or meta["BLOCK_CO"] < problem.Cout  # else there is nothing to group
 
-    def order(self, problem: Problem, meta: Meta) -> tuple[tuple[str, float], ...]:
-        (_, rows), (_, columns), samples = super().order(problem, meta)
+    def launch_axes(self, problem: Problem, meta: Meta) -> tuple[tuple[str, float], ...]:
+        (_, rows), (_, columns), samples = super().launch_axes(problem, meta)
         together = min(meta["GROUP_L"], columns)
         return ("l", together), ("co", rows), ("band", columns / together), samples
 

@@ -45,7 +45,7 @@ class Access:
     distinct_bytes: int  # of the tensor that the block touches
     tensor_bytes: int
     map: AddressMap
-    fresh: float = 1.0  # share of a block's bytes that its neighbour along those axes does not touch
+    overlap: float = 0.0  # share of a block's bytes that its neighbour along those axes touches too
 
     @property
     def varies(self) -> frozenset[str]:
@@ -58,7 +58,7 @@ class Work:
     """What a launch asks of the machine, as the cost model needs it."""
 
     # Launch axes and their extents, the fastest first; not whole where a last group is clamped.
-    order: tuple[tuple[str, float], ...]
+    raster: tuple[tuple[str, float], ...]
     steps: int  # main-loop iterations of a block
     flops: float  # per block, tiles counted whole
     reads: tuple[Access, ...]
@@ -72,7 +72,7 @@ class Work:
     @property
     def blocks(self) -> int:
         """The blocks of the launch."""
-        return round(math.prod(extent for _, extent in self.order))
+        return round(math.prod(extent for _, extent in self.raster))
 
     @property
     def accumulators(self) -> int:

@@ -12,7 +12,7 @@ from autoconv.kernels.registry import supporting
 from autoconv.kernels.sizes import beyond_reach
 from autoconv.problem import Problem, largest_field
 
-VARIANTS = 2  # configs of one tile among the leaders: warps and stages matter less than the tile
+VARIANTS = 2  # configs of one tile among the shortlist: warps and stages matter less than the tile
 
 
 def candidates(problem: Problem, device: Device) -> list[Config]:
@@ -38,7 +38,7 @@ def _unserved(problem: Problem) -> ProblemError:
     return ProblemError(field, getattr(problem, field), reason, "leave it to torch.nn.functional")
 
 
-def leaders(problem: Problem, configs: list[Config], device: Device, count: int) -> list[Config]:
+def shortlist(problem: Problem, configs: list[Config], device: Device, count: int) -> list[Config]:
     """Return the `count` configs with the least estimated time, at most VARIANTS of any one tile.
 
     The best config of each kernel is among them, so that no kernel loses to an estimate alone.
@@ -63,5 +63,5 @@ def best_guess(problem: Problem, device: Device) -> tuple[Config, float]:
     Raises:
         ProblemError: no kernel runs this problem.
     """
-    config = leaders(problem, candidates(problem, device), device, count=1)[0]
+    config = shortlist(problem, candidates(problem, device), device, count=1)[0]
     return config, estimate(problem, config, device).seconds

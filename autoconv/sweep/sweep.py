@@ -21,7 +21,7 @@ from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.kernels.aten import ATEN
 from autoconv.problem import Problem
-from autoconv.sweep.candidates import candidates, leaders
+from autoconv.sweep.candidates import candidates, shortlist
 from autoconv.sweep.measure import Bench
 from autoconv.sweep.outcomes import Failed, Unavailable
 from autoconv.sweep.pool import WorkerPool, Workers
@@ -30,7 +30,7 @@ from autoconv.sweep.tasks import Compile, Load, Skipped, Task, Verify
 from autoconv.sweep.trials import checked_trial, compiled_trial, failed_trial
 from tuning_db import Trial, TuningDB, Winner
 
-LEADERS = 16  # candidates to compile
+SHORTLIST = 16  # candidates to compile
 
 Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
 Result = TypeVar("Result")
@@ -46,7 +46,7 @@ class Job:
     cache: Path  # folder of compiled resources
     on_gpu: bool  # the device is present: check and time on it
     seconds: float = float("inf")  # after which no candidate is begun, and those in work are left
-    leaders: int = LEADERS
+    shortlist: int = SHORTLIST
     ordinal: int = 0  # of the device among this process's, where it is present
 
 
@@ -100,7 +100,7 @@ def sweep(
     """
     begun = time.monotonic()
     configs = candidates(problem, job.device)
-    estimated = leaders(problem, configs, job.device, job.leaders)
+    estimated = shortlist(problem, configs, job.device, job.shortlist)
     first = [config for config in priors if config in configs]
     chosen = list(dict.fromkeys([*first, *_each_kernel_first(estimated)]))
     recorder = Recorder(

@@ -80,7 +80,7 @@ def work(gemm: Gemm, config: Config) -> Work:
         ),
     )  # fmt: skip
     return Work(
-        order=(("m", group), ("n", tiles_n), ("group", tiles_m / group)),
+        raster=(("m", group), ("n", tiles_n), ("group", tiles_m / group)),
         steps=steps,
         flops=2.0 * rows * columns * depth * steps,
         reads=(a, b),

@@ -36,7 +36,7 @@ from autoconv.sweep.tasks import Compile, Verify
 from autoconv.sweep.verify import Verdict
 
 CANDIDATES = 2
-YARDSTICK = "im2col_rows"  # not a fitting kernel for anything
+BASELINE = "im2col_rows"  # not a fitting kernel for anything
 TRIED = 24  # configs of a kernel, best estimates first, before it counts as unable
 WORKERS = 2
 
@@ -173,7 +173,7 @@ def _in_turn(problem: Problem, device: Device) -> Iterator[Config]:
     """Yield the configs to try: each kernel's best estimate, then each kernel's second, and so on."""
     ranked = []
     for kernel in supporting(problem):
-        if kernel.name == YARDSTICK:
+        if kernel.name == BASELINE:
             continue
         configs = list(kernel.space(problem, device))
         seconds = dict(zip(configs, estimate_seconds(problem, configs, device).tolist(), strict=True))

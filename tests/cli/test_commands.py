@@ -19,7 +19,7 @@ from autoconv.problem import Problem
 PROBLEM = "N=1,Cin=16,Cout=16,K=1,L=16"
 ODD = "N=2,Cin=5,Cout=7,K=4,L=61,stride=3,dilation=2,padding=3,bias=1"
 SEED = "N=64,Cin=64,Cout=128,K=3,L=224280,stride=3,dilation=4"
-YARDSTICK = ("--kernel", "im2col_rows", "--config",
+BASELINE = ("--kernel", "im2col_rows", "--config",
              '{"BLOCK_M":64,"BLOCK_N":64,"BLOCK_K":32,"num_warps":4,"num_stages":2}')  # fmt: skip
 REFERENCE = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -162,14 +162,14 @@ def test_auto_is_the_gpu_here_or_a_note_on_stderr(tuned, run):
 
 
 def test_explain_gives_the_published_figures(run):
-    shown = run("explain", SEED, *YARDSTICK, "--device", "rtx4090", "--json")
+    shown = run("explain", SEED, *BASELINE, "--device", "rtx4090", "--json")
     fields = one_object(shown)
     assert shown.exit_code == 0
     assert set(fields) == documented("explain")
     assert (fields["grid"], fields["blocks"]) == ([74758, 2], 149516)
     assert fields["provenance"] == "predicted"
     assert fields["ideal_bytes"] == 4 * (64 * 64 * 224280 + 128 * 64 * 3 + 64 * 128 * 74758)
-    person = run("explain", SEED, *YARDSTICK, "--device", "rtx4090")
+    person = run("explain", SEED, *BASELINE, "--device", "rtx4090")
     assert "74758 x 2 = 149516 blocks" in person.stdout
     assert "predicted, not measured" in " ".join(person.stdout.split())
 
@@ -179,7 +179,7 @@ def test_explain_sets_two_configs_side_by_side(run):
     call = (
         "explain",
         SEED,
-        *YARDSTICK,
+        *BASELINE,
         "--against",
         other,
         "--against-kernel",
@@ -195,7 +195,7 @@ def test_explain_sets_two_configs_side_by_side(run):
 
 
 def test_explain_takes_given_resources_in_place_of_the_compiled_ones(run):
-    call = ("explain", SEED, *YARDSTICK, "--device", "rtx4090", "--json", "--resources")
+    call = ("explain", SEED, *BASELINE, "--device", "rtx4090", "--json", "--resources")
     fields = one_object(run(*call, "registers=184,shared=16384,spills=8"))
     assert [fields[name] for name in ("registers", "shared", "spills")] == [184, 16384, 8]
     assert fields["blocks_per_sm"] == 65536 // (184 * 4 * 32)

@@ -24,7 +24,7 @@ def seed() -> Problem:
 
 
 @pytest.fixture(scope="session")
-def yardstick() -> Config:
+def baseline() -> Config:
     """The schedule of published kernels."""
     return Config("im2col_rows", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)
 

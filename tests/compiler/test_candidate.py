@@ -19,13 +19,13 @@ from autoconv.problem import Problem
 Compiled = Callable[[Config, str], Resources]
 
 
-def test_the_yardstick_on_sm_89(compiled: Compiled, yardstick: Config) -> None:
-    found = compiled(yardstick, "rtx4090")
+def test_the_yardstick_on_sm_89(compiled: Compiled, baseline: Config) -> None:
+    found = compiled(baseline, "rtx4090")
     assert found.spills == 0
     # A plain im2col convolution of these tiles was seen to take 128 to 184, by Triton version.
     assert 100 <= found.registers <= 200
     assert found.shared == 64 * 32 * 4 * 2  # one stage in flight: both operands, 4 bytes an element
-    assert yardstick.num_warps * found.loop["HMMA.1688"] * (16 * 8 * 8) == 64 * 64 * 32  # every product, once
+    assert baseline.num_warps * found.loop["HMMA.1688"] * (16 * 8 * 8) == 64 * 64 * 32  # every product, once
 
 
 def test_a_dense_config_on_sm_89(compiled: Compiled, dense: Config) -> None:
@@ -101,9 +101,9 @@ def test_each_limit_of_a_block() -> None:
     assert most.unrunnable(config, narrow) == "threads: 512 a block, 256 at most"
 
 
-def test_tiles_of_another_kernel_are_refused(seed: Problem, yardstick: Config, tmp_path: Path) -> None:
-    stranger = Config("dense", yardstick.tiles, num_warps=4, num_stages=2)
+def test_tiles_of_another_kernel_are_refused(seed: Problem, baseline: Config, tmp_path: Path) -> None:
+    stranger = Config("dense", baseline.tiles, num_warps=4, num_stages=2)
     with pytest.raises(ConfigError, match="BLOCK_CO"):
         compile_candidate(seed, stranger, find("rtx4090"), tmp_path)
     with pytest.raises(ConfigError, match="kernel=conv3d: is not known; use one of"):
-        compile_candidate(seed, replace(yardstick, kernel="conv3d"), find("rtx4090"), tmp_path)
+        compile_candidate(seed, replace(baseline, kernel="conv3d"), find("rtx4090"), tmp_path)

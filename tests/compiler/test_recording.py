@@ -10,7 +10,7 @@ import pytest
 import torch
 from triton.runtime import driver as active_driver
 
-from autoconv.compiler.recording import Launch, RecordingDriver, recording
+from autoconv.compiler.recording import RecordedLaunch, RecordingDriver, recording
 from autoconv.config import Config
 from autoconv.device import find
 from autoconv.kernels.registry import kernel as kernel_called
@@ -18,10 +18,10 @@ from autoconv.problem import Problem
 
 PROBLEM = Problem(2, 16, 20, 3, 100, stride=2, bias=True)  # L_out = 49
 CONFIG = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 32, "BLOCK_R": 16}, num_warps=2, num_stages=3)
-YARDSTICK = Config("im2col_rows", {"BLOCK_M": 32, "BLOCK_N": 16, "BLOCK_K": 16}, num_warps=4, num_stages=2)
+BASELINE = Config("im2col_rows", {"BLOCK_M": 32, "BLOCK_N": 16, "BLOCK_K": 16}, num_warps=4, num_stages=2)
 
 
-def launches_of(config: Config, device: str) -> tuple[list[Launch], tuple[torch.Tensor, ...]]:
+def launches_of(config: Config, device: str) -> tuple[list[RecordedLaunch], tuple[torch.Tensor, ...]]:
     shapes = (PROBLEM.x_shape, PROBLEM.w_shape, (PROBLEM.Cout,), PROBLEM.y_shape)
     tensors = tuple(torch.zeros(shape) for shape in shapes)
     with recording(find(device)) as recorder:
@@ -42,7 +42,7 @@ def test_a_launch_is_recorded_as_triton_made_it() -> None:
 
 
 def test_a_grid_of_two_axes_is_filled_up() -> None:
-    ((launch,), _) = launches_of(YARDSTICK, "rtx4090")
+    ((launch,), _) = launches_of(BASELINE, "rtx4090")
     assert launch.kernel == "im2col_rows_kernel"
     assert launch.grid == (-(-2 * 49 // 32), 2, 1)
 

@@ -63,7 +63,7 @@ def max_pool(rows: int, columns: int) -> Stream:
             plain(columns, 4), Axis(4 * rows, 4, 4, 2048),
             (("column", columns * 4), ("row", rows * 2048), ("image", 512 * 2048)), "",
         ),
-        rows * columns / ((rows + 3) * (columns + 3)),
+        1 - rows * columns / ((rows + 3) * (columns + 3)),
     )  # fmt: skip
     y = Access(
         "y", rows * columns, 4, 4, rows * columns * 4, 2048 * 511 * 511 * 4,
@@ -82,7 +82,7 @@ def depthwise_2d() -> Stream:
     x = Access(
         "x", 9 * 256, 4, 4, 3 * 258 * 4, 1024 * 512 * 512 * 4,
         AddressMap(plain(256, 4), Axis(9, 3, 4, 2048), (("block", 1024), ("image", 512 * 2048)), ""),
-        1 / 3,
+        2 / 3,
     )  # fmt: skip
     w = Access("w", 9 * 256, 4, 4, 36, 64 * 36, AddressMap(plain(256, 0), plain(9, 4), (), ""))
     y = Access(

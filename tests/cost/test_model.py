@@ -24,7 +24,7 @@ from autoconv.problem import PRECISIONS, Problem
 
 RTX4090 = find("rtx4090")
 SEED = Problem(64, 64, 128, 3, 224280, stride=3, dilation=4)
-YARDSTICK = Config("im2col_rows", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)
+BASELINE = Config("im2col_rows", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)
 DENSE = Config("dense", {"BLOCK_CO": 128, "BLOCK_L": 64, "BLOCK_R": 32}, num_warps=4, num_stages=3)
 AS_TRITON_3_3 = Resources(registers=184, spills=0, shared=16384)
 
@@ -43,13 +43,13 @@ def test_the_floor_of_the_seed_problem() -> None:
 
 
 def test_the_launch_of_the_yardstick() -> None:
-    found = estimate(SEED, YARDSTICK, "rtx4090")
+    found = estimate(SEED, BASELINE, "rtx4090")
     assert found.grid == (74758, 2)
     assert found.blocks == 149516
 
 
 def test_the_yardstick_with_the_registers_of_triton_3_3() -> None:
-    found = predict(SEED, YARDSTICK, "rtx4090", AS_TRITON_3_3)
+    found = predict(SEED, BASELINE, "rtx4090", AS_TRITON_3_3)
     assert (found.registers, found.shared, found.compiled) == (184, 16384, True)
     assert (found.blocks_per_sm, found.limiter) == (2, "registers")
     assert found.warps_active_pct == pytest.approx(16.67, abs=0.005)
@@ -73,7 +73,7 @@ def test_terms_and_bound_agree() -> None:
 
 
 def test_less_efficient_schedules_are_predicted_slower() -> None:
-    assert estimate(SEED, DENSE, RTX4090).seconds < estimate(SEED, YARDSTICK, RTX4090).seconds
+    assert estimate(SEED, DENSE, RTX4090).seconds < estimate(SEED, BASELINE, RTX4090).seconds
     assert estimate(SEED, DENSE, "l4").seconds > 2 * estimate(SEED, DENSE, "rtx4090").seconds
 
 
@@ -149,7 +149,7 @@ def test_no_prediction_is_below_the_floor(case: tuple[Problem, Config], device: 
 
 
 def test_a_prediction_is_never_called_measured() -> None:
-    for found in (estimate(SEED, DENSE, RTX4090), predict(SEED, YARDSTICK, RTX4090, AS_TRITON_3_3)):
+    for found in (estimate(SEED, DENSE, RTX4090), predict(SEED, BASELINE, RTX4090, AS_TRITON_3_3)):
         fields = found.to_json(DENSE)
         assert fields["provenance"] == "predicted"
         assert "measured" not in json.dumps(fields)
@@ -180,11 +180,11 @@ def test_what_cannot_run_has_no_time() -> None:
 def test_given_resources_nothing_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOCONV_CACHE", str(tmp_path / "resources"))
     monkeypatch.setattr(sass, "CUOBJDUMP", "/nonexistent/cuobjdump")
-    assert predict(SEED, YARDSTICK, RTX4090, AS_TRITON_3_3).compiled
-    assert not estimate(SEED, YARDSTICK, RTX4090).compiled
+    assert predict(SEED, BASELINE, RTX4090, AS_TRITON_3_3).compiled
+    assert not estimate(SEED, BASELINE, RTX4090).compiled
     assert not (tmp_path / "resources").exists()
     with pytest.raises(FileNotFoundError):
-        predict(SEED, replace(YARDSTICK, num_warps=2), RTX4090)
+        predict(SEED, replace(BASELINE, num_warps=2), RTX4090)
 
 
 def test_compiled_for_the_device_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_errors_name_field_value_and_remedy(ask: object) -> None:
         (SEED, replace(DENSE, kernel="densee"), RTX4090, ConfigError, "kernel", "densee"),
         (SEED, replace(DENSE, tiles={"BLOCK_CO": 64}), RTX4090, ConfigError, "BLOCK_L", "give BLOCK_L"),
         (SEED, replace(DENSE, tiles={**DENSE.tiles, "BLOCK_X": 2}), RTX4090, ConfigError, "BLOCK_X", "=2"),
-        (replace(SEED, groups=2), YARDSTICK, RTX4090, ConfigError, "kernel", "groups=2"),
+        (replace(SEED, groups=2), BASELINE, RTX4090, ConfigError, "kernel", "groups=2"),
     ):
         with pytest.raises(kind) as raised:
             ask(problem, config, device)

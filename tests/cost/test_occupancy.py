@@ -20,7 +20,7 @@ ARCH = st.sampled_from(list(ARCHITECTURES.values()))
 
 @pytest.mark.parametrize(
     ("registers", "blocks", "warps_active_pct"),
-    # The im2col yardstick (4 warps, 16 KiB) as Triton 3.3.1, 3.4.0, 3.6.0 and 3.9.0 compile it.
+    # The im2col baseline (4 warps, 16 KiB) as Triton 3.3.1, 3.4.0, 3.6.0 and 3.9.0 compile it.
     [(184, 2, 16.67), (134, 3, 25.0), (128, 4, 33.33), (168, 3, 25.0)],
 )
 def test_the_published_cases(registers: int, blocks: int, warps_active_pct: float) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 import autoconv
 from autoconv import Config, Problem, device, lookup, serving, settings
-from autoconv.compiler.recording import Launch
+from autoconv.compiler.recording import RecordedLaunch
 from autoconv.cost.version import predictor_of
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.environment import Environment
@@ -45,14 +45,14 @@ def predicting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def launches(predicting: None) -> Iterator[list[Launch]]:
+def launches(predicting: None) -> Iterator[list[RecordedLaunch]]:
     """The launches that conv1d makes on the device, never sweeping."""
     with autoconv.recorded(DEVICE) as recorded:
         yield recorded
 
 
 @pytest.fixture
-def dispatcher(launches: list[Launch]) -> Dispatcher:
+def dispatcher(launches: list[RecordedLaunch]) -> Dispatcher:
     """The dispatcher behind `launches`."""
     assert serving.current is not None
     return serving.current

@@ -13,7 +13,7 @@ import torch
 
 import autoconv
 from autoconv import Config, Problem
-from autoconv.compiler.recording import Launch, recording
+from autoconv.compiler.recording import RecordedLaunch, recording
 from autoconv.device import Device, find
 from autoconv.dispatch.machines import Recorded
 from autoconv.environment import Environment
@@ -44,7 +44,7 @@ def convolve(problem: Problem, x: torch.Tensor, w: torch.Tensor, bias: torch.Ten
     return autoconv.conv1d(x, w, bias, problem.stride, padding, problem.dilation)
 
 
-def same_but_y(one: Launch, other: Launch) -> bool:
+def same_but_y(one: RecordedLaunch, other: RecordedLaunch) -> bool:
     """Whether two launches differ in nothing but the output that each allocated."""
     x, w, b, _, *constants = one.arguments
     x2, w2, b2, _, *constants2 = other.arguments

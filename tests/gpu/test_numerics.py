@@ -13,7 +13,7 @@ from autoconv import Config, Problem
 from autoconv.dispatch.launchers import ByTorch
 from autoconv.kernels.registry import kernels
 from autoconv.sweep import verify
-from autoconv.sweep.candidates import leaders
+from autoconv.sweep.candidates import shortlist
 from autoconv.sweep.check import check
 from autoconv.sweep.outcomes import Outcome
 
@@ -50,7 +50,7 @@ def best_of_each_size(kernel, problem, device) -> list[Config]:
     for warps in sorted({config.num_warps for config in kernel.space(problem, device)}):
         alike = [config for config in kernel.space(problem, device) if config.num_warps == warps]
         for stages in {min(c.num_stages for c in alike), max(c.num_stages for c in alike)}:
-            chosen += leaders(problem, [c for c in alike if c.num_stages == stages], device, count=1)
+            chosen += shortlist(problem, [c for c in alike if c.num_stages == stages], device, count=1)
     return chosen
 
 

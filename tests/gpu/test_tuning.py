@@ -85,7 +85,7 @@ def test_the_driver_is_named_where_nvidia_smi_is():
 
 def test_a_sweep_measures_and_its_winner_is_served(device, precision, monkeypatch):
     environment = Environment.current(device, *gpu.driver_and_power(0))
-    job = Job(device, environment, settings.load().cache, on_gpu=True, seconds=120.0, leaders=4)
+    job = Job(device, environment, settings.load().cache, on_gpu=True, seconds=120.0, shortlist=4)
     tuner = Tuner(settings.load())
     tuned = tuner.tune(PROBLEM, job)
     assert tuned.found is not None and tuned.swept is not None

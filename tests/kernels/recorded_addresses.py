@@ -104,7 +104,7 @@ def compared(kernel: Kernel, problem: Problem, recorder: Recorder) -> dict[str, 
     if "partials" in kernel.tensors:
         tensors["y"] = scratch
     recorder.records.clear()
-    step, *_ = kernel.steps(problem, config, x.stride())
+    step, *_ = kernel.launches(problem, config, x.stride())
     step.jit[step.grid](
         *({**tensors, "b": bias, "partials": scratch}[t] for t in step.tensors), **step.keywords
     )
@@ -123,7 +123,7 @@ def spread(kernel: Kernel, problem: Problem) -> Config:
 
     def rank(config: Config) -> tuple[int, float, str]:
         work = kernel.work(problem, config)
-        several = sum(extent > 1 for _, extent in work.order)
+        several = sum(extent > 1 for _, extent in work.raster)
         return -several, work.blocks * (work.steps + 2), str(config)
 
     return min(kernel.space(problem, find("rtx4090")), key=rank)
@@ -134,7 +134,7 @@ def by_block(work: Work, grid: tuple[int, int, int], recorder: Recorder) -> dict
     of_block = {}
     for (px, py, pz), records in recorder.records.items():
         index, rest = {}, px + grid[0] * (py + grid[1] * pz)
-        for axis, extent in work.order:
+        for axis, extent in work.raster:
             index[axis], rest = rest % round(extent), rest // round(extent)
         if index.get("part", 0) == 0:
             of_block[tuple(index.values())] = records
@@ -166,7 +166,7 @@ def claims(
             bases.setdefault(block, base)
     moves = dict(access.map.moves)
     for block, base in bases.items():
-        for number, (axis, _) in enumerate(work.order):
+        for number, (axis, _) in enumerate(work.raster):
             after = tuple(index + (position == number) for position, index in enumerate(block))
             # Phases have first taps and padding of their own, in no even steps.
             if after in bases and axis != "phase":

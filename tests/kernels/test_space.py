@@ -200,5 +200,5 @@ def test_dense_s_units_restore_lengths_and_strides(strides: tuple[int, int, int]
 def test_a_kernel_that_does_not_run_a_problem_says_why(problem: Problem) -> None:
     reasons = {name: kernel.unsupported(problem) for name, kernel in kernels().items()}
     assert {kernel.name for kernel in supporting(problem)} == {n for n, why in reasons.items() if why is None}
-    assert reasons["im2col_rows"], "the yardstick runs plain convolutions alone, of few enough channels"
+    assert reasons["im2col_rows"], "the baseline runs plain convolutions alone, of few enough channels"
     assert not any("\n" in why for why in reasons.values() if why is not None)

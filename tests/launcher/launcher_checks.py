@@ -27,7 +27,7 @@ from autoconv.device import Device, find
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.dispatch.machines import Cuda
 from autoconv.environment import Environment
-from autoconv.kernels.base import Kernel, Step
+from autoconv.kernels.base import Kernel, Launch
 from autoconv.kernels.registry import kernels
 from autoconv.problem import Problem
 
@@ -72,12 +72,12 @@ def tensors_of(problem: Problem, aligned: bool) -> tuple[torch.Tensor, torch.Ten
     return x, torch.zeros(problem.w_shape, dtype=dtype), bias
 
 
-def steps_of(kernel: Kernel, problem: Problem, config: Config, x: torch.Tensor) -> tuple[Step, ...]:
-    return kernel.steps(problem, config, x.stride())
+def steps_of(kernel: Kernel, problem: Problem, config: Config, x: torch.Tensor) -> tuple[Launch, ...]:
+    return kernel.launches(problem, config, x.stride())
 
 
 def without_scratch(
-    launches: list[dict[str, Any]], steps: tuple[Step, ...], given: dict[str, Any]
+    launches: list[dict[str, Any]], steps: tuple[Launch, ...], given: dict[str, Any]
 ) -> set[int]:
     """Put a name for the address of `partials`, which is another in each call; return the addresses found."""
     found = set()
@@ -89,7 +89,7 @@ def without_scratch(
     return found
 
 
-def expected_parameters(step: Step, given: dict[str, Any]) -> list[int | str]:
+def expected_parameters(step: Launch, given: dict[str, Any]) -> list[int | str]:
     """What the signature says is handed over: all but what Triton compiles in."""
     tensors = [given.get(name, PARTIALS) for name in step.tensors]
     addresses = [PARTIALS if one is PARTIALS else one.data_ptr() for one in tensors if one is not None]
@@ -152,7 +152,7 @@ def compiled_kernels() -> int:
 def forget_compiled() -> None:
     """Have Triton's JIT forget what it compiled, as clearing its caches does."""
     for kernel in kernels().values():
-        for step in kernel.steps(*work_of(kernel, find("rtx4090"))):
+        for step in kernel.launches(*work_of(kernel, find("rtx4090"))):
             step.jit.device_caches.clear()
     gc.collect()
 
@@ -168,14 +168,16 @@ def test_a_plan_keeps_its_kernels_loaded(name, stand_in):
     plan = Cuda().bind(kernel, problem, config, *tensors)
     stand_in.events()
     forget_compiled()
-    assert compiled_kernels() - before == len(kernel.steps(problem, config))
+    assert compiled_kernels() - before == len(kernel.launches(problem, config))
     plan(*tensors)
-    assert ["launch" in event for event in stand_in.events()] == [True] * len(kernel.steps(problem, config))
+    assert ["launch" in event for event in stand_in.events()] == [True] * len(
+        kernel.launches(problem, config)
+    )
     del plan
     gc.collect()
     assert compiled_kernels() == before
     unloads = [event["unload"] for event in stand_in.events()]
-    assert len(unloads) == (0 if triton.__version__ < "3.9" else len(kernel.steps(problem, config)))
+    assert len(unloads) == (0 if triton.__version__ < "3.9" else len(kernel.launches(problem, config)))
 
 
 # --- limits ---------------------------------------------------------------------------------------
@@ -203,7 +205,7 @@ def test_too_large_a_grid_is_refused_by_the_launch(split, stand_in):
     kernel, problem = kernels()["split_k"], Problem(1, 16, 16, 3, 18)
     tiles = {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16, "SPLIT": split}
     config = Config("split_k", tiles, num_warps=1, num_stages=2)
-    main, _ = kernel.steps(problem, config)
+    main, _ = kernel.launches(problem, config)
     assert main.grid[2] == split
     tensors = tensors_of(problem, aligned=True)
     plan = Cuda().bind(kernel, problem, config, *tensors)
@@ -221,7 +223,7 @@ def test_code_for_another_architecture_does_not_load(stand_in):
     problem, config = work_of(kernels()["dense"], stand_in.device)
     (other,) = set(DEVICES) - {stand_in.device.name}
     with recording(find(other)):
-        (step,) = kernels()["dense"].steps(problem, config)
+        (step,) = kernels()["dense"].launches(problem, config)
         compiled = step.jit.warmup(*(torch.float32,) * 4, grid=step.grid, **step.keywords)
     utilities = active_driver.active.utils
     with pytest.raises(RuntimeError, match="no kernel image is available"):

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # of probe_tasks, for the worker
 
 DEVICE = find("rtx4090")
 SMALL = Problem(2, 8, 16, 3, 40, padding=1, bias=True)
-LEADERS = 5
+SHORTLIST = 5
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +45,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def job(cache: Path) -> Job:
     environment = Environment.current(DEVICE)
-    return Job(DEVICE, environment, cache, on_gpu=False, leaders=LEADERS)
+    return Job(DEVICE, environment, cache, on_gpu=False, shortlist=SHORTLIST)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from autoconv.device import find
 from autoconv.errors import ProblemError
 from autoconv.kernels.registry import kernels, supporting
 from autoconv.problem import Problem
-from autoconv.sweep.candidates import VARIANTS, best_guess, candidates, leaders
+from autoconv.sweep.candidates import VARIANTS, best_guess, candidates, shortlist
 
 RTX4090 = find("rtx4090")
 SEED = Problem(64, 64, 128, 3, 224280, stride=3, dilation=4)
@@ -49,7 +49,7 @@ def test_no_kernel_is_an_error_that_says_so() -> None:
 @pytest.mark.parametrize("count", [0, 1, 5, 16])
 def test_leaders_are_the_best_estimates(count: int) -> None:
     configs = candidates(SEED, RTX4090)
-    chosen = leaders(SEED, configs, RTX4090, count)
+    chosen = shortlist(SEED, configs, RTX4090, count)
     kernels = {config.kernel for config in configs}
     assert len(set(chosen)) == len(chosen)
     assert max(count, len(kernels)) <= len(chosen) <= count + len(kernels)
@@ -64,7 +64,7 @@ def test_leaders_are_the_best_estimates(count: int) -> None:
 
 def test_the_best_of_every_kernel_leads() -> None:
     configs = candidates(SEED, RTX4090)
-    chosen = leaders(SEED, configs, RTX4090, 1)
+    chosen = shortlist(SEED, configs, RTX4090, 1)
     best: dict[str, float] = {}
     for config in configs:
         best[config.kernel] = min(seconds(config), best.get(config.kernel, float("inf")))
@@ -78,7 +78,7 @@ def test_leaders_do_not_depend_on_order(shuffle: random.Random) -> None:
     configs = candidates(SEED, RTX4090)[::7]
     shuffled = list(configs)
     shuffle.shuffle(shuffled)
-    assert leaders(SEED, shuffled, RTX4090, 8) == leaders(SEED, configs, RTX4090, 8)
+    assert shortlist(SEED, shuffled, RTX4090, 8) == shortlist(SEED, configs, RTX4090, 8)
 
 
 def test_the_best_guess_is_the_least_estimate() -> None:

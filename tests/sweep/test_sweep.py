@@ -70,7 +70,7 @@ from autoconv.tuning.tuner import Tuner
 for name in set(kernels()) - {"faulty"}:
     del kernels()[name]
 now, device = settings.load(), find("rtx4090")
-job = Job(device, Environment.current(device), now.cache, on_gpu=False, leaders=99)
+job = Job(device, Environment.current(device), now.cache, on_gpu=False, shortlist=99)
 tuner, problem = Tuner(now), Problem.parse(sys.argv[1])
 assert tuner.find(problem, job.environment) is None
 print("missed", flush=True)
@@ -151,7 +151,7 @@ def test_every_candidate_tried_is_a_trial(swept: Any, small: Problem, job: Job) 
     outcomes = Counter(trial.outcome for trial in result.trials)
     assert outcomes["ok"] == CHECKED
     assert outcomes == {"ok": CHECKED, "compiled": result.compiled - CHECKED}
-    assert job.leaders <= result.compiled <= job.leaders + len(supporting(small))
+    assert job.shortlist <= result.compiled <= job.shortlist + len(supporting(small))
     assert result.candidates > result.compiled
     assert {trial.config["kernel"] for trial in result.trials} == {k.name for k in supporting(small)}
     assert all(trial.measured_us is None and trial.samples_us == () for trial in result.trials)
