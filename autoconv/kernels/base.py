@@ -68,7 +68,7 @@ class Kernel(ABC):
 
     def arguments(self, problem: Problem, x_strides: Strides) -> dict[str, Scalar]:
         """Return the arguments between the tensors and the tiles, in the order of the jit signature."""
-        names = self.jit.arg_names[len(self.tensors) : -len(self.tiles)]
+        names = [name for name in self.jit.arg_names[len(self.tensors) :] if name not in self.tiles]
         values = {**bindings(problem, x_strides, names), **self.constants(problem)}
         return {name: values[name] for name in names}
 

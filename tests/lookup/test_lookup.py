@@ -259,7 +259,7 @@ def test_the_better_grade_comes_first(user: Database, site: Database, layers: Ca
 
 # --- sources, models, interrupted runs --------------------------------------------------------------
 
-SPLIT = Config("split_k", {**TILES, "SPLIT": 2}, num_warps=4, num_stages=2)
+ROWS = Config("im2col_rows", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)
 OLD, NEW = "0" * 16, "f" * 16  # of the kernel `dense`, in two versions of this package
 
 
@@ -268,7 +268,7 @@ def version(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Makes this process the version of the package whose kernel `dense` has the source given."""
 
     def be(dense: str) -> None:
-        now = {"dense": dense, "split_k": "5" * 16}
+        now = {"dense": dense, "im2col_rows": "5" * 16}
         monkeypatch.setattr("autoconv.lookup.grades.source_of", now.get)
 
     return be
@@ -285,9 +285,9 @@ def test_two_versions_of_the_package_share_a_file(
             version(dense)
             found = find(layers(), PROBLEM, HERE)
             assert found == Found(config(warps), "measured", "exact", "user", time, None)
-    user.add(SPLIT, measured_us=2.5, source="5" * 16)  # faster than the new one, not than the old one
+    user.add(ROWS, measured_us=2.5, source="5" * 16)  # faster than the new one, not than the old one
     found = find(layers(), PROBLEM, HERE)
-    assert found is not None and found.config == SPLIT
+    assert found is not None and found.config == ROWS
     version(OLD)
     found = find(layers(), PROBLEM, HERE)
     assert found is not None and found.config == config(4)
@@ -298,9 +298,9 @@ def test_a_changed_kernel_costs_its_own_results_which_are_tried_first(
 ) -> None:
     version(NEW)
     user.add(config(4), measured_us=1.0, source=OLD)
-    user.add(SPLIT, measured_us=2.0, source="5" * 16)
+    user.add(ROWS, measured_us=2.0, source="5" * 16)
     found = find(layers(), PROBLEM, HERE)
-    assert found == Found(SPLIT, "measured", "exact", "user", 2.0, None)
+    assert found == Found(ROWS, "measured", "exact", "user", 2.0, None)
     assert priors(layers(), PROBLEM, HERE) == [config(4)]
 
 
