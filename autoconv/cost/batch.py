@@ -65,7 +65,7 @@ class Batch:
     reads: tuple[Touch, ...]
     write: Touch
     blocks: Column
-    steps: Column
+    steps: Column  # in the mean of all blocks: idle ones have none
     warps: Column
     stages: Column
     flops: Column  # of a block and step
@@ -129,7 +129,7 @@ def _row(
     issued = flops * (3 if on_tensor and problem.precision == "tf32x3" else 1)
     return [
         work.blocks,
-        work.steps,
+        work.steps * (1 - work.idle),
         warps,
         config.num_stages,
         flops,
@@ -146,21 +146,21 @@ def _row(
         1.0 if taken.instructions else 0.0,
         taken.shared,
         32 * warps * taken.spills,
-        *_of_warps(taken, issued, work.steps, warps),
+        *_of_warps(taken, issued, work.steps, warps, 1 - work.idle),
     ]
 
 
-def _of_warps(taken: Resources, flops: float, steps: int, warps: int) -> list[float]:
+def _of_warps(taken: Resources, flops: float, steps: int, warps: int, busy: float) -> list[float]:
     """Return the issue slots of a step and of what is outside the loop, and the bytes of local memory."""
     slots: tuple[float, ...]
     if taken.instructions:
         step, outside = instructions.split(taken, flops, warps)
         slots = (*instructions.slots(step), *instructions.slots(outside))
         moved = zip(instructions.local(step), instructions.local(outside), strict=True)
-        local = [32 * (steps * of_step + once) for of_step, once in moved]
+        local = [32 * (steps * busy * of_step + once) for of_step, once in moved]
     else:  # what spills are mostly addresses: words that go out once and come back in every step
         slots = (taken.spills / 4, *[0.0] * 7)
-        local = [32.0 * steps * taken.spills, 32.0 * taken.spills]
+        local = [32.0 * steps * busy * taken.spills, 32.0 * busy * taken.spills]
     return [warps * figure for figure in (*slots, *local)]
 
 

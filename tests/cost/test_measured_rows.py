@@ -47,7 +47,7 @@ class Stream:
 def elementwise(elements: int, ms: float) -> Stream:
     """Blocks of 1024 floats, read and written once."""
     block = AddressMap(plain(1024, 4), plain(1, 0), (("block", 4096),), "")
-    x, y = (Access(name, 1024, 4, 16, 4096, 4 * elements, block, ("block",)) for name in "xy")
+    x, y = (Access(name, 1024, 4, 16, 4096, 4 * elements, block) for name in "xy")
     work = Work((("block", elements / 1024),), 1, 1024.0, (x,), y, (1, 1024), (0, 0), 2.0, tensor_cores=False)
     return Stream(work, elements // 1024, ms, 8 * elements, 50.0)
 
@@ -63,7 +63,7 @@ def max_pool(rows: int, columns: int) -> Stream:
             plain(columns, 4), Axis(4 * rows, 4, 4, 2048),
             (("column", columns * 4), ("row", rows * 2048), ("image", 512 * 2048)), "",
         ),
-        ("column", "row", "image"), rows * columns / ((rows + 3) * (columns + 3)),
+        rows * columns / ((rows + 3) * (columns + 3)),
     )  # fmt: skip
     y = Access(
         "y", rows * columns, 4, 4, rows * columns * 4, 2048 * 511 * 511 * 4,
@@ -71,7 +71,6 @@ def max_pool(rows: int, columns: int) -> Stream:
             plain(columns, 4), plain(rows, 2044),
             (("column", columns * 4), ("row", rows * 2044), ("image", 511 * 2044)), "",
         ),
-        ("column", "row", "image"),
     )  # fmt: skip
     order = (("column", math.ceil(511 / columns)), ("row", math.ceil(511 / rows)), ("image", 2048))
     work = Work(order, 4, 16.0 * rows * columns, (x,), y, (rows, columns), (0, 0), 8.0, tensor_cores=False)
@@ -83,13 +82,12 @@ def depthwise_2d() -> Stream:
     x = Access(
         "x", 9 * 256, 4, 4, 3 * 258 * 4, 1024 * 512 * 512 * 4,
         AddressMap(plain(256, 4), Axis(9, 3, 4, 2048), (("block", 1024), ("image", 512 * 2048)), ""),
-        ("block", "image"), 1 / 3,
+        1 / 3,
     )  # fmt: skip
-    w = Access("w", 9 * 256, 4, 4, 36, 64 * 36, AddressMap(plain(256, 0), plain(9, 4), (), ""), ())
+    w = Access("w", 9 * 256, 4, 4, 36, 64 * 36, AddressMap(plain(256, 0), plain(9, 4), (), ""))
     y = Access(
         "y", 256, 4, 4, 1024, 1024 * 510 * 510 * 4,
         AddressMap(plain(256, 4), plain(1, 0), (("block", 1024), ("image", 510 * 2040)), ""),
-        ("block", "image"),
     )  # fmt: skip
     order = (("block", 510 * 510 / 256), ("image", 1024))
     work = Work(order, 1, 18.0 * 256, (x, w), y, (1, 256), (0, 0), 4.0, tensor_cores=False)
