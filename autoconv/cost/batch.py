@@ -69,7 +69,7 @@ class Batch:
     reads: tuple[Touch, ...]
     write: Touch
     blocks: Column
-    steps: Column
+    steps: Column  # in the mean of all blocks: idle ones have none
     warps: Column
     stages: Column
     flops: Column  # of a block and step
@@ -154,7 +154,7 @@ def _figures(
     issued = flops * (3 if on_tensor and problem.precision == "tf32x3" else 1)
     return {
         "blocks": work.blocks,
-        "steps": work.steps,
+        "steps": work.steps * (1 - work.idle),
         "warps": warps,
         "stages": config.num_stages,
         "flops": flops,
@@ -184,13 +184,14 @@ class _Mix(NamedTuple):
 
 def _mix(config: Config, work: Work, taken: Resources, flops: float) -> _Mix:
     """Return the instruction mix that was compiled; where none was, what spills alone add to a step."""
-    spills = float(taken.spills)
+    spills, steps = float(taken.spills), work.steps * (1 - work.idle)
     if not taken.instructions:  # mostly addresses: words that go out once and come back in every step
         in_step = instructions.NO_SLOTS._replace(issue=spills / 4)
-        return _Mix(in_step, instructions.NO_SLOTS, instructions.Local(work.steps * spills, spills))
+        local = instructions.Local(steps * spills, (1 - work.idle) * spills)
+        return _Mix(in_step, instructions.NO_SLOTS, local)
     step, outside = instructions.split(taken, flops, config.num_warps)
     each, once = instructions.local(step), instructions.local(outside)
-    loaded, stored = work.steps * each.loaded + once.loaded, work.steps * each.stored + once.stored
+    loaded, stored = steps * each.loaded + once.loaded, steps * each.stored + once.stored
     return _Mix(instructions.slots(step), instructions.slots(outside), instructions.Local(loaded, stored))
 
 

@@ -41,6 +41,7 @@ class View:
     tap_step: int  # input positions from a tap to the next
     groups: int  # launched side by side
     phases: int = 1  # launched side by side
+    idle_phases: int = 0  # of them, those that no tap meets
     row_repeat: int = 1  # accumulator rows of one output channel
     run: int = 1  # neighbouring outputs that one column makes of those rows
     out_step: int = 1  # output positions from one column to the next, apart from a run
@@ -191,7 +192,7 @@ class ImplicitGemm(Kernel):
     def work(self, problem: Problem, config: Config) -> Work:
         meta = config.meta
         rows, columns, depth = self.block(problem, meta)
-        steps, size = self.steps_of(problem, meta), problem.dtype_bytes
+        steps, size, view = self.steps_of(problem, meta), problem.dtype_bytes, self.view(problem, meta)
         staged = size * self.tensor_cores
         return Work(
             raster=self.launch_axes(problem, meta),
@@ -204,6 +205,7 @@ class ImplicitGemm(Kernel):
             address_instructions=self.address_instructions,
             tensor_cores=self.tensor_cores,
             workspace_bytes=4 * self.workspace(problem, config),
+            idle=view.idle_phases / view.phases,
         )
 
     def read_x(self, problem: Problem, meta: Meta) -> Access:

@@ -110,6 +110,7 @@ class TransposedPhases(Transposed):
             tap_step=-(problem.dilation // gcd),
             groups=problem.groups,
             phases=problem.stride,
+            idle_phases=problem.stride - problem.stride // gcd,
             out_step=problem.stride,
         )
 

@@ -68,6 +68,7 @@ class Work:
     address_instructions: float  # integer instructions per element of x that is read
     tensor_cores: bool = True  # the products are formed there, as far as the precision allows
     workspace_bytes: int = 0  # written, then read again by a second launch
+    idle: float = 0.0  # share of the blocks that read and multiply nothing: they only write
 
     @property
     def blocks(self) -> int:

@@ -14,6 +14,7 @@ from autoconv.compiler.resources import Resources
 from autoconv.config import Config
 from autoconv.cost.occupancy import occupancy
 from autoconv.cost.predict import estimate, estimate_seconds, predict
+from autoconv.cost.prediction import Prediction
 from autoconv.device import CATALOGUE, find
 from autoconv.kernels.registry import kernels, supporting
 from autoconv.problem import Problem
@@ -137,3 +138,24 @@ def test_the_architecture_is_not_the_device() -> None:
         best[name] = float(np.min(estimate_seconds(KB67, configs, find(name))))
     assert best["l4"] / best["rtx4090"] == pytest.approx(1008 / 300, rel=0.15)
     assert best["l40s"] / best["rtx4090"] == pytest.approx(1008 / 864, rel=0.15)
+
+
+def test_phases_that_no_tap_meets_read_and_multiply_nothing() -> None:
+    problem = Problem(16, 32, 64, 3, 131072, stride=2, padding=1, dilation=2, op="conv_transpose")
+    tiles = {"BLOCK_CO": 64, "BLOCK_L": 256, "BLOCK_R": 16}
+    config = Config("transposed_phases", tiles, num_warps=8, num_stages=2)
+    kernel = kernels()["transposed_phases"]
+    work = kernel.work(problem, config)
+    assert work.idle == 0.5  # of phases 0 and 1, dilation 2 reaches 0 alone
+    assert kernel.work(replace(problem, dilation=3), config).idle == 0
+
+    def predicted(idle: float) -> Prediction:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(kernel), "work", lambda *_: replace(work, idle=idle))
+            return estimate(problem, config, RTX4090)
+
+    half, whole = estimate(problem, config, RTX4090), predicted(0.0)
+    assert half.terms["tensor"] == pytest.approx(whole.terms["tensor"] / 2)
+    assert half.l2_bytes < whole.l2_bytes and half.dram_read_bytes < whole.dram_read_bytes
+    assert half.dram_bytes - half.dram_read_bytes == whole.dram_bytes - whole.dram_read_bytes  # all write
+    assert half.seconds < whole.seconds
