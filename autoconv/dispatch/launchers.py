@@ -11,7 +11,6 @@ import torch
 from autoconv.dispatch.signature import Call, Numbers, Padding, Sides
 from autoconv.kernels.aten import activations, convolved, even
 from autoconv.kernels.sizes import MAX_INT32
-from autoconv.lookup import warn_once
 
 Tensors: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
 Empty: TypeAlias = Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], torch.Tensor]
@@ -66,6 +65,8 @@ def empty_on(device: torch.device) -> Empty:
     unfilled: Empty | None = getattr(torch._C._dynamo.guards, f"_empty_strided_{device.type}", None)
     if unfilled is not None:
         return unfilled  # on the current device, which a launcher's own is
+    from autoconv.lookup import warn_once  # not above: where all tensors are on the CPU no database is loaded
+
     switch = "fill_uninitialized_memory"
     if torch.are_deterministic_algorithms_enabled() and getattr(torch.utils.deterministic, switch):
         warn_once(
