@@ -19,14 +19,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import autoconv
 from autoconv import library, ops, serving
-from autoconv.compiler.recording import Launch
+from autoconv.compiler.recording import RecordedLaunch
 
 X, WEIGHT, BIAS = torch.randn(2, 4, 30), torch.randn(6, 4, 3), torch.randn(6)
 EXPECTED = functional.conv1d(X, WEIGHT, BIAS)
 
 
 @pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Launch]]:
+def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RecordedLaunch]]:
     monkeypatch.setenv("AUTOCONV_ON_MISS", "predict")
     with autoconv.recorded("rtx4090") as recorded:
         autoconv.conv1d(X, WEIGHT, BIAS)  # makes a plan, which must not serve what follows
