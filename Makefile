@@ -10,6 +10,7 @@ OTHER_TRITONS := 3.3.1 3.9.0
 TESTED_TRITONS := 3.3.1 3.6.0 3.9.0
 MODELS := transformers openai-whisper asteroid
 EXAMPLES ?= 5000
+JOBS ?= 2
 SEED ?= 1
 
 .DEFAULT_GOAL := check
@@ -22,8 +23,8 @@ setup: $(READY) $(PREBUILT)  ## The development environment, in .venv
 demo: setup  ## Tune three convolutions for an RTX 4090, no GPU needed
 	$(RUN) scripts/demo.py
 
-test: setup  ## The tests and the docstrings' examples
-	$(RUN) -m pytest
+test: setup  ## The tests and the docstrings' examples, JOBS files at a time
+	$(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile
 
 fuzz: setup  ## EXAMPLES random problems in the interpreter, the same ones for the same SEED
 	FUZZ_EXAMPLES=$(EXAMPLES) $(RUN) -m pytest tests/kernels/test_numerics.py -k float64 \

@@ -550,6 +550,14 @@ ALL_REFUSED = [
 ]
 
 
+def in_short(wrong):
+    """A test's name for arguments: shapes and dtypes, not what tensors hold."""
+    if not isinstance(wrong, dict):
+        return str(wrong)
+    tensors = {n: f"{tuple(t.shape)} {t.dtype}" for n, t in wrong.items() if isinstance(t, torch.Tensor)}
+    return ",".join(f"{name}={one}" for name, one in {**wrong, **tensors}.items())
+
+
 def as_fake(tensor):
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda") if torch.is_tensor(tensor) else tensor
 
@@ -560,7 +568,7 @@ def numbers_of(name, wrong):
     return {**call, **wrong}
 
 
-@pytest.mark.parametrize(("name", "wrong"), ALL_REFUSED, ids=str)
+@pytest.mark.parametrize(("name", "wrong"), ALL_REFUSED, ids=in_short)
 def test_a_fake_call_is_refused_in_torchs_words(name, wrong):
     call = numbers_of(name, wrong)
     kind, words = outcome(getattr(functional, name), **call)
@@ -572,7 +580,7 @@ def test_a_fake_call_is_refused_in_torchs_words(name, wrong):
         assert outcome(torch.ops.autoconv.convolution, x, weight, *rest) == (kind, words)
 
 
-@pytest.mark.parametrize("wrong", [{"weight": WEIGHT.half()}, {"bias": BIAS.double()}], ids=str)
+@pytest.mark.parametrize("wrong", [{"weight": WEIGHT.half()}, {"bias": BIAS.double()}], ids=in_short)
 @pytest.mark.parametrize("name", ["conv1d", "conv_transpose1d"])
 def test_a_fake_call_of_two_types_is_refused(name, wrong):
     call = numbers_of(
@@ -587,7 +595,7 @@ def test_a_fake_call_of_two_types_is_refused(name, wrong):
             torch.ops.autoconv.convolution(x, weight, bias, 1, [0, 0], 1, 1, name == "conv_transpose1d", 0)
 
 
-@pytest.mark.parametrize(("name", "wrong"), ALL_REFUSED, ids=str)
+@pytest.mark.parametrize(("name", "wrong"), ALL_REFUSED, ids=in_short)
 def test_export_of_an_invalid_call_is_refused(name, wrong):
     call = numbers_of(name, wrong)
     numbers = {key: value for key, value in call.items() if not torch.is_tensor(value)}
