@@ -77,7 +77,6 @@ class Compile:
     cache: Path
 
     needs: ClassVar[str] = "autoconv.compiler.candidate"
-    failure: ClassVar[str] = "compile"
 
     def perform(self) -> Resources:
         """Compile; the cubin is left in Triton's cache."""
@@ -96,7 +95,6 @@ class Verify:
     seed: int  # of the random draws
 
     needs: ClassVar[str] = "autoconv.sweep.verify"
-    failure: ClassVar[str] = "launch"
 
     @classmethod
     def fresh(cls, problem: Problem, config: Config, *, on_gpu: bool, ordinal: int = 0) -> Verify:
@@ -130,7 +128,6 @@ class Time:
     seconds: float
 
     needs: ClassVar[str] = "autoconv.sweep.timing"
-    failure: ClassVar[str] = "launch"
 
     def perform(self) -> Samples:
         """Launch it again and again."""

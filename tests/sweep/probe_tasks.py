@@ -19,7 +19,6 @@ class Echo:
     number: int
 
     needs: ClassVar[str] = "json"
-    failure: ClassVar[str] = "launch"
 
     def perform(self) -> int:
         return self.number
