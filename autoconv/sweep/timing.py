@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import torch
 
 from autoconv import gpu
@@ -24,37 +26,32 @@ def time_candidate(problem: Problem, config: Config, *, where: str, seconds: flo
         where: The device, such as "cuda:1"; it must be the current one.
         seconds: How long the samples may take together.
     """
-    x, w, bias = _inputs(problem, where)
     if config == ATEN:
-        return min(
-            (_time_aten(problem, x, w, bias, seconds / 2, choose) for choose in (False, True)), key=_median
-        )
+        ways = (time_torch(problem, where=where, seconds=seconds / 2, benchmark=on) for on in (False, True))
+        return min(ways, key=statistics.median)
+    x, w, bias = _inputs(problem, where)
     kernel = kernel_called(config.kernel)
     y = x.new_empty(problem.y_shape)
     return gpu.time_callable(lambda: kernel.launch(problem, config, x, w, bias, y), seconds=seconds)
 
 
-def _time_aten(
-    problem: Problem,
-    x: torch.Tensor,
-    w: torch.Tensor,
-    bias: torch.Tensor | None,
-    seconds: float,
-    choose: bool,
-) -> list[float]:
-    """Time torch's convolution and activation; `choose`: cuDNN times its algorithms first.
+def time_torch(problem: Problem, *, where: str, seconds: float, benchmark: bool) -> list[float]:
+    """Return samples, in microseconds, of torch's own convolution and activation.
 
     torch may be as fast as it can with the problem's precision: TF32 where the problem has it, and algorithms
     whose result differs from run to run.
+
+    Args:
+        problem: The problem.
+        where: The device, such as "cuda:1"; it must be the current one.
+        seconds: How long the samples may take together.
+        benchmark: Whether cuDNN times its algorithms first.
     """
+    x, w, bias = _inputs(problem, where)
     activate = activations()[problem.activation]
     tf32 = problem.precision == "tf32"
-    with torch.backends.cudnn.flags(enabled=True, benchmark=choose, deterministic=False, allow_tf32=tf32):
+    with torch.backends.cudnn.flags(enabled=True, benchmark=benchmark, deterministic=False, allow_tf32=tf32):
         return gpu.time_callable(lambda: activate(convolution(problem, x, w, bias)), seconds=seconds)
-
-
-def _median(samples: list[float]) -> float:
-    return sorted(samples)[len(samples) // 2]
 
 
 def _inputs(problem: Problem, where: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:

@@ -11,6 +11,8 @@ from autoconv import gpu, serving, settings
 from autoconv.device import Device
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.dispatch.machines import Cuda
+from autoconv.sweep.check import SECONDS
+from autoconv.sweep.pool import Workers
 
 
 @pytest.fixture
@@ -41,3 +43,10 @@ def precision() -> Iterator[Callable[[str], None]]:
 
     yield use
     use(before)
+
+
+@pytest.fixture(scope="session")
+def worker() -> Iterator[Workers]:
+    """One worker process on the GPU, for all tests of this process: starting one takes seconds."""
+    with Workers(1, limit=SECONDS, fresh_after_failure=True) as one:
+        yield one

@@ -14,8 +14,8 @@ from autoconv.dispatch.launchers import ByTorch
 from autoconv.kernels.registry import kernels
 from autoconv.sweep import verify
 from autoconv.sweep.candidates import shortlist
-from autoconv.sweep.check import check
 from autoconv.sweep.outcomes import Outcome
+from autoconv.sweep.tasks import Verify
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:Using padding='same'")]
 
@@ -68,9 +68,9 @@ def test_every_kernel_has_a_case():
 
 
 @pytest.mark.parametrize(("kernel", "problem"), CASES, ids=str)
-def test_every_kernel_is_right_with_every_number_of_warps(kernel, problem, device):
+def test_every_kernel_is_right_with_every_number_of_warps(kernel, problem, device, worker):
     configs = best_of_each_size(kernels()[kernel], problem, device)
-    answers = check(problem, configs, on_gpu=True)
+    answers = list(worker.perform([Verify.fresh(problem, config, on_gpu=True) for config in configs]))
     # A tile can ask for more than an SM has; then Triton says so, and nothing was computed wrong.
     failures = [answer.reason for answer in answers if isinstance(answer, Outcome)]
     assert [reason for reason in failures if "out of resource" not in reason] == []
