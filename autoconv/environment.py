@@ -10,7 +10,7 @@ from importlib import metadata
 
 from autoconv.device import Device
 
-TIMING_PROTOCOL = 1
+TIMING_PROTOCOL = 2
 """Version of the way kernels are timed; raised when times before and after do not compare."""
 
 IDENTITY = ("device", "sms", "memory_gib")

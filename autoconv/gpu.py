@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from autoconv import device as devices
 from autoconv.device import Device
 
 WARM_UP = 3  # launches before the first sample: compilation, clocks, caches
-FLUSHED_BYTES = 1 << 28  # least overwritten before a sample: 0.05 ms on the fastest card, which hides the
-# host's own time to enqueue the launch (0.02 to 0.04 ms through Triton's JIT) from the sample
+FLUSHED_BYTES = 1 << 28  # least overwritten before a sample: 0.06 ms on an H200
+HIDDEN = 2.5  # times the host's own time to enqueue a call that the device is kept busy for before its sample
 LEAST_SAMPLES = 5
 MOST_SAMPLES = 100
 
@@ -104,26 +105,43 @@ def time_callable(call: Callable[[], object], *, seconds: float) -> list[float]:
     """Return the times of single calls, in microseconds, each with a cold L2.
 
     A buffer of twice the L2 or more is overwritten before each call, so that no call finds the tensors of the
-    one before. There are LEAST_SAMPLES at least and MOST_SAMPLES at most.
+    one before, and so often that the call is enqueued before the device is done with it. There are LEAST_SAMPLES at least and MOST_SAMPLES at most.
 
     Args:
         call: Enqueues work on torch's current stream of the current device.
         seconds: How long the samples may take together, flushing included.
     """
-    device = current(torch.cuda.current_device())
-    flush = torch.empty(flushed_bytes(device), dtype=torch.int8, device="cuda")
+    flush = torch.empty(flushed_bytes(current(torch.cuda.current_device())), dtype=torch.int8, device="cuda")
     for _ in range(WARM_UP):
         call()
+    passes = _passes(call, flush)
     samples: list[float] = []
     end = time.monotonic() + seconds
     while len(samples) < LEAST_SAMPLES or (len(samples) < MOST_SAMPLES and time.monotonic() < end):
-        samples.append(_sample(call, flush))
+        samples.append(_sample(call, flush, passes))
     return samples
 
 
-def _sample(call: Callable[[], object], flush: torch.Tensor) -> float:
+def _passes(call: Callable[[], object], flush: torch.Tensor) -> int:
+    """Return how often to overwrite `flush`, so that the device is still at it when `call` is enqueued.
+
+    A launch through Triton's JIT takes the host 0.05 to 0.2 ms, and a device that waits for it would have that
+    in the sample.
+    """
+    overwritten = _sample(flush.zero_, flush, 1)
+    host = []
+    for _ in range(WARM_UP):
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        call()
+        host.append((time.perf_counter() - begun) * 1e6)
+    return math.ceil(1 + HIDDEN * max(host) / overwritten)
+
+
+def _sample(call: Callable[[], object], flush: torch.Tensor, passes: int) -> float:
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    flush.zero_()
+    for _ in range(passes):
+        flush.zero_()
     start.record()
     call()
     end.record()

@@ -50,6 +50,7 @@ def _(
     transposed: bool,
     output_padding: int,
 ) -> torch.Tensor:
+    count_flops()
     op = "conv_transpose" if transposed else "conv"
     refuse(Call(x, weight, bias, stride, 0, dilation, groups, op, output_padding), padding)
     window = stride, padding, dilation, groups
@@ -86,6 +87,7 @@ def _(
     dilation: int,
     groups: int,
 ) -> torch.Tensor:
+    count_flops()
     torch._check(groups > 0, lambda: "non-positive groups is not supported")
     weight = x.new_empty((gradient.shape[1], x.shape[1] // groups, taps))
     refuse(Call(x, weight, None, stride, 0, dilation, groups), padding)

@@ -212,7 +212,8 @@ def _by_operator(
     Inside a transform of torch.func, of which no operator here knows, and for what torch alone serves or
     refuses, torch's own is called.
     """
-    library.count_flops()  # its counter may have been loaded since
+    if not _is_compiling():  # where the operator's fake implementation does, which is not traced
+        library.count_flops()  # its counter may have been loaded since
     stride, padding, dilation, groups = window_of
     numbers = None
     if _is_compiling() or not torch._C._are_functorch_transforms_active():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 
 import pytest
 import torch
@@ -52,10 +53,18 @@ def test_every_sample_finds_a_cold_cache(device):
     assert median_us(held.sum) > 0.9 * least_us
 
 
-def test_the_hosts_own_time_is_not_in_a_sample():
+@pytest.mark.parametrize("host_seconds", [0.0, 0.0003])
+def test_the_hosts_own_time_is_not_in_a_sample(host_seconds):
     """The call is enqueued while the device still flushes, so a tiny kernel takes the device's time only."""
     nothing = torch.zeros(1, device="cuda")
-    assert median_us(lambda: nothing.add_(1)) < 15
+
+    def call():
+        end = time.perf_counter() + host_seconds
+        while time.perf_counter() < end:
+            pass
+        nothing.add_(1)
+
+    assert median_us(call) < 15
 
 
 def test_few_samples_of_a_long_call_and_many_of_a_short_one():
@@ -114,8 +123,8 @@ def test_the_first_call_sweeps_within_its_bound(device, monkeypatch):
     with serving.served_by(Dispatcher(Cuda(), settings.load())):
         y = autoconv.conv1d(x, weight)
     with lookup.open_user(settings.load()) as database:
-        (winner,) = database.winners(problem.key())
-    assert winner.provenance == "measured"
+        winners = database.winners(problem.key())  # one a kernel
+    assert winners and {winner.provenance for winner in winners} == {"measured"}
     expected = functional.conv1d(x.double(), weight.double())
     assert (y.double() - expected).norm() <= 1e-3 * expected.norm()
 

@@ -467,6 +467,27 @@ def test_operations_are_counted_whichever_is_imported_first(counter_first):
     subprocess.run([sys.executable, "-c", look], check=True, timeout=120)
 
 
+def test_a_full_graph_compiles_where_the_counter_is_loaded_only_then():
+    code = """
+import sys
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+import autoconv
+
+autoconv.conv1d(torch.zeros(1, 4, 16), torch.zeros(6, 4, 3))
+assert torch.ops.autoconv.convolution
+import torch.utils.flop_counter as counter
+assert torch.ops.autoconv.convolution not in counter.flop_registry
+
+with FakeTensorMode():
+    x, weight = torch.empty(2, 4, 16, device="cuda"), torch.empty(6, 4, 3, device="cuda")
+compiled = torch.compile(lambda x, weight: autoconv.conv1d(x, weight), fullgraph=True, backend="eager")
+assert compiled(x, weight).shape == (2, 6, 14)
+assert torch.ops.autoconv.convolution in counter.flop_registry
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 # --- tensors without elements ---------------------------------------------------------------------
 
 EMPTY = [
