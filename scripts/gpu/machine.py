@@ -1,6 +1,6 @@
 """Say what the GPU here is, and what it reaches: bandwidth of a plain copy, rates of plain products.
 
-    python scripts/gpu/machine.py DIR
+python scripts/gpu/machine.py DIR
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def main() -> None:
     found = {
         "device": None if device is None else device.name,
         "properties": str(properties),
-        "nvidia_smi": dict(zip(QUERY.split(","), [one.strip() for one in smi.stdout.split(",")], strict=False)),
+        "nvidia_smi": dict(
+            zip(QUERY.split(","), [one.strip() for one in smi.stdout.split(",")], strict=False)
+        ),
         "environment": None
         if device is None
         else asdict(Environment.current(device, *gpu.driver_and_power(0))),

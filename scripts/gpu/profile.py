@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 METRICS = (
@@ -28,6 +29,19 @@ METRICS = (
     "sm__warps_active.avg.pct_of_peak_sustained_active",
     "sm__inst_executed.sum",
     "sm__cycles_elapsed.max",
+    "lts__throughput.avg.pct_of_peak_sustained_elapsed",
+    "l1tex__throughput.avg.pct_of_peak_sustained_elapsed",
+    "l1tex__data_pipe_lsu_wavefronts.avg.pct_of_peak_sustained_elapsed",
+    "sm__inst_issued.avg.pct_of_peak_sustained_active",
+    "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active",
+    "sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active",
+    "smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio",
+    "smsp__average_warps_issue_stalled_barrier_per_issue_active.ratio",
+    "smsp__average_warps_issue_stalled_wait_per_issue_active.ratio",
+    "smsp__average_warps_issue_stalled_mio_throttle_per_issue_active.ratio",
+    "smsp__average_warps_issue_stalled_lg_throttle_per_issue_active.ratio",
+    "smsp__average_warps_issue_stalled_math_pipe_throttle_per_issue_active.ratio",
+    "smsp__average_warps_issue_stalled_gmma_per_issue_active.ratio",
     "launch__registers_per_thread",
     "launch__occupancy_limit_registers",
     "launch__waves_per_multiprocessor",
@@ -81,11 +95,38 @@ def targets() -> None:
     x = torch.randn(seed.x_shape, device="cuda")
     w = torch.randn(seed.w_shape, device="cuda")
     y = torch.empty(seed.y_shape, device="cuda")
-    rows = Config("im2col_rows", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)
-    for config in (rows, best_guess(seed, gpu.current(0))[0]):
-        kernel(config.kernel).launch(seed, config, x, w, None, y)
+
+    def launch(problem: Problem, config: Config) -> None:
+        x, w, y = (
+            torch.randn(shape, device="cuda", dtype=getattr(torch, problem.dtype))
+            for shape in (problem.x_shape, problem.w_shape, problem.y_shape)
+        )
+        kernel(config.kernel).launch(problem, config, x, w, None, y)
         torch.cuda.synchronize()
-        print(config, flush=True)
+        print(config, problem, flush=True)
+
+    def config(name: str, tiles: tuple[int, int, int], warps: int, stages: int, **more: int) -> Config:
+        named = dict(zip(("BLOCK_CO", "BLOCK_L", "BLOCK_R"), tiles, strict=True))
+        return Config(name, {**named, **more}, num_warps=warps, num_stages=stages)
+
+    transposed = Problem(16, 32, 64, 3, 131072, stride=2, dilation=2, padding=1, op="conv_transpose")
+    launch(transposed, config("transposed_phases", (64, 256, 16), 4, 4))
+    launch(transposed, config("transposed_joined", (64, 128, 16), 4, 4))
+    square = Problem(32, 512, 512, 3, 1024, padding=1)
+    launch(square, config("dense", (256, 128, 16), 8, 5))
+    half = replace(square, dtype="float16")
+    launch(half, config("dense", (256, 64, 64), 4, 3))
+    launch(half, config("dense", (256, 128, 64), 8, 3))
+    launch(Problem(32, 64, 128, 3, 131072), config("dense", (128, 128, 16), 4, 4))
+    wide = Problem(8, 256, 512, 1, 3200, dtype="float16")
+    launch(wide, config("pointwise", (128, 128, 32), 4, 4, GROUP_L=8))
+    launch(wide, config("pointwise", (128, 128, 64), 4, 3, GROUP_L=8))
+
+    rows = Config("im2col_rows", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)
+    for chosen in (rows, best_guess(seed, gpu.current(0))[0]):
+        kernel(chosen.kernel).launch(seed, chosen, x, w, None, y)
+        torch.cuda.synchronize()
+        print(chosen, flush=True)
     flat = y.view(-1)
     for row in (74758, 74760):  # 4 bytes x 74758 is no multiple of a sector's 32; x 74760 is one
         store_only[(flat.numel() // 74760, triton.cdiv(row, 1024))](flat, row, 1024, num_warps=4)

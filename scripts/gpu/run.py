@@ -35,6 +35,8 @@ class Stage:
 STAGES = (
     Stage("machine", ("scripts/gpu/machine.py", "{out}"), 40),
     Stage("numerics", (*PYTEST, "-n", "12", "tests/gpu/test_launches.py", "tests/gpu/test_numerics.py"), 140),
+    Stage("stores", ("scripts/gpu/stores.py", "{out}"), 40),
+    Stage("calls", ("scripts/gpu/calls.py", "{out}"), 40),
     Stage("layers", ("scripts/gpu/layers.py", "{out}"), 220),
     Stage("sweeps", (*PYTEST, "tests/gpu/test_tuning.py"), 85),
     Stage("profile", ("scripts/gpu/profile.py", "{out}"), 45),
@@ -74,7 +76,11 @@ def run(stage: Stage, out: Path, seconds: float, environment: Mapping[str, str])
     log = out / f"{stage.name}.log"
     with log.open("w") as written:
         process = subprocess.Popen(
-            command, cwd=HERE.parents[1], stdout=written, stderr=subprocess.STDOUT, env=environment,
+            command,
+            cwd=HERE.parents[1],
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            env=environment,
             start_new_session=True,
         )
         try:
