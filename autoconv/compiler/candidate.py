@@ -45,7 +45,7 @@ def compile_candidate(problem: Problem, config: Config, device: Device, cache: P
         "y": dtype,
         "partials": torch.float32,
     }
-    main, *_ = kernel.launches(problem, config)  # another one adds partial sums: never tuned
+    main = kernel.main_launch(problem, config)  # others add partial sums or pack a weight: never tuned
     with recording(device), compiling():
         compiled = main.jit.warmup(*(tensors[name] for name in main.tensors), grid=main.grid, **main.keywords)
     cubin = compiled.asm["cubin"]

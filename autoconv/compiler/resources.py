@@ -49,7 +49,7 @@ def cache_file(folder: Path, kernel: Kernel, problem: Problem, config: Config, c
     globals it uses (Triton's own cache key), every argument, the dtype, the compute capability and Triton's
     exact version.
     """
-    main = kernel.launches(problem, config)[0]
+    main = kernel.main_launch(problem, config)
     identity = {
         "format": FORMAT,
         "triton": triton.__version__,

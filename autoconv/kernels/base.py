@@ -77,22 +77,26 @@ class Kernel(ABC):
         """Return what one launch of `config` asks of the machine."""
 
     def workspace(self, problem: Problem, config: Config) -> int:  # noqa: ARG002 - for kernels with partials
-        """Return how many float32 elements of scratch memory (`partials`) a call needs."""
+        """Return how many float32 elements of scratch memory (`partials`) a call's launches share."""
         return 0
 
     def launches(
         self, problem: Problem, config: Config, x_strides: Strides | None = None
     ) -> tuple[Launch, ...]:
-        """Return the launches of a call, the one with the main loop first.
+        """Return the launches of a call, in their order.
 
         Args:
             problem: The problem.
             config: A config of this kernel.
             x_strides: Of x, in elements; those of a packed x by default.
         """
+        return (self.main_launch(problem, config, x_strides),)
+
+    def main_launch(self, problem: Problem, config: Config, x_strides: Strides | None = None) -> Launch:
+        """Return the launch of `jit`, the one that config's tiles are of."""
         axes = (*self.grid(problem)(config.meta), 1, 1)
         grid = axes[0], axes[1], axes[2]
-        return (Launch(self.jit, self.tensors, grid, self.keywords(problem, config, x_strides)),)
+        return Launch(self.jit, self.tensors, grid, self.keywords(problem, config, x_strides))
 
     def keywords(self, problem: Problem, config: Config, x_strides: Strides | None = None) -> dict[str, Any]:
         """Return every keyword of a call of the jit function: arguments, tiles and compiler options."""

@@ -182,12 +182,16 @@ class ImplicitGemm(Kernel):
         """Return a block's accumulators, rows by columns, and the products that a step adds to each."""
         return meta["BLOCK_CO"] * self.view(problem, meta).row_repeat, meta["BLOCK_L"], meta["BLOCK_R"]
 
+    def passes(self, problem: Problem) -> int:  # noqa: ARG002
+        """Return how many main loops a block runs one after the other, each for accumulators of its own."""
+        return 1
+
     def steps_of(self, problem: Problem, meta: Meta) -> int:
-        """Return the iterations of a block's main loop."""
+        """Return the iterations of a block's main loops."""
         view, (_, _, depth) = self.view(problem, meta), self.block(problem, meta)
         if self.tap_outermost:
             return view.taps * cdiv(view.channels, depth)
-        return cdiv(view.reduction, depth * meta.get("SPLIT", 1))
+        return self.passes(problem) * cdiv(view.reduction, depth * meta.get("SPLIT", 1))
 
     def work(self, problem: Problem, config: Config) -> Work:
         meta = config.meta

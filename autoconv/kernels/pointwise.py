@@ -2,11 +2,17 @@
 
 Tiles run in groups of GROUP_L windows of L by all tiles of Cout, so that what runs together shares both
 operands in the L2; the last group is clamped to the windows that are left.
+
+X_BYTES is how much of x one copy may move. 16 is best but for one case: Hopper's wgmma reads a TF32 operand
+from shared memory along the reduction, so x is transposed on its way there, 4 bytes at a time whatever is
+known of its alignment; and where 16 bytes are known to be aligned, a thread takes them in four copies, each
+with lanes 16 bytes apart. On an H200 that takes twice the time of copies with neighbouring lanes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import triton
 import triton.language as tl
@@ -14,6 +20,7 @@ import triton.language as tl
 from autoconv.device import Device
 from autoconv.kernels.implicit_gemm import ImplicitGemm, Meta
 from autoconv.kernels.tiles import store_tile, within
+from autoconv.kernels.work import Access
 from autoconv.problem import Problem
 
 GROUPS_OF_L = (1, 8)
@@ -45,6 +52,7 @@ def pointwise_kernel(
     BLOCK_L: tl.constexpr,
     BLOCK_R: tl.constexpr,
     GROUP_L: tl.constexpr,
+    X_BYTES: tl.constexpr,
 ):
     L = L_units * X_ALIGN
     L_out = L_out_units * Y_ALIGN
@@ -66,6 +74,8 @@ def pointwise_kernel(
     col = tile_l * BLOCK_L + tl.arange(0, BLOCK_L)
     row_mask = row < COUT
     position = col * STRIDE - PAD_LEFT
+    if X_BYTES == 4:
+        position += tl.program_id(1)  # 0, which Triton does not know, and so of no alignment either
     inside = within(position, L, PADDED)
     x_columns = x_ptr + n * x_batch_units * X_ALIGN + position * x_step
     w_rows = w_ptr + row * CIN
@@ -92,17 +102,22 @@ class Pointwise(ImplicitGemm):
 
     name = "pointwise"
     jit = pointwise_kernel
-    tiles = ("BLOCK_CO", "BLOCK_L", "BLOCK_R", "GROUP_L")
+    tiles = ("BLOCK_CO", "BLOCK_L", "BLOCK_R", "GROUP_L", "X_BYTES")
     address_instructions = 2.0  # one add each; nothing depends on a tap
 
     def refusal(self, problem: Problem) -> str | None:
         return super().refusal(problem) if problem.K == 1 else f"it runs K=1, not K={problem.K}"
 
     def choices(self, problem: Problem) -> Iterator[dict[str, int]]:  # noqa: ARG002
-        yield from ({"GROUP_L": size} for size in GROUPS_OF_L)
+        widths = (16, 4) if problem.dtype == "float32" and problem.precision != "ieee" else (16,)
+        yield from ({"GROUP_L": size, "X_BYTES": width} for size in GROUPS_OF_L for width in widths)
 
     def worthwhile(self, problem: Problem, meta: Meta, device: Device) -> bool:  # noqa: ARG002
         return meta["GROUP_L"] == 1 or meta["BLOCK_CO"] < problem.Cout  # else there is nothing to group
+
+    def read_x(self, problem: Problem, meta: Meta) -> Access:
+        access = super().read_x(problem, meta)
+        return replace(access, vector_bytes=min(access.vector_bytes, meta["X_BYTES"]))
 
     def launch_axes(self, problem: Problem, meta: Meta) -> tuple[tuple[str, float], ...]:
         (_, rows), (_, columns), samples = super().launch_axes(problem, meta)

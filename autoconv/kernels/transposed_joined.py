@@ -187,9 +187,8 @@ class TransposedJoined(Transposed):
         tap = problem.stride // math.gcd(problem.stride, problem.dilation)
         return view.channels * channel, problem.K, channel, tap
 
-    def steps_of(self, problem: Problem, meta: Meta) -> int:
-        active = problem.stride // math.gcd(problem.stride, problem.dilation)
-        return active * super().steps_of(problem, meta)
+    def passes(self, problem: Problem) -> int:
+        return problem.stride // math.gcd(problem.stride, problem.dilation)
 
     def read_w(self, problem: Problem, meta: Meta) -> Access:
         channels = min(meta["BLOCK_CO"], problem.Cout_per_group)

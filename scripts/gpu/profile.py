@@ -114,13 +114,13 @@ def targets() -> None:
     launch(transposed, config("transposed_joined", (64, 128, 16), 4, 4))
     square = Problem(32, 512, 512, 3, 1024, padding=1)
     launch(square, config("dense", (256, 128, 16), 8, 5))
-    half = replace(square, dtype="float16")
+    half = replace(square, dtype="float16", precision="ieee")
     launch(half, config("dense", (256, 64, 64), 4, 3))
     launch(half, config("dense", (256, 128, 64), 8, 3))
     launch(Problem(32, 64, 128, 3, 131072), config("dense", (128, 128, 16), 4, 4))
     wide = Problem(8, 256, 512, 1, 3200, dtype="float16")
-    launch(wide, config("pointwise", (128, 128, 32), 4, 4, GROUP_L=8))
-    launch(wide, config("pointwise", (128, 128, 64), 4, 3, GROUP_L=8))
+    launch(wide, config("pointwise", (128, 128, 32), 4, 4, GROUP_L=8, X_BYTES=16))
+    launch(wide, config("pointwise", (128, 128, 64), 4, 3, GROUP_L=8, X_BYTES=16))
 
     rows = Config("im2col_rows", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)
     for chosen in (rows, best_guess(seed, gpu.current(0))[0]):

@@ -63,7 +63,7 @@ def test_a_swizzle_spares_the_dram() -> None:
     tiles = {"BLOCK_CO": 128, "BLOCK_L": 128, "BLOCK_R": 32}
     read = {}
     for group in (1, 8):
-        config = Config("pointwise", {**tiles, "GROUP_L": group}, num_warps=8, num_stages=3)
+        config = Config("pointwise", {**tiles, "GROUP_L": group, "X_BYTES": 16}, num_warps=8, num_stages=3)
         work = kernel_called("pointwise").work(problem, config)
         b = batch(problem, [config], [work], [guess(config, work)], device)
         read[group] = float(memory(b, device, CONSTANTS[80]).dram_read_bytes[0])

@@ -20,6 +20,7 @@ from triton.runtime.interpreter import InterpreterBuilder
 from autoconv.config import Config
 from autoconv.device import find
 from autoconv.kernels.base import Kernel
+from autoconv.kernels.implicit_gemm import ImplicitGemm
 from autoconv.kernels.registry import kernels
 from autoconv.kernels.work import Access, Axis, Work
 from autoconv.problem import Problem
@@ -101,21 +102,27 @@ def compared(kernel: Kernel, problem: Problem, recorder: Recorder) -> dict[str, 
     bias = torch.randn(problem.Cout) if problem.bias else None
     tensors = {"x": x, "w": w, "y": y}
     scratch = torch.empty(max(1, kernel.workspace(problem, config)))
-    if "partials" in kernel.tensors:
-        tensors["y"] = scratch
+    # Partial sums are what a launch writes in place of y, a packed weight what it reads in place of w.
+    tensors |= {name: scratch for name in ("w", "y") if name not in kernel.tensors}
     recorder.records.clear()
-    step, *_ = kernel.launches(problem, config, x.stride())
+    step = kernel.main_launch(problem, config, x.stride())
     step.jit[step.grid](
         *({**tensors, "b": bias, "partials": scratch}[t] for t in step.tensors), **step.keywords
     )
     work = kernel.work(problem, config)
     failures, count = [], 0
     for access in (*work.reads, work.write):
-        for claim, holds in claims(access, work, by_block(work, step.grid, recorder), tensors):
+        steps = min(STEPS, work.steps // passes_of(kernel, problem))
+        for claim, holds in claims(access, work, by_block(work, step.grid, recorder), tensors, steps):
             count += 1
             if not holds:
                 failures.append(f"{config}: {access.tensor}: {claim}")
     return {"compared": count, "failures": sorted(set(failures))}
+
+
+def passes_of(kernel: Kernel, problem: Problem) -> int:
+    """Return the main loops of a block; a map says of the first one how its steps move."""
+    return kernel.passes(problem) if isinstance(kernel, ImplicitGemm) else 1
 
 
 def spread(kernel: Kernel, problem: Problem) -> Config:
@@ -146,14 +153,15 @@ def claims(
     work: Work,
     blocks: dict[Block, list[Record]],
     tensors: dict[str, torch.Tensor],
+    steps: int,
 ) -> Iterator[tuple[str, bool]]:
-    """Yield what the map says of the tile, of the steps and of the blocks, and whether it is so."""
+    """Yield what the map says of the tile, of the first steps and of the blocks, and whether it is so."""
     start = tensors[access.tensor].data_ptr()
     end = start + tensors[access.tensor].untyped_storage().nbytes()
     bases: dict[Block, int] = {}
     for block, records in blocks.items():
         own = [(a, m) for a, m in records if m.any() and start <= a[m].min() and a[m].max() < end]
-        for step, pieces in enumerate(_steps(access, own)[: STEPS if access.map.reduction else 1]):
+        for step, pieces in enumerate(_steps(access, own)[: steps if access.map.reduction else 1]):
             base = _base(access, step, pieces)
             if base is None:
                 yield f"a tile of step {step} does not lie as {access.map}", False

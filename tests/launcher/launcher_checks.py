@@ -187,7 +187,7 @@ def test_a_plan_keeps_its_kernels_loaded(name, stand_in):
 def test_too_much_shared_memory_does_not_load(num_stages, stand_in):
     """A stage takes 32 KiB, of which sm_89 has 99 for a block and sm_90 has 227."""
     kernel, problem = kernels()["pointwise"], Problem(2, 512, 64, 1, 70)
-    tiles = {"BLOCK_CO": 64, "BLOCK_L": 64, "BLOCK_R": 64, "GROUP_L": 1}
+    tiles = {"BLOCK_CO": 64, "BLOCK_L": 64, "BLOCK_R": 64, "GROUP_L": 1, "X_BYTES": 16}
     config = Config("pointwise", tiles, num_warps=4, num_stages=num_stages)
     tensors = tensors_of(problem, aligned=True)
     if num_stages <= {"sm_89": 2, "sm_90": 5}[stand_in.device.arch_name]:

@@ -1,0 +1,142 @@
+"""`tap_major`: stride 1, the main loop running over all channels of one tap before the next, on packed weights.
+
+Within a tap neither the weight nor x needs a division: `dense` works out the channel, the tap and the bounds
+of every row of its tile anew in each step, which on an H200 takes longer than the products. A first launch
+copies the weight (Cout, Cin, K) to (K, Cout, Cin), whose rows are then read as widely as Cin allows. The copy
+is made in each call, so that it is never stale; it is as large as the weight.
+"""
+
+from __future__ import annotations
+
+import math
+
+import triton
+import triton.language as tl
+
+from autoconv.config import Config
+from autoconv.kernels.base import OPTIONS, Launch
+from autoconv.kernels.implicit_gemm import ImplicitGemm, View, x_vector_bytes
+from autoconv.kernels.sizes import Strides, alignment, cdiv
+from autoconv.kernels.tiles import store_tile, tile_of, within
+from autoconv.problem import Problem
+
+PACKED_BLOCK = 1024  # elements of the weight that one block copies
+
+
+@triton.jit
+def pack_kernel(w_ptr, scratch_ptr, ROWS: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr):
+    """Copy a weight of ROWS = Cout * Cin rows of K taps to K rows of Cout * Cin."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = i < ROWS * K
+    packed_ptr = scratch_ptr.to(tl.pointer_type(w_ptr.dtype.element_ty), bitcast=True)
+    tl.store(packed_ptr + i, tl.load(w_ptr + (i % ROWS) * K + i // ROWS, mask=mask), mask=mask)
+
+
+@triton.jit
+def tap_major_kernel(
+    x_ptr,
+    scratch_ptr,
+    b_ptr,
+    y_ptr,
+    L_units,
+    L_out_units,
+    x_batch_units,
+    x_channel_units,
+    x_step,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    K: tl.constexpr,
+    PAD_LEFT: tl.constexpr,
+    PADDED: tl.constexpr,
+    DILATION: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    PRECISION: tl.constexpr,
+    X_ALIGN: tl.constexpr,
+    Y_ALIGN: tl.constexpr,
+    INDEX_64: tl.constexpr,
+    BLOCK_CO: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    STEPS: tl.constexpr = (CIN + BLOCK_R - 1) // BLOCK_R  # of one tap
+    L = L_units * X_ALIGN
+    L_out = L_out_units * Y_ALIGN
+    x_channel = x_channel_units * X_ALIGN
+    if INDEX_64:
+        x_channel = x_channel.to(tl.int64)
+    row, col, n = tile_of(COUT, L_out, BLOCK_CO, BLOCK_L, INDEX_64)
+    row_mask = row < COUT
+    first = col - PAD_LEFT
+    x_sample = x_ptr + n * x_batch_units * X_ALIGN
+    w_rows = scratch_ptr.to(tl.pointer_type(x_ptr.dtype.element_ty), bitcast=True) + row * CIN
+
+    acc = tl.zeros((BLOCK_CO, BLOCK_L), dtype=tl.float32)
+    for step in range(0, K * STEPS):
+        tap = step // STEPS
+        channel = (step % STEPS) * BLOCK_R + tl.arange(0, BLOCK_R)
+        position = first + tap * DILATION
+        x_mask = within(position, L, PADDED)[None, :]
+        w_mask = row_mask[:, None]
+        if CIN % BLOCK_R != 0:
+            x_mask = x_mask & (channel < CIN)[:, None]
+            w_mask = w_mask & (channel < CIN)[None, :]
+        x = tl.load(
+            x_sample + (channel * x_channel)[:, None] + (position * x_step)[None, :], mask=x_mask, other=0.0
+        )
+        w = tl.load(w_rows[:, None] + (tap * (COUT * CIN) + channel)[None, :], mask=w_mask, other=0.0)
+        acc = tl.dot(w, x, acc, input_precision=PRECISION)
+
+    store_tile(
+        acc, b_ptr, y_ptr, n, row, col, row_mask, col < L_out, L_out, COUT, HAS_BIAS, ACTIVATION, INDEX_64
+    )
+
+
+class TapMajor(ImplicitGemm):
+    """See the module's docstring."""
+
+    name = "tap_major"
+    jit = tap_major_kernel
+    tensors = ("x", "partials", "b", "y")
+    tap_outermost = True
+    address_instructions = 3.0  # no division, and the bounds are those of a column
+
+    def refusal(self, problem: Problem) -> str | None:
+        if problem.stride != 1:
+            return f"it runs stride=1, not stride={problem.stride}"
+        if problem.K == 1:
+            return "it runs K of 2 or more: with K=1 there is nothing to pack"
+        return super().refusal(problem)
+
+    def vectors(self, problem: Problem) -> tuple[int, int, int]:
+        size = problem.dtype_bytes
+        w = min(16, alignment(problem.Cin) * size)
+        return x_vector_bytes(problem), w, min(16, alignment(problem.L_out) * size)
+
+    def w_strides(self, problem: Problem, view: View) -> tuple[int, int, int, int]:  # noqa: ARG002
+        return 0, problem.Cin, 1, problem.Cout * problem.Cin  # packed, and of one group
+
+    def workspace(self, problem: Problem, config: Config) -> int:  # noqa: ARG002
+        return cdiv(math.prod(problem.w_shape) * problem.dtype_bytes, 4)
+
+    def launches(
+        self, problem: Problem, config: Config, x_strides: Strides | None = None
+    ) -> tuple[Launch, ...]:
+        return _pack(problem), *super().launches(problem, config, x_strides)
+
+
+def _pack(problem: Problem) -> Launch:
+    """Return the launch that packs the weight."""
+    rows = problem.Cout * problem.Cin
+    keywords = {
+        "ROWS": rows,
+        "K": problem.K,
+        "BLOCK": PACKED_BLOCK,
+        "num_warps": 4,
+        "num_stages": 2,
+        **OPTIONS,
+    }
+    return Launch(pack_kernel, ("w", "partials"), (cdiv(rows * problem.K, PACKED_BLOCK), 1, 1), keywords)
+
+
+KERNEL = TapMajor()
