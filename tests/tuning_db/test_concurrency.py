@@ -94,10 +94,8 @@ with single_flight(sys.argv[1], "key", timeout=5) as held:
             assert not held
         holder.kill()
         holder.communicate()
-        began = time.monotonic()
-        with single_flight(path, "key", timeout=5) as held:
+        with single_flight(path, "key", timeout=0) as held:
             assert held
-        assert time.monotonic() - began < 1
 
 
 SWEEP = """

@@ -87,7 +87,7 @@ class Scripted:
         self._sweep = sweep
         self._begun = begun
 
-    def perform(self, tasks: Iterable[Task[Any]], _: float = 0.0) -> Iterator[Any]:
+    def perform(self, tasks: Iterable[Task[Any]], *_: Any, **__: Any) -> Iterator[Any]:
         return map(self._done, tasks)
 
     def _done(self, task: Task[Any]) -> Any:
