@@ -276,8 +276,9 @@ def test_numbers_beyond_measure_end_as_they_do_in_torch(transposed, name, size, 
     if name == "output_padding":
         numbers["stride"] = min(2 * size, 2**63 - 1)
     x, weight = (torch.randn(shape, requires_grad=differentiated) for shape in ((2, 4, 30), (4, 4, 3)))
-    stride, padding, dilation, extra = numbers.values()
-    call = (x, weight, None, stride, padding, *([extra, 1, dilation] if transposed else [dilation, 1]))
+    stride, padding, dilation, output_padding = numbers.values()
+    last = [output_padding, 1, dilation] if transposed else [dilation, 1]
+    call = (x, weight, None, stride, padding, *last)
     which = "conv_transpose1d" if transposed else "conv1d"
     expected = outcome(getattr(functional, which), *call)
     with autoconv.recorded(DEVICE):
