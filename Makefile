@@ -31,7 +31,7 @@ fuzz: setup  ## EXAMPLES random problems in the interpreter, the same ones for t
 		--hypothesis-seed=$(SEED) -o faulthandler_timeout=0
 
 stress: setup  ## What the tuning database survives, thousands of times, as a table; under ten minutes
-	$(RUN) -m pytest tests/faults --stress -q
+	$(RUN) -m pytest tests/faults --stress -q -o faulthandler_timeout=0
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -28,7 +28,7 @@ class Environment:
     A result from an environment that differs in a hard field is no result here. One that differs in
     soft fields only is served, labelled, and may be measured anew. Device, SMs and memory are soft as well,
     for a sweep on one device learns from another; together they say which device it is, see `IDENTITY`.
-    The kernels' sources are no part of it: each trial has that of its own kernel.
+    The kernels' sources are not part of it: each trial has that of its own kernel.
 
     Attributes:
         arch: hard; architecture compiled for, such as ``"sm_89"``.

@@ -70,7 +70,7 @@ def conv1d(
         RuntimeError: whatever torch.nn.functional.conv1d raises for the same arguments.
         ProblemError: the activation is unknown.
         MissError: AUTOCONV_ON_MISS is strict, and the database has no entry for this problem.
-        SettingError: an AUTOCONV_ variable has a value that is none.
+        SettingError: an AUTOCONV_ variable has an invalid value.
     """
     return _convolved(input, weight, bias, stride, padding, dilation, groups, None, activation)
 
@@ -107,7 +107,7 @@ def conv_transpose1d(
         RuntimeError: whatever torch.nn.functional.conv_transpose1d raises for the same arguments.
         ProblemError: the activation is unknown.
         MissError: AUTOCONV_ON_MISS is strict, and the database has no entry for this problem.
-        SettingError: an AUTOCONV_ variable has a value that is none.
+        SettingError: an AUTOCONV_ variable has an invalid value.
     """
     return _convolved(input, weight, bias, stride, padding, dilation, groups, output_padding, activation)
 

@@ -166,7 +166,7 @@ class Problem:
             reason = f"is the key of no problem ({error})"
             raise ProblemError("key", key, reason, "tune the problem anew") from None
         if version != KEY_VERSION or problem.key() != key:
-            reason = f"is no canonical key of version {KEY_VERSION}"
+            reason = f"is not a canonical key of version {KEY_VERSION}"
             raise ProblemError("key", key, reason, "tune the problem anew")
         return problem
 

@@ -55,7 +55,7 @@ def serving(x: torch.Tensor) -> Dispatcher | None:
     """Return the dispatcher that serves convolutions of `x`, or None where they are torch's.
 
     Raises:
-        SettingError: an AUTOCONV_ variable has a value that is none.
+        SettingError: an AUTOCONV_ variable has an invalid value.
     """
     dispatcher = current or made_for(x)
     return dispatcher if dispatcher is not None and dispatcher.serves(x) else None

@@ -57,7 +57,7 @@ def accelerate(model: nn.Module) -> Swapped:
 
 
 def _refusal(module: nn.Module) -> str | None:
-    """Return why a module keeps its class: "" where it is no convolution at all; None where it is swapped."""
+    """Return why a module keeps its class: "" where it is not a convolution; None where it is swapped."""
     if isinstance(module, (Conv1d, ConvTranspose1d, ModelNew)):
         return "is tuned already"
     if isinstance(module, (nn.LazyConv1d, nn.LazyConvTranspose1d)):

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +20,7 @@ MODULES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 
-VALUES = ("problem", "config", "device", "devices", "environment", "errors", "settings")
+VALUES = ("problem", "config", "device", "environment", "errors", "settings")
 # The arrows of docs/architecture.md. A package may import itself and whatever it reaches along them.
 KNOWS: dict[str, set[str]] = {
     "front": {"cli", "simulation", "watching"},
@@ -105,6 +106,23 @@ def names_in(tree: ast.AST) -> Iterator[str]:
             yield node.attr
         elif isinstance(node, ast.ImportFrom):
             yield from (alias.name for alias in node.names)
+
+
+def test_no_modules_import_each_other_not_even_inside_functions() -> None:
+    trees = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in MODULES.items()}
+    imports = {
+        module: {
+            name
+            for name in imported(tree, module, MODULES[module].name == "__init__.py")
+            if name in MODULES.keys() - {module}
+        }
+        for module, tree in trees.items()
+    }
+    TopologicalSorter(imports).prepare()  # a CycleError names the circle
+
+
+def test_the_values_are_modules() -> None:
+    assert {f"autoconv.{name}" for name in VALUES} <= MODULES.keys()
 
 
 def test_the_docs_picture_shows_these_arrows() -> None:

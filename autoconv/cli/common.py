@@ -83,7 +83,7 @@ def target(name: str) -> Target:
     Raises:
         DeviceError: no device has that name, the GPU here is older than sm_80, or Triton does not compile
             for it.
-        SettingError: an AUTOCONV_ variable has a value that is none.
+        SettingError: an AUTOCONV_ variable has an invalid value.
     """
     from autoconv import gpu
     from autoconv.compiler.targets import uncompilable

@@ -222,7 +222,7 @@ def prune(best: int | None, outdated: bool, quarantine: bool, as_json: bool) -> 
 
 
 def _outdated(environment: EnvironmentRecord, source: str | None) -> bool:
-    """Return whether results of a kernel's source in an environment are none today, whatever the device."""
+    """Return whether results of a kernel's source in an environment no longer count, whatever the device."""
     if environment.hard.get("triton") != Environment.current(devices.find(WITHOUT_GPU)).triton:
         return True
     return source is not None and source not in (*sources().values(), source_of("aten"))

@@ -106,7 +106,7 @@ def parse_resources(given: str | None) -> dict[str, int]:
     """Return what --resources overrides, by name.
 
     Raises:
-        ConfigError: a name is unknown or a number is none.
+        ConfigError: a name is unknown or its number is invalid.
 
     >>> parse_resources("registers=184,shared=16384")
     {'registers': 184, 'shared': 16384}
@@ -115,7 +115,7 @@ def parse_resources(given: str | None) -> dict[str, int]:
     for part in given.split(",") if given else ():
         name, _, number = (piece.strip() for piece in part.partition("="))
         if name not in RESOURCES or not number.isdecimal() or len(number) > _MOST_DIGITS:
-            reason = f"is none of {', '.join(RESOURCES)} with a number below 1e{_MOST_DIGITS}"
+            reason = f"is not one of {', '.join(RESOURCES)} with a number below 1e{_MOST_DIGITS}"
             raise ConfigError("resources", part, reason, "write such as registers=184,shared=16384")
         found[name] = int(number)
     return found

@@ -18,7 +18,7 @@ def written(path: Path) -> Iterator[TextIO]:
     """Give a file to write; what it holds when the block ends is then, at once, at `path`.
 
     A link is followed, and a file that was there keeps its mode and, if it may be, its owner. What is there
-    and is no regular file, such as a pipe or a terminal, is written to as it is.
+    and is not a regular file, such as a pipe or a terminal, is written to as it is.
 
     Raises:
         click.BadParameter: it cannot be opened.

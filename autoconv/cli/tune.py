@@ -47,7 +47,7 @@ def tune(problems: tuple[str, ...], device: str, again: bool, seconds: float | N
     Exit status 1: no candidate of some problem passed its check.
     """
     if seconds is not None and math.isnan(seconds):
-        raise FieldError("tune", "seconds", seconds, "is no number of seconds", "give such as 60")
+        raise FieldError("tune", "seconds", seconds, "is not a number of seconds", "give such as 60")
     parsed = [Problem.parse(text) for text in problems]
     at = target(device)
     open_user(at.settings).close()  # a database that cannot be written is an error here, before any work

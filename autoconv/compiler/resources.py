@@ -83,7 +83,7 @@ def _sound(resources: Resources) -> bool:
 
 
 def save(file: Path, resources: Resources) -> None:
-    """Keep `resources` in `file`, whole or not at all; a folder that cannot be written is no error."""
+    """Keep `resources` in `file`, whole or not at all; a folder that cannot be written is not an error."""
     with suppress(OSError), ExitStack() as on_failure:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as partial:

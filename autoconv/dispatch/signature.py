@@ -31,7 +31,7 @@ class Sides:
 
 
 Padding: TypeAlias = Numbers | str | Sides
-Window: TypeAlias = tuple[int, int | tuple[int, int], int]  # stride, zeros on each side, dilation
+Window: TypeAlias = tuple[int, int | tuple[int, int], int]  # stride, padding, dilation
 
 DTYPES = {getattr(torch, name): name for name in DTYPE_BYTES}
 
@@ -151,25 +151,29 @@ def _outputs(call: Call) -> int:
     return {"conv": weight[0], "conv_transpose": weight[1] * call.groups, "conv_weight": weight[1]}[call.op]
 
 
-def window(stride: Numbers, padding: Padding, dilation: Numbers, taps: int) -> Window | None:
+def window(strides: Numbers, paddings: Padding, dilations: Numbers, taps: int) -> Window | None:
     """Return stride, padding and dilation as numbers, or None for what torch alone can serve or refuse.
 
     >>> window(1, "same", (2,), taps=4)
     (1, (3, 3), 2)
     """
-    step, spread = _one(stride), _one(dilation)
-    if step is None or spread is None:
+    stride, dilation = _one(strides), _one(dilations)
+    if stride is None or dilation is None:
         return None
-    if isinstance(padding, Sides):
-        return step, (padding.left, padding.right), spread
-    if padding == "valid":
-        return step, 0, spread
-    if padding == "same":
-        total = spread * (taps - 1)
+    padding = _padding(paddings, stride, dilation * (taps - 1))
+    return None if padding is None else (stride, padding, dilation)
+
+
+def _padding(given: Padding, stride: int, total: int) -> int | tuple[int, int] | None:
+    """Return padding as numbers; `total` is that of both sides where it is "same"."""
+    if isinstance(given, Sides):
+        return given.left, given.right
+    if given == "valid":
+        return 0
+    if given == "same":
         left = total // 2  # torch puts the odd zero on the right
-        return (step, (left, total - left), spread) if step == 1 else None
-    zeros = None if isinstance(padding, str) else _one(padding)
-    return None if zeros is None else (step, zeros, spread)
+        return (left, total - left) if stride == 1 else None
+    return None if isinstance(given, str) else _one(given)
 
 
 def _one(value: Numbers) -> int | None:

@@ -1,8 +1,8 @@
 """`aten`: torch's own convolution, the config that every kernel has to beat where a GPU can time both.
 
-It has no tiles, no grid and no source of ours, so it is no `Kernel`: nothing compiles or predicts it. A sweep
-on a GPU times it before any candidate, and where it wins the dispatcher leaves the problem to torch. It is
-also what computes the reference of a check, in float64.
+It has no tiles, no grid and no source of ours, so it is not a `Kernel`: nothing compiles or predicts it. A
+sweep on a GPU times it before any candidate, and where it wins the dispatcher leaves the problem to torch. It
+is also what computes the reference of a check, in float64.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class Kernel(ABC):
         for tile, size in config.meta.items():
             if tile not in self.tiles:
                 remedy = f"use {', '.join(self.tiles)}"
-                raise ConfigError(tile, size, f"is no tile of {self.name}", remedy)
+                raise ConfigError(tile, size, f"is not a tile of {self.name}", remedy)
 
     def launch(self, problem: Problem, config: Config, x: Any, w: Any, bias: Any, y: Any) -> None:
         """Launch through Triton's own JIT path: what checks numerics, under the interpreter or on a GPU.

@@ -24,7 +24,7 @@ def runnable(document: Mapping[str, Any], problem: Problem, arch_name: object) -
     """Return the config that `document` tells, if it is sound for `problem` on that architecture.
 
     Raises:
-        ConfigError: it is none, or `kernels.soundness` refuses it.
+        ConfigError: it does not describe a config, or `kernels.soundness` refuses it.
     """
     config = _config(tuple(document.items()), tuple(map(type, document.values())))
     check_sound(problem, config, _architecture(arch_name))
@@ -49,7 +49,7 @@ def in_space(config: Config, problem: Problem, device: Device) -> bool:
 
 
 def refusal(environment: EnvironmentRecord, problem: ProblemRecord, trial: Trial) -> str | None:
-    """Say why a trial is none of today's; None where it is.
+    """Say why a trial is not one that today's package could make; None where it is.
 
     The key is derived anew from its own fields, the columns from the key, and the config must be sound for
     that problem on the environment's architecture, whether the catalogue has the device or not.

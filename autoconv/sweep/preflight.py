@@ -11,7 +11,7 @@ from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.problem import Problem
 from autoconv.sweep.outcomes import Unavailable, outcome_of
-from autoconv.sweep.tasks import fits_gpu
+from autoconv.sweep.reduced import fits_gpu
 
 _WORKSPACE = 64 << 20  # bytes that torch's convolution may ask for beside its tensors: a usual cuDNN limit
 

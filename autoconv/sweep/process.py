@@ -35,7 +35,7 @@ main(int(descriptor), int(parent), float(limit))
 """
 
 
-class Cancelled(Exception):  # noqa: N818 - it is no error
+class Cancelled(Exception):  # noqa: N818 - it is not an error
     """The workers were closed while tasks were at work: by another thread, or by the interpreter's exit."""
 
 
@@ -139,7 +139,7 @@ class Worker:
             its_end.close()
 
     def _started(self, its_end: Connection) -> subprocess.Popen[bytes]:
-        # Imports take no account of what is no string in sys.path, such as a Path.
+        # Imports take no account of what is not a string in sys.path, such as a Path.
         path = [entry for entry in sys.path if isinstance(entry, str)]
         numbers = map(str, (its_end.fileno(), os.getpid(), self._limit))
         return subprocess.Popen(

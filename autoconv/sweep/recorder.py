@@ -150,13 +150,16 @@ class Recorder:
         return sum("check" in trial.detail or trial.outcome == "launch" for trial in self.trials)
 
     def settled(self, ahead: Prediction) -> bool:
-        """Whether enough were checked, and one that passed is better than what is predicted so."""
+        """Whether whole batches were checked, and one that passed is better than what is predicted so.
+
+        In the midst of a batch it is not: a sweep interrupted there ends with the same trials as any other.
+        """
         passed = [trial for trial in self.trials if trial.outcome == "ok"]
         best = min(
             (_order(trial.detail.get("spills", 0), trial.predicted_us) for trial in passed), default=None
         )
         predicted = _order(ahead.spills, ahead.seconds * 1e6)
-        return self.checked >= CHECKED and best is not None and best <= predicted
+        return self.checked % CHECKED == 0 and best is not None and best <= predicted
 
 
 def _rank(winner: Winner) -> tuple[float, float, str]:

@@ -1,14 +1,28 @@
-"""A small problem on which a config runs the same code as on a large one."""
+"""Which problems a config is checked on as they are, and a small one in the place of the others."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from autoconv.config import Config
+from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.kernels.sizes import cdiv
 from autoconv.problem import Problem
 
+INTERPRETED_STEPS = 200  # main-loop steps that the interpreter does in a second or two
+GPU_ELEMENTS = 1 << 26  # of x, w and y together, whose float64 reference a GPU computes in a moment
 _WITHOUT_TILE = 16  # what Triton specialises integer arguments on
+
+
+def fits_gpu(problem: Problem) -> bool:
+    """Return whether a GPU checks `problem` as it is, not reduced."""
+    return problem.ideal_bytes // problem.dtype_bytes <= GPU_ELEMENTS
+
+
+def fits_interpreter(problem: Problem, config: Config) -> bool:
+    """Return whether the interpreter checks `config` on `problem` as it is, not reduced."""
+    work = kernel_called(config.kernel).work(problem, config)
+    return work.blocks * work.steps <= INTERPRETED_STEPS
 
 
 def reduced(problem: Problem, config: Config) -> Problem:

@@ -13,17 +13,13 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 from autoconv.config import Config
 from autoconv.device import Device
-from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.problem import Problem
 from autoconv.sweep.outcomes import Failed, Outcome
-from autoconv.sweep.reduced import reduced
+from autoconv.sweep.reduced import fits_gpu, fits_interpreter, reduced
 
 if TYPE_CHECKING:
     from autoconv.compiler.resources import Resources
     from autoconv.sweep.verify import Verdict
-
-INTERPRETED_STEPS = 200  # main-loop steps that the interpreter does in a second or two
-GPU_ELEMENTS = 1 << 26  # of x and y together, whose float64 reference a GPU computes in a moment
 
 Result = TypeVar("Result", covariant=True)
 
@@ -99,7 +95,8 @@ class Verify:
     @classmethod
     def fresh(cls, problem: Problem, config: Config, *, on_gpu: bool, ordinal: int = 0) -> Verify:
         """Return a check with a seed of its own; a large problem is reduced first."""
-        small = problem if _is_small(problem, config, on_gpu=on_gpu) else reduced(problem, config)
+        fits = fits_gpu(problem) if on_gpu else fits_interpreter(problem, config)
+        small = problem if fits else reduced(problem, config)
         return cls(small, config, device_name(ordinal) if on_gpu else "cpu", secrets.randbits(31))
 
     def perform(self) -> Verdict:
@@ -158,15 +155,3 @@ class Skipped(Outcome):
 def device_name(ordinal: int) -> str:
     """Return what torch calls the CUDA device at `ordinal`."""
     return f"cuda:{ordinal}"
-
-
-def fits_gpu(problem: Problem) -> bool:
-    """Return whether a GPU checks `problem` as it is, not reduced."""
-    return problem.ideal_bytes // problem.dtype_bytes <= GPU_ELEMENTS
-
-
-def _is_small(problem: Problem, config: Config, *, on_gpu: bool) -> bool:
-    if on_gpu:
-        return fits_gpu(problem)
-    work = kernel_called(config.kernel).work(problem, config)
-    return work.blocks * work.steps <= INTERPRETED_STEPS

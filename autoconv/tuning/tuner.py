@@ -148,7 +148,7 @@ class Tuner:
             self._warn(f"the sweep of {problem} stopped early, its best so far serves: {swept.stopped}")
 
     def record(self, problem: Problem, environment: Environment, trial: Trial, *, origin: str) -> None:
-        """Record a trial made outside a sweep; a database that cannot be written is no error."""
+        """Record a trial made outside a sweep; a database that cannot be written is not an error."""
         user = self._user
         if user is None:
             return

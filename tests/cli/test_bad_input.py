@@ -48,7 +48,7 @@ CONFIGS = [
     (("--kernel", "dense", "--config", "NaN"), "config: config=nan: must map names to numbers; give"),
     (("--kernel", "dens", "--config", CONFIG), "config: kernel=dens: is not known; use one of"),
     (("--kernel", "no such", "--config", CONFIG), "config: kernel=no such: is not a kernel's name; give"),
-    (("--kernel", "dense", "--config", config(BLOCK_M=16)), "config: BLOCK_M=16: is no tile of dense; use"),
+    (("--kernel", "dense", "--config", config(BLOCK_M=16)), "config: BLOCK_M=16: is not a tile of dense;"),
     (("--kernel", "dense", "--config", config(BLOCK_L="left out")), "config: BLOCK_L: is missing from a"),
     (("--kernel", "dense", "--config", config(BLOCK_L=24)), "config: BLOCK_L=24: must be a power of two;"),
     (("--kernel", "dense", "--config", config(BLOCK_L=16.0)), "config: BLOCK_L=16.0: must be a whole"),
@@ -64,14 +64,17 @@ NOBODYS = "N=1,Cin=1,Cout=1,K=2,L=2,stride=65536,dilation=2,op=conv_transpose"
 MORE = [
     (
         ("--resources", "register=3"),
-        "config: resources=register=3: is none of registers, shared, spills with a",
+        "config: resources=register=3: is not one of registers, shared, spills with a",
     ),
     (
         ("--resources", "registers=many"),
-        "config: resources=registers=many: is none of registers, shared, spills",
+        "config: resources=registers=many: is not one of registers, shared, spills",
     ),
-    (("--resources", "registers=-1"), "config: resources=registers=-1: is none of registers, shared, spills"),
-    (("--resources", "registers=\u00b2"), "config: resources=registers=\u00b2: is none of registers"),
+    (
+        ("--resources", "registers=-1"),
+        "config: resources=registers=-1: is not one of registers, shared, spills",
+    ),
+    (("--resources", "registers=\u00b2"), "config: resources=registers=\u00b2: is not one of registers"),
     (("--resources", f"registers={'9' * 5000}"), "config: resources=registers=9999"),
     (("--against", "[" * 100_000), "config: config=[[[["),
     (("--against-kernel", "dense"), "config: --against: is missing; give it with --against-kernel"),
@@ -181,7 +184,7 @@ def test_a_setting_that_is_none(command, variable, value, message, run, monkeypa
 
 def test_a_time_that_is_no_number(run):
     line = refused(run("tune", GOOD, "--device", "l4", "--seconds", "nan"))
-    assert line == "tune: seconds=nan: is no number of seconds; give such as 60"
+    assert line == "tune: seconds=nan: is not a number of seconds; give such as 60"
 
 
 @pytest.mark.parametrize("count", ["1", "9" * 30, "9" * 5000, "nan"])

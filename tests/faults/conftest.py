@@ -49,16 +49,20 @@ def stress(request: pytest.FixtureRequest) -> Iterator[Stress]:
 
 
 @pytest.fixture
-def scenario() -> Callable[..., Any]:
-    """Runs a function of a file in scenarios/ in a fresh interpreter, which may fork and die as it likes."""
+def scenario(pytestconfig: pytest.Config) -> Callable[..., Any]:
+    """Runs a function of a file in scenarios/ in a fresh interpreter, which may fork and die as it likes.
 
-    def run(file: str, name: str, *arguments: object, timeout: float = 500) -> Any:
+    The limit ends what hangs; the long form has none, for it takes as long as the machine's load makes it.
+    """
+    limit = None if pytestconfig.getoption("--stress", default=False) else 500
+
+    def run(file: str, name: str, *arguments: object) -> Any:
         command = [sys.executable, "-W", "error", str(SCENARIOS / f"{file}.py"), name]
         done = subprocess.run(
             [*command, json.dumps(arguments, default=str)],
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=limit,
             check=False,
         )
         assert done.returncode == 0, done.stderr

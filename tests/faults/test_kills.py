@@ -31,6 +31,21 @@ def test_an_interrupt_loses_no_acknowledged_trial(tmp_path: Path, scenario: Scen
     assert found["acknowledged"] > 0 and (found["lost"], found["sound"]) == (0, True)
 
 
+@pytest.mark.parametrize("on_gpu", [False, True], ids=["predicted", "measured"])
+def test_a_sweep_that_is_stopped_again_and_again_ends_as_one_left_alone(
+    tmp_path: Path, scenario: Scenario, stress: Any, on_gpu: bool
+) -> None:
+    times = stress.pick(4, 200)
+    found = scenario("resumed", "resumed", tmp_path, times, 5, on_gpu)
+    lost = found["again"] + found["lost"] + found["other"]
+    of = f"{found['sweeps']} sweeps, {'measured' if on_gpu else 'predicted'}"
+    stress.report(
+        f"kill -9 and SIGINT in mid-sweep, and the sweep gone on with ({of})", found["stopped"], lost
+    )
+    assert found["stopped"] >= times
+    assert (found["again"], found["lost"], found["other"]) == (0, 0, 0)
+
+
 def test_an_upgrade_that_is_killed_begins_again(
     tmp_path: Path, scenario: Scenario, stress: Any, older: tuple[Path, int]
 ) -> None:

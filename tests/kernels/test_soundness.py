@@ -85,7 +85,7 @@ HOSTILE = {
     "another problem's kernel": (
         "kernel", "cannot run", PROBLEM, Config("depthwise", {"BLOCK_CO": 1, "BLOCK_L": 128}, 4, 2),
     ),
-    "another kernel's tile": ("BLOCK_M", "is no tile of dense", PROBLEM, dense(BLOCK_M=16)),
+    "another kernel's tile": ("BLOCK_M", "is not a tile of dense", PROBLEM, dense(BLOCK_M=16)),
     "a problem out of reach": (
         "kernel", "past the 2**49 that a GPU addresses", Problem(1, 16, 16, 1, 20, stride=2**61), dense(),
     ),

@@ -12,8 +12,8 @@ from autoconv.device import find
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.kernels.registry import supporting
 from autoconv.problem import Problem
-from autoconv.sweep.reduced import reduced
-from autoconv.sweep.tasks import INTERPRETED_STEPS, Verify
+from autoconv.sweep.reduced import INTERPRETED_STEPS, reduced
+from autoconv.sweep.tasks import Verify
 
 DENSE = Config("dense", {"BLOCK_CO": 32, "BLOCK_L": 128, "BLOCK_R": 32}, num_warps=4, num_stages=2)
 ROWS = Config("im2col_rows", {"BLOCK_M": 128, "BLOCK_N": 32, "BLOCK_K": 32}, num_warps=4, num_stages=2)

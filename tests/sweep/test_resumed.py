@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +20,9 @@ from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.candidates import best_guess
 from autoconv.sweep.pool import WorkerPool
+from autoconv.sweep.recorder import CHECKED
 from autoconv.sweep.sweep import Job
-from autoconv.sweep.tasks import Task
+from autoconv.sweep.tasks import Task, Verify
 from autoconv.tuning.tuner import Tuned, Tuner
 from tests.sweep.test_priors import InstantPool, Workers
 from tuning_db import RunRecord, Trial, Winner
@@ -114,6 +117,39 @@ def test_a_sweep_that_ended_tries_what_one_that_was_interrupted_would_have(
         for one in (whole, settings)
     ]
     assert outcomes[0] == outcomes[1] and len(outcomes[0]) > 5
+
+
+class Wrong(Each):
+    """Finds the first of the candidates it checks wrong, `CHECKED` of them, and goes down at one too many."""
+
+    def __init__(self, lives: int = -1) -> None:
+        super().__init__(lives)
+        self.wrong: list[Config] = []
+
+    def _done(self, task: Task[Any]) -> Any:
+        answer = super()._done(task)
+        if isinstance(task, Verify) and len(self.wrong) < CHECKED:
+            self.wrong.append(task.config)
+            return replace(answer, ok=False)
+        return answer
+
+
+def test_a_sweep_interrupted_in_the_midst_of_a_batch_checks_all_of_it(
+    small: Problem, job: Job, settings: Settings, settings_for: Callable[[Path], Settings], tmp_path: Path
+) -> None:
+    """Whatever passed before the interruption: of a batch, all are checked."""
+    whole = settings_for(tmp_path / "whole.db")
+    for one, lives in ((whole, -1), (settings, CHECKED + 1)):
+        pool = InstantPool()
+        pool.interpreters = Wrong(lives)
+        with pytest.raises(Killed) if lives > 0 else nullcontext():
+            tune(one, small, job, pool)
+    tune(settings, small, job, InstantPool())
+    alone, resumed = (
+        {trial.config_hash: trial.outcome for trial in content(one, small, job)[0]}
+        for one in (whole, settings)
+    )
+    assert resumed == alone and Counter(alone.values())["ok"] > 1
 
 
 def test_what_an_interrupted_sweep_compiled_and_had_no_time_for_is_measured(

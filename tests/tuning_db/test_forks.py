@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,17 +98,28 @@ def test_a_child_forked_while_a_thread_stays_in_sqlite_does_without(
         assert status_of_child(lambda: db.winners("p")[0]) == 0  # nobody is inside now
 
 
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(connection, "patience"), (connection.Gate, "__enter__")],
+    ids=["the pool's lock is held", "its only connection is lent"],
+)
 def test_a_child_has_connections_whatever_its_parent_s_threads_do(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    owner: Any, name: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pool of connections is begun anew: those lent in the parent come back to nobody in the child."""
     monkeypatch.setattr(connection, "MOST_CONNECTIONS", 1)
-    with TuningDB.open(path, columns={}) as db:
+    with TuningDB.open(path, columns={}) as db, monkeypatch.context() as patch:
 
-        def hold(stay: Callable[[], None]) -> None:
-            with db._connections._returned:
-                db._connections._borrowed(1.0)
+        def look(stay: Callable[[], None]) -> None:
+            called = getattr(owner, name)
+
+            def stay_first(argument: Any) -> Any:
+                patch.undo()
                 stay()
+                return called(argument)
 
-        with thread_in(hold):
+            patch.setattr(owner, name, stay_first)
+            db.info()
+
+        with thread_in(look):
             assert status_of_child(db.info) == 0
