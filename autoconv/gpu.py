@@ -105,7 +105,8 @@ def time_callable(call: Callable[[], object], *, seconds: float) -> list[float]:
     """Return the times of single calls, in microseconds, each with a cold L2.
 
     A buffer of twice the L2 or more is overwritten before each call, so that no call finds the tensors of the
-    one before, and so often that the call is enqueued before the device is done with it. There are LEAST_SAMPLES at least and MOST_SAMPLES at most.
+    one before, and so often that the call is enqueued before the device is done with that. There are
+    LEAST_SAMPLES at least and MOST_SAMPLES at most.
 
     Args:
         call: Enqueues work on torch's current stream of the current device.
@@ -125,8 +126,8 @@ def time_callable(call: Callable[[], object], *, seconds: float) -> list[float]:
 def _passes(call: Callable[[], object], flush: torch.Tensor) -> int:
     """Return how often to overwrite `flush`, so that the device is still at it when `call` is enqueued.
 
-    A launch through Triton's JIT takes the host 0.05 to 0.2 ms, and a device that waits for it would have that
-    in the sample.
+    A launch through Triton's JIT takes the host 0.05 to 0.2 ms; a device that waits for it has that in the
+    sample.
     """
     overwritten = _sample(flush.zero_, flush, 1)
     host = []

@@ -108,7 +108,7 @@ class Pointwise(ImplicitGemm):
     def refusal(self, problem: Problem) -> str | None:
         return super().refusal(problem) if problem.K == 1 else f"it runs K=1, not K={problem.K}"
 
-    def choices(self, problem: Problem) -> Iterator[dict[str, int]]:  # noqa: ARG002
+    def choices(self, problem: Problem) -> Iterator[dict[str, int]]:
         widths = (16, 4) if problem.dtype == "float32" and problem.precision != "ieee" else (16,)
         yield from ({"GROUP_L": size, "X_BYTES": width} for size in GROUPS_OF_L for width in widths)
 

@@ -1,4 +1,4 @@
-"""`tap_major`: stride 1, the main loop running over all channels of one tap before the next, on packed weights.
+"""`tap_major`: stride 1, the main loop running over all channels of a tap before the next; packed weights.
 
 Within a tap neither the weight nor x needs a division: `dense` works out the channel, the tap and the bounds
 of every row of its tile anew in each step, which on an H200 takes longer than the products. A first launch

@@ -1,4 +1,4 @@
-"""`transposed_joined`: a transposed convolution of stride 2 or 4 whose block computes all phases of its outputs.
+"""`transposed_joined`: a transposed convolution of stride 2 or 4; a block computes all phases of its outputs.
 
 As in `transposed_phases` each phase of the output has taps of its own, or none. Here a block sums one phase
 after the other, keeps them all in registers, and interleaves them before the store: every sector of y is
@@ -112,12 +112,12 @@ def transposed_joined_kernel(
     w_rows = w_ptr + (group * CIN_G * COUT_G + row) * K
 
     sum0 = phase_sum(
-        x_group, w_rows, m, row_mask, L, x_channel, x_step, 0, CIN_G, COUT_G, K, STRIDE, DILATION, GCD, INVERSE,
-        PRECISION, BLOCK_CO, BLOCK_L, BLOCK_R,
+        x_group, w_rows, m, row_mask, L, x_channel, x_step, 0, CIN_G, COUT_G, K, STRIDE, DILATION, GCD,
+        INVERSE, PRECISION, BLOCK_CO, BLOCK_L, BLOCK_R,
     )  # fmt: skip
     sum1 = phase_sum(
-        x_group, w_rows, m, row_mask, L, x_channel, x_step, 1, CIN_G, COUT_G, K, STRIDE, DILATION, GCD, INVERSE,
-        PRECISION, BLOCK_CO, BLOCK_L, BLOCK_R,
+        x_group, w_rows, m, row_mask, L, x_channel, x_step, 1, CIN_G, COUT_G, K, STRIDE, DILATION, GCD,
+        INVERSE, PRECISION, BLOCK_CO, BLOCK_L, BLOCK_R,
     )  # fmt: skip
     if STRIDE == 4:
         sum2 = phase_sum(

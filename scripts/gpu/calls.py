@@ -1,21 +1,23 @@
-"""What a call costs the host on the GPU here: autoconv's hit path against torch and a plain Triton launch.
+"""What a call costs the host on the GPU here: a hit of autoconv against torch and a launch by Triton's JIT.
 
-    python scripts/gpu/calls.py DIR
+    python -m scripts.gpu.calls DIR
 
-Bursts of calls, too few to fill the launch queue, are timed on the host alone; medians of the bursts.
+Bursts of calls, too few to fill the queue of launches, timed on the host alone; medians of the bursts, which
+take turns.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 import autoconv
@@ -31,35 +33,50 @@ BURST, BURSTS = 200, 60
 
 def main() -> None:
     """Measure and write DIR/calls.json."""
-    os.environ.setdefault("AUTOCONV_ON_MISS", "predict")
-    x, w = torch.randn(PROBLEM.x_shape, device="cuda"), torch.randn(PROBLEM.w_shape, device="cuda")
-    y = torch.empty(PROBLEM.y_shape, device="cuda")
-    model = autoconv.ModelNew(PROBLEM.Cin, PROBLEM.Cout, PROBLEM.K, dilation=PROBLEM.dilation).cuda()
-    module = torch.nn.Conv1d(
-        PROBLEM.Cin, PROBLEM.Cout, PROBLEM.K, dilation=PROBLEM.dilation, bias=False
-    ).cuda()
-    config = best_guess(PROBLEM, gpu.current(0))[0]
-    launch = kernel(config.kernel).launch
-    calls: dict[str, Callable[[], object]] = {
-        "autoconv.conv1d": lambda: autoconv.conv1d(x, w, dilation=2),
-        "torch conv1d": lambda: functional.conv1d(x, w, dilation=2),
-        "ModelNew": lambda: model(x),
-        "torch.nn.Conv1d": lambda: module(x),
-        "plain Triton launch, arguments worked out": lambda: launch(PROBLEM, config, x, w, None, y),
-        "new_empty": lambda: x.new_empty(PROBLEM.y_shape),
-    }
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    out = parser.parse_args().out
+    os.environ["AUTOCONV_ON_MISS"] = "predict"  # a plan of ours from the first call on
     with torch.no_grad(), serving.served_by(Dispatcher(Cuda(), settings.load())):
+        calls = variants()
         times: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(BURSTS):
             for name, call in calls.items():
                 times[name].append(burst(call))
-    found = {name: round(statistics.median(one), 3) for name, one in times.items()}
-    print(json.dumps(found, indent=1))
-    (Path(sys.argv[1]) / "calls.json").write_text(json.dumps({"host_us": found}, indent=1) + "\n")
+    found = {name: round(statistics.median(one), 2) for name, one in times.items()}
+    text = json.dumps({"problem": str(PROBLEM), "host_us": found}, indent=1)
+    print(text)
+    (out / "calls.json").write_text(text + "\n")
+
+
+def variants() -> dict[str, Callable[[], object]]:
+    """Return what is timed, by name."""
+    device = gpu.current(0)
+    assert device is not None
+    x, w, y = (
+        torch.randn(shape, device="cuda") for shape in (PROBLEM.x_shape, PROBLEM.w_shape, PROBLEM.y_shape)
+    )
+    channels, rest = (PROBLEM.Cin, PROBLEM.Cout, PROBLEM.K), {"dilation": PROBLEM.dilation}
+    ours, torchs = (
+        autoconv.ModelNew(*channels, **rest).cuda(),
+        nn.Conv1d(*channels, **rest, bias=False).cuda(),
+    )
+    config, _ = best_guess(PROBLEM, device)
+    launch = kernel(config.kernel).launch
+    return {
+        "autoconv.conv1d": lambda: autoconv.conv1d(x, w, dilation=dilation),
+        "torch's conv1d": lambda: functional.conv1d(x, w, dilation=dilation),
+        "ModelNew": lambda: ours(x),
+        "torch's Conv1d": lambda: torchs(x),
+        "a launch through Triton's JIT": lambda: launch(PROBLEM, config, x, w, None, y),
+        "new_empty": lambda: x.new_empty(PROBLEM.y_shape),
+    }
 
 
 def burst(call: Callable[[], object]) -> float:
-    """Return microseconds of the host's for one call."""
+    """Return the host's microseconds for one call."""
     call()
     torch.cuda.synchronize()
     begun = time.perf_counter()

@@ -1,9 +1,11 @@
 """Sweep representative layers on the GPU here and hold them against torch; a JSON line a layer.
 
-    python scripts/gpu/layers.py DIR [--seconds 190]
+    python -m scripts.gpu.layers DIR
 
 Each is swept as `autoconv tune` would, with a shorter list of candidates, into the database that AUTOCONV_DB
-names; then torch's convolution is timed with and without cuDNN's benchmark mode.
+names; then torch's convolution is timed with and without cuDNN's benchmark mode, and a few configs besides
+are timed that the model does not expect to win: it is judged by those too. Layers for which the time did not
+suffice are missing.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,12 @@ from autoconv.sweep.candidates import candidates, shortlist
 from autoconv.sweep.outcomes import Outcome
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job
-from autoconv.sweep.tasks import Compile, Time
+from autoconv.sweep.tasks import Compile, Time, device_name
 from autoconv.sweep.timing import time_torch
+from autoconv.sweep.trials import compiled_trial, timed_trial
+from scripts.gpu.rehearsal import RehearsedPool
+from scripts.gpu.rehearsal import torch_us as rehearsed_torch_us
+from tuning_db import Trial
 
 P = Problem
 LAYERS = {
@@ -65,11 +72,14 @@ LAYERS = {
     "seed fp16": P(64, 64, 128, 3, 224280, stride=3, dilation=4, dtype="float16"),
     "ieee": P(4, 64, 128, 3, 4096, padding=1, precision="ieee"),
 }
+REHEARSED = 2  # layers
 SHORTLIST = 12
 SWEEP_SECONDS = 30.0
-SAMPLED = 8  # further configs of a layer that are timed, not checked: the model is judged by bad ones too
-WITHIN = 4.0  # times the best estimate
+SAMPLED = 8  # further configs of a layer, drawn at random
+WITHIN = 4.0  # times the best estimate, of which they are drawn
 SAMPLE_SECONDS = 0.1
+TORCH_SECONDS = 0.2
+SECONDS = 205.0  # after which no layer is begun
 
 
 def main() -> None:
@@ -78,122 +88,124 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=205.0)
+    parser.add_argument("--rehearse", metavar="DEVICE")
     given = parser.parse_args()
     begun = time.monotonic()
-    here = target("auto")
-    if not here.on_gpu:
-        parser.error("no GPU here")
-    with WorkerPool() as pool, (given.out / "layers.jsonl").open("w") as rows:
-        compile_all(here, pool)
-        for name, problem in LAYERS.items():
-            if time.monotonic() - begun > given.seconds:
+    layers = dict(list(LAYERS.items())[:REHEARSED]) if given.rehearse else LAYERS
+    with opened(given.rehearse) as bench, (given.out / "layers.jsonl").open("w") as rows:
+        bench.compile(layers.values())
+        for name, problem in layers.items():
+            if time.monotonic() - begun > SECONDS:
                 print(f"time is up before {name}")
                 break
-            row = {"layer": name, **measured(problem, here, pool)}
+            row = {"layer": name, "problem": str(problem), **bench.measured(problem)}
             rows.write(json.dumps(row) + "\n")
             rows.flush()
-            print(line(row), flush=True)
+            print(described(row), flush=True)
 
 
-def compile_all(here: Target, pool: WorkerPool) -> None:
-    """Compile every layer's candidates at once, so that no sweep below waits for a compiler."""
-    begun = time.monotonic()
-    tasks = [
-        Compile(problem, config, here.device, here.settings.cache)
-        for problem in LAYERS.values()
-        for config in (
-            *shortlist(problem, candidates(problem, here.device), here.device, SHORTLIST),
-            *sampled(problem, here),
-        )
-    ]
-    print(f"{len(tasks)} candidates listed after {time.monotonic() - begun:.1f} s", flush=True)
-    failed = Counter(type(answer).__name__ for answer in pool.compilers.perform(tasks))
-    print(f"compiled after {time.monotonic() - begun:.1f} s: {dict(failed)}", flush=True)
+@dataclass(frozen=True)
+class LayerBench:
+    """What measures a layer: a target, the workers, and torch's clock."""
 
+    here: Target
+    pool: WorkerPool
+    torch_us: Callable[..., float]
+    shortlist: int = SHORTLIST
+    sampled: int = SAMPLED
 
-@cache
-def sampled(problem: Problem, here: Target) -> list[Config]:
-    """Return configs drawn from all whose estimate is within WITHIN of the best, the same ones each time."""
-    configs = candidates(problem, here.device)
-    seconds = estimate_seconds(problem, configs, here.device)
-    near = [config for config, one in zip(configs, seconds, strict=True) if one <= WITHIN * seconds.min()]
-    return random.Random(str(problem)).sample(near, min(SAMPLED, len(near)))
+    def compile(self, problems: Iterable[Problem]) -> None:
+        """Compile all layers' candidates at once, so that no sweep waits for a compiler."""
+        begun = time.monotonic()
+        tasks = [
+            Compile(problem, config, self.here.device, self.here.settings.cache)
+            for problem in problems
+            for config in (*self._shortlist(problem), *self._sampled(problem))
+        ]
+        outcomes = Counter(type(answer).__name__ for answer in self.pool.compilers.perform(tasks))
+        print(f"{len(tasks)} compiled in {time.monotonic() - begun:.0f} s: {dict(outcomes)}", flush=True)
 
-
-def sample(problem: Problem, here: Target, pool: WorkerPool) -> Iterator[dict[str, Any]]:
-    """Time the sampled configs that compile to what the device can run."""
-    configs = sampled(problem, here)
-    tasks = [Compile(problem, config, here.device, here.settings.cache) for config in configs]
-    for config, resources in zip(configs, list(pool.compilers.perform(tasks)), strict=True):
-        row: dict[str, Any] = {"config": config.document()}
-        if isinstance(resources, Outcome):
-            yield {**row, "outcome": "compile", "error": resources.reason}
-            continue
-        row |= {"registers": resources.registers, "shared": resources.shared, "spills": resources.spills}
-        reason = resources.unrunnable(config, here.device)
-        if reason is not None:
-            yield {**row, "outcome": "resources", "error": reason}
-            continue
-        predicted = predict(problem, config, here.device, resources)
-        row |= {"predicted_us": predicted.seconds * 1e6, "bound": predicted.bound}
-        (answer,) = pool.gpu.perform([Time(problem, config, "cuda:0", SAMPLE_SECONDS)])
-        if isinstance(answer, Outcome):
-            yield {**row, "outcome": "launch", "error": answer.reason}
-        else:
-            yield {**row, "outcome": "ok", "us": statistics.median(answer.us), "spread": spread(answer.us)}
-
-
-def measured(problem: Problem, here: Target, pool: WorkerPool) -> dict[str, Any]:
-    """Sweep one problem and return what was found."""
-    job = Job(here.device, here.environment, here.settings.cache, True, SWEEP_SECONDS, SHORTLIST)
-    try:
-        swept = here.tuner.tune(problem, job, again=True, pool=pool).swept
-    except Exception as error:
-        return {"problem": str(problem), "error": f"{type(error).__name__}: {error}"}
-    assert swept is not None
-    torchs = {}
-    try:
-        for mode, benchmark in (("torch_us", False), ("torch_benchmark_us", True)):
-            torchs[mode] = statistics.median(
-                time_torch(problem, where="cuda:0", seconds=0.2, benchmark=benchmark)
-            )
-        torch.cuda.empty_cache()
-    except Exception as error:
-        torchs["torch_error"] = f"{type(error).__name__}: {error}"
-    trials = [
-        {
-            "config": trial.config,
-            "outcome": trial.outcome,
-            "error": trial.error,
-            "predicted_us": trial.predicted_us,
-            "us": statistics.median(trial.samples_us) if trial.samples_us else None,
-            "spread": spread(trial.samples_us),
-            "max_err": trial.max_err,
-            "default": trial.detail.get("default", False),
-            "detail": {k: v for k, v in trial.detail.items() if k != "check"},
+    def measured(self, problem: Problem) -> dict[str, Any]:
+        """Sweep one problem and return what was found, times in microseconds."""
+        here = self.here
+        job = Job(here.device, here.environment, here.settings.cache, True, SWEEP_SECONDS, self.shortlist)
+        swept = here.tuner.tune(problem, job, again=True, pool=self.pool).swept
+        assert swept is not None
+        rows = [trial_row(trial) for trial in swept.trials]
+        ours = [row for row in rows if row["us"] is not None and row["config"]["kernel"] != ATEN.kernel]
+        best = min(ours, key=lambda row: float(row["us"]), default=None)
+        return {
+            "best": best,
+            "first_us": next((row["us"] for row in ours if row["default"]), None),
+            "torch_us": self.torch_us(problem, benchmark=False),
+            "torch_benchmark_us": self.torch_us(problem, benchmark=True),
+            "floor_us": floor_seconds(problem, here.device) * 1e6,
+            "seconds": round(swept.seconds, 1),
+            "stopped": swept.stopped,
+            "outcomes": Counter(row["outcome"] for row in rows),
+            "trials": rows,
+            "sampled": list(self._sample(problem)),
         }
-        for trial in swept.trials
-    ]
-    ours = [t for t in trials if t["us"] is not None and t["config"]["kernel"] != ATEN.kernel]
-    best = min(ours, key=lambda t: t["us"], default=None)
+
+    def _shortlist(self, problem: Problem) -> list[Config]:
+        return shortlist(problem, candidates(problem, self.here.device), self.here.device, self.shortlist)
+
+    def _sampled(self, problem: Problem) -> list[Config]:
+        """Return configs drawn from those whose estimate is within WITHIN of the best, always the same."""
+        configs = candidates(problem, self.here.device)
+        seconds = estimate_seconds(problem, configs, self.here.device)
+        near = [config for config, one in zip(configs, seconds, strict=True) if one <= WITHIN * seconds.min()]
+        return random.Random(str(problem)).sample(near, min(self.sampled, len(near)))
+
+    def _sample(self, problem: Problem) -> Iterator[dict[str, Any]]:
+        """Time the sampled configs that compile to what the device can run; they are not checked."""
+        configs, device = self._sampled(problem), self.here.device
+        tasks = [Compile(problem, config, device, self.here.settings.cache) for config in configs]
+        for config, resources in zip(configs, list(self.pool.compilers.perform(tasks)), strict=True):
+            if isinstance(resources, Outcome) or resources.unrunnable(config, device):
+                continue
+            prediction = predict(problem, config, device, resources)
+            timed = Time(problem, config, device_name(0), SAMPLE_SECONDS)
+            (answer,) = self.pool.gpu.perform([timed])
+            if not isinstance(answer, Outcome):
+                yield trial_row(timed_trial(compiled_trial(config, prediction), answer))
+
+
+@contextmanager
+def opened(rehearse: str | None) -> Iterator[LayerBench]:
+    """Yield a bench on the GPU here, or one that rehearses for the device of that name."""
+    here = target(rehearse or "auto")
+    if rehearse:
+        with RehearsedPool(here.device) as pool:
+            yield LayerBench(replace(here, on_gpu=True), pool, rehearsed_torch_us, shortlist=1, sampled=1)
+        return
+    with WorkerPool() as pool:
+        yield LayerBench(here, pool, torch_us)
+
+
+def torch_us(problem: Problem, *, benchmark: bool) -> float:
+    """Return the median time of torch's own convolution here."""
+    samples = time_torch(problem, where=device_name(0), seconds=TORCH_SECONDS, benchmark=benchmark)
+    torch.cuda.empty_cache()
+    return statistics.median(samples)
+
+
+def trial_row(trial: Trial) -> dict[str, Any]:
+    """Return what of a trial the model can be held against."""
     return {
-        "problem": str(problem),
-        "best_us": best and best["us"],
-        "best": best and best["config"],
-        "best_predicted_us": best and best["predicted_us"],
-        "first_us": next((t["us"] for t in ours if t["default"]), None),
-        "floor_us": floor_seconds(problem, here.device) * 1e6,
-        **torchs,
-        "seconds": round(swept.seconds, 1),
-        "stopped": swept.stopped,
-        "outcomes": Counter(t["outcome"] for t in trials),
-        "trials": trials,
-        "sampled": list(sample(problem, here, pool)),
+        "config": trial.config,
+        "outcome": trial.outcome,
+        "error": trial.error,
+        "predicted_us": trial.predicted_us,
+        "us": statistics.median(trial.samples_us) if trial.samples_us else None,
+        "spread": spread(trial.samples_us),
+        "max_err": trial.max_err,
+        "default": trial.detail.get("default", False),
+        **{name: trial.detail.get(name) for name in ("registers", "shared", "spills", "bound")},
     }
 
 
-def spread(samples: tuple[float, ...]) -> float | None:
+def spread(samples: Sequence[float]) -> float | None:
     """Return the width between the quartiles over the median."""
     if len(samples) < 4:
         return None
@@ -201,18 +213,20 @@ def spread(samples: tuple[float, ...]) -> float | None:
     return round((high - low) / middle, 4)
 
 
-def line(row: dict[str, Any]) -> str:
-    if "error" in row:
-        return f"{row['layer']}: {row['error']}"[:240]
-
-    def us(name: str) -> str:
-        return f"{row[name]:.1f}" if row.get(name) is not None else "-"
-
-    return (
-        f"{row['layer']}: best {us('best_us')} (predicted {us('best_predicted_us')}), first {us('first_us')}, "
-        f"torch {us('torch_us')}, benchmark {us('torch_benchmark_us')}, floor {us('floor_us')} us | "
-        f"{dict(row['outcomes'])} {row['seconds']} s {row['best'] and row['best']['kernel']} {row['stopped'] or ''}"
-    )
+def described(row: dict[str, Any]) -> str:
+    """Return a row as a line."""
+    best = row["best"] or {"us": None, "predicted_us": None, "config": {"kernel": "-"}}
+    times = {
+        "best": best["us"],
+        "predicted": best["predicted_us"],
+        "first guess": row["first_us"],
+        "torch": row["torch_us"],
+        "with benchmark": row["torch_benchmark_us"],
+        "floor": row["floor_us"],
+    }
+    told = ", ".join(f"{name} {'-' if us is None else f'{us:.1f}'}" for name, us in times.items())
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in row["outcomes"].items())
+    return f"{row['layer']}: {best['config']['kernel']}: {told} us; {outcomes}; {row['seconds']} s"
 
 
 if __name__ == "__main__":

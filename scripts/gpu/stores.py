@@ -1,16 +1,16 @@
-"""Time stores of y alone: rows that start on a sector or off one, and sectors that two launches fill by halves.
+"""Time stores alone: rows that start on a sector or off one, and elements that several passes interleave.
 
-    python scripts/gpu/stores.py DIR
+    python -m scripts.gpu.stores DIR
 
-The counters of these patterns say what reaches DRAM (`profile.py`); the times here say what the L2 makes of
-them. Every pattern writes the same y.
+Every pattern writes the same 2 GiB; `counters` says what of it reaches DRAM.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,77 +19,62 @@ import triton.language as tl
 
 from autoconv import gpu
 
-ROWS, WIDTH = 8192, 65536  # 2 GiB of float32
+ROWS, WIDTH = 8192, 65536  # float32
 BLOCK = 1024
+SECONDS = 0.3  # for the samples of one pattern
 
 
-@triton.jit
-def rows_kernel(y, ROW, START, B: tl.constexpr):
-    """Write row by row, ROW elements apart, the first at START."""
-    at = tl.program_id(0) * B + tl.arange(0, B)
-    tl.store(y + START + tl.program_id(1).to(tl.int64) * ROW + at, at.to(tl.float32), mask=at < 65536)
+@triton.jit  # type: ignore[untyped-decorator]
+def store(y, PITCH, START, WIDTH: tl.constexpr, STEP: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Write every STEP-th element of a row, from START plus the phase on grid axis z."""
+    at = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)) * STEP + tl.program_id(2)
+    row = y + tl.program_id(1).to(tl.int64) * PITCH + START
+    tl.store(row + at, at.to(tl.float32), mask=at < WIDTH)
 
 
-@triton.jit
-def strided_kernel(y, ROW, PHASE, STEP: tl.constexpr, B: tl.constexpr):
-    """Write every STEP-th element, from PHASE on."""
-    at = (tl.program_id(0) * B + tl.arange(0, B)) * STEP + PHASE
-    tl.store(y + tl.program_id(1).to(tl.int64) * ROW + at, at.to(tl.float32), mask=at < 65536)
-
-
-@triton.jit
-def together_kernel(y, ROW, STEP: tl.constexpr, B: tl.constexpr):
-    """Write every STEP-th element, and at once those between them."""
+@triton.jit  # type: ignore[untyped-decorator]
+def store_phases(y, PITCH, WIDTH: tl.constexpr, STEP: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Write the same elements, all phases in one block, one after the other."""
+    row = y + tl.program_id(1).to(tl.int64) * PITCH
     for phase in tl.static_range(STEP):
-        at = (tl.program_id(0) * B + tl.arange(0, B)) * STEP + phase
-        tl.store(y + tl.program_id(1).to(tl.int64) * ROW + at, at.to(tl.float32), mask=at < 65536)
+        at = (tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)) * STEP + phase
+        tl.store(row + at, at.to(tl.float32), mask=at < WIDTH)
 
 
-@triton.jit
-def phases_kernel(y, ROW, STEP: tl.constexpr, B: tl.constexpr):
-    """As `transposed_phases`: the phases on grid axis z, each after all blocks of the one before."""
-    at = (tl.program_id(0) * B + tl.arange(0, B)) * STEP + tl.program_id(2)
-    tl.store(y + tl.program_id(1).to(tl.int64) * ROW + at, at.to(tl.float32), mask=at < 65536)
+def patterns(y: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """Return the launches, by name."""
+
+    def rows(pitch: int, start: int) -> Callable[[], object]:
+        return lambda: store[(WIDTH // BLOCK, ROWS, 1)](y, pitch, start, WIDTH, 1, BLOCK)
+
+    def phases(step: int) -> Callable[[], object]:
+        return lambda: store[(WIDTH // BLOCK // step, ROWS, step)](y, WIDTH, 0, WIDTH, step, BLOCK)
+
+    def together(step: int) -> Callable[[], object]:
+        return lambda: store_phases[(WIDTH // BLOCK // step, ROWS)](y, WIDTH, WIDTH, step, BLOCK)
+
+    return {
+        **{f"rows at a pitch of {WIDTH + more}": rows(WIDTH + more, 0) for more in (0, 1, 2, 4, 8)},
+        **{f"rows from element {start}": rows(WIDTH, start) for start in (1, 2, 4, 8)},
+        **{f"every {step}th element, a pass each": phases(step) for step in (2, 4)},
+        **{f"every {step}th element, in one block": together(step) for step in (2, 4)},
+    }
 
 
 def main() -> None:
     """Time each pattern and write DIR/stores.json."""
-    y = torch.empty(ROWS * (WIDTH + 16) + 64, device="cuda")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    out = parser.parse_args().out
+    y = torch.empty(ROWS * (WIDTH + 16), device="cuda")
     found = {}
-
-    def timed(name, call):  # type: ignore[no-untyped-def]
-        us = statistics.median(gpu.time_callable(call, seconds=0.3))
+    for name, call in patterns(y).items():
+        us = statistics.median(gpu.time_callable(call, seconds=SECONDS))
         found[name] = {"us": round(us, 1), "gbps": round(4 * ROWS * WIDTH / us / 1e3, 1)}
         print(name, found[name], flush=True)
-
-    grid = (WIDTH // BLOCK, ROWS)
-    for pitch in (WIDTH, WIDTH + 1, WIDTH + 2, WIDTH + 4, WIDTH + 8):
-        timed(f"rows, pitch {pitch}", lambda pitch=pitch: rows_kernel[grid](y, pitch, 0, BLOCK, num_warps=4))
-    for start in (1, 2, 4, 8):
-        timed(
-            f"rows, start {start}", lambda start=start: rows_kernel[grid](y, WIDTH, start, BLOCK, num_warps=4)
-        )
-    for step in (2, 4):
-        some = (WIDTH // BLOCK // step, ROWS)
-        timed(
-            f"every {step}th, one launch a phase",
-            lambda step=step, some=some: [
-                strided_kernel[some](y, WIDTH, phase, step, BLOCK, num_warps=4) for phase in range(step)
-            ],
-        )
-        timed(
-            f"every {step}th, together",
-            lambda step=step, some=some: together_kernel[some](y, WIDTH, step, BLOCK, num_warps=4),
-        )
-        timed(
-            f"every {step}th, phases on z",
-            lambda step=step, some=some: phases_kernel[(*some, step)](y, WIDTH, step, BLOCK, num_warps=4),
-        )
-        timed(
-            f"every {step}th alone",
-            lambda step=step, some=some: strided_kernel[some](y, WIDTH, 0, step, BLOCK, num_warps=4),
-        )
-    (Path(sys.argv[1]) / "stores.json").write_text(json.dumps(found, indent=1) + "\n")
+    (out / "stores.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,134 @@
+"""Take the results of a run on a GPU into the project: shipped rows, and docs/measured.md.
+
+    python -m scripts.gpu.adopt DIR [--best 3]
+
+Of each problem swept the best few configs of today's sources, torch's own convolution and what would have
+served untuned go to tuning_db/prebuilt/DEVICE-tritonX.Y-measured.jsonl; docs/measured.md gets the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from autoconv.kernels.aten import ATEN
+from autoconv.kernels.source import source_of
+from hatch_build import build_database
+from scripts.gpu.summary import layer_table, loaded, model_table, pairs, summed
+
+ROOT = Path(__file__).resolve().parents[2]
+PREBUILT = ROOT / "tuning_db" / "prebuilt"
+PAGE = ROOT / "docs" / "measured.md"
+SAMPLES = 25  # kept of a trial, evenly spaced in its sorted samples: they give the same median and quartiles
+
+
+def main() -> None:
+    """Adopt one run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--best", type=int, default=3, help="configs of each problem")
+    parser.add_argument("--date", required=True, help="of the run, as 2026-01-31")
+    given = parser.parse_args()
+    try:
+        text = adopted(given.out, given.best)
+    except RefusedError as refused:
+        sys.exit(f"not adopted: {refused}")
+    PAGE.write_text(page(given.out, given.date))
+    print(f"{text.name}: {len(text.read_text().splitlines())} trials; {PAGE.name}")
+
+
+class RefusedError(Exception):
+    """Results that may not be shipped, and why."""
+
+
+def adopted(out: Path, best: int) -> Path:
+    """Write the shipped text and return its path.
+
+    Raises:
+        RefusedError: they are a rehearsal's, or no trial of today's sources was measured.
+    """
+    machine = loaded(out / "machine.json")
+    environment = machine.get("environment")
+    if machine.get("rehearsal") or not environment:
+        raise RefusedError("a rehearsal measures nothing" if machine else f"{out} holds no machine.json")
+    lines = [json.loads(line) for line in (out / "export.jsonl").read_text().splitlines()]
+    kept = [line for line in lines if shippable(line, environment["device"])]
+    if not kept:
+        raise RefusedError("it has no measured trial of today's kernels")
+    text = PREBUILT / f"{environment['device']}-triton{environment['triton']}-measured.jsonl"
+    text.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in chosen(kept, best)))
+    build_database(ROOT)  # which raises on a line that is damaged or contradicts another
+    return text
+
+
+def shippable(line: dict[str, Any], device: str) -> bool:
+    """Return whether a trial was measured on `device` with a kernel as it is today, and passed its check."""
+    trial = line["trial"]
+    here = line["environment"]["soft"]["device"] == device
+    kernel = trial["config"]["kernel"]
+    today = trial["source"] == source_of(kernel) or kernel == ATEN.kernel
+    return bool(here and today and trial["outcome"] == "ok" and trial["samples_us"])
+
+
+def chosen(lines: Iterable[dict[str, Any]], best: int) -> list[dict[str, Any]]:
+    """Return of each problem its best trials, torch's and the default's, with fewer samples each."""
+    of_problem: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        of_problem[line["problem"]["key"]].append(line)
+    kept = []
+    for _, rows in sorted(of_problem.items()):
+        rows.sort(key=lambda line: statistics.median(line["trial"]["samples_us"]))
+        ours = [line for line in rows if line["trial"]["config"]["kernel"] != ATEN.kernel]
+        others = [line for line in rows if line["trial"]["config"]["kernel"] == ATEN.kernel]
+        others += [line for line in ours[best:] if line["trial"]["detail"].get("default")]
+        kept += [thinned(line) for line in (*ours[:best], *others)]
+    return kept
+
+
+def thinned(line: dict[str, Any]) -> dict[str, Any]:
+    """Return a line with at most SAMPLES of its samples, spread evenly over all of them."""
+    samples = sorted(line["trial"]["samples_us"])
+    if len(samples) > SAMPLES:
+        last = len(samples) - 1
+        samples = [samples[round(number * last / (SAMPLES - 1))] for number in range(SAMPLES)]
+    rounded = [round(us, 3) for us in samples]
+    return {**line, "trial": {**line["trial"], "samples_us": rounded, "measured_us": None}}
+
+
+def page(out: Path, date: str) -> str:
+    """Return docs/measured.md."""
+    found = summed(out)
+    machine, environment = found["machine"], found["machine"]["environment"]
+    versions = f"Triton {environment['triton_patch']}, torch {machine['versions']['torch']}"
+    parts = [
+        "# Measured",
+        f"On {machine['nvidia_smi']['name']}, driver {environment['cuda_driver']}, "
+        f"{environment['power_limit_w']} W, {versions}; {date}, by `scripts/gpu/run.sh`. Every time is the "
+        'median of single calls with a cold L2, in microseconds; "with benchmark" is torch with cuDNN\'s '
+        'benchmark mode, "first guess" what the model would serve untuned, "floor" every byte moved once '
+        "at the data sheet's bandwidth, or the operations at its peak rate.",
+        layer_table(found["layers"]),
+        f"The best config is faster than the better of torch's two by {found['faster_than_torch']}, as a "
+        "geometric mean over the layers. Where torch is faster, it serves.",
+        "## The model against it",
+        "Over all configs that were timed, the winners and those drawn at random alike:",
+        model_table(found["model"]),
+        "## What the card reaches",
+        pairs("GB/s", machine["gbps"]) + ".",
+        pairs("TFLOP/s of torch's products of 8192 x 8192 matrices", machine["tflops"]) + ".",
+        pairs("Stores of 2 GiB alone, us", {name: row["us"] for name, row in found["stores"].items()}) + ".",
+        pairs("A call of a small convolution costs the host, us", found["calls"]) + ".",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    main()
