@@ -58,10 +58,10 @@ def variants() -> dict[str, Callable[[], object]]:
     x, w, y = (
         torch.randn(shape, device="cuda") for shape in (PROBLEM.x_shape, PROBLEM.w_shape, PROBLEM.y_shape)
     )
-    channels, rest = (PROBLEM.Cin, PROBLEM.Cout, PROBLEM.K), {"dilation": PROBLEM.dilation}
+    channels, dilation = (PROBLEM.Cin, PROBLEM.Cout, PROBLEM.K), PROBLEM.dilation
     ours, torchs = (
-        autoconv.ModelNew(*channels, **rest).cuda(),
-        nn.Conv1d(*channels, **rest, bias=False).cuda(),
+        autoconv.ModelNew(*channels, dilation=dilation).cuda(),
+        nn.Conv1d(*channels, dilation=dilation, bias=False).cuda(),
     )
     config, _ = best_guess(PROBLEM, device)
     launch = kernel(config.kernel).launch
