@@ -8,13 +8,14 @@ PREBUILT := tuning_db/prebuilt/autoconv.db
 PREBUILT_FROM := hatch_build.py autoconv/problem.py $(wildcard tuning_db/*.py tuning_db/prebuilt/*.py tuning_db/prebuilt/*.jsonl)
 OTHER_TRITONS := 3.3.1 3.9.0
 TESTED_TRITONS := 3.3.1 3.6.0 3.9.0
+OFFLINE := sqlite-utils sqlite-fts4 click click-default-group filelock platformdirs
 MODELS := transformers openai-whisper asteroid
 EXAMPLES ?= 5000
 JOBS ?= 2
 SEED ?= 1
 
 .DEFAULT_GOAL := check
-.PHONY: check setup demo test fuzz stress lint format types docs docs-update bench bench-model bench-db test-models test-triton-versions prebuilt dist clean help
+.PHONY: check setup demo test fuzz stress lint format types docs docs-update bench bench-model bench-db test-models test-triton-versions gpu offline-bundle prebuilt dist clean help
 
 check: lint types docs test  ## Everything that must hold before a change goes in
 
@@ -72,6 +73,17 @@ test-triton-versions: $(TESTED_TRITONS:%=test-triton-%)  ## tests/compat and tes
 test-models: .venv-models/.ready $(PREBUILT)  ## Published models, accelerated, in the interpreter
 	TRITON_INTERPRET=1 .venv-models/bin/python -m pytest -q tests/models/published_models.py
 
+gpu: setup  ## Prove and measure on the GPU here, in ten minutes, into OUT=DIR
+	@test -n "$(OUT)" || { echo "say where to: make gpu OUT=DIR"; exit 2; }
+	@$(RUN) -m scripts.gpu.run "$(OUT)"
+
+# For scripts/gpu/run.sh on a machine with a GPU, torch and Triton, where nothing can be installed.
+offline-bundle: setup  ## What that machine lacks, in offline/: wheels and the packaged database
+	rm -rf offline
+	$(RUN) -m pip download --quiet --no-deps --dest offline/wheels $(OFFLINE)
+	cp $(PREBUILT) $(PREBUILT).sha256 offline/
+	@du -sh offline
+
 prebuilt: setup $(OTHER_TRITONS:%=.venv-triton-%/.ready)  ## The packaged database's text, for every supported Triton
 	for python in $(RUN) $(OTHER_TRITONS:%=.venv-triton-%/bin/python); do $$python scripts/build_prebuilt.py || exit 1; done
 	$(RUN) hatch_build.py
@@ -80,7 +92,7 @@ dist: setup  ## Source distribution and wheel, in dist/
 	$(RUN) -m build
 
 clean:  ## Remove environments, caches and everything built
-	rm -rf .venv .venv-triton-* .venv-models build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-triton-* .venv-models build dist offline .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f tuning_db/prebuilt/*.db tuning_db/prebuilt/*.db.* tuning_db/prebuilt/*.db-journal
 	find autoconv tuning_db tests scripts -name __pycache__ -prune -exec rm -rf {} +
 
