@@ -136,7 +136,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     parts.append(layer_table(found["layers"], "scripted" if found["rehearsal"] else "measured"))
     if found["faster_than_torch"]:
         parts.append(f"Torch's better time over ours: {found['faster_than_torch']} (geometric mean).")
-    parts.append(model_table(found["model"]))
+    if not found["rehearsal"]:
+        parts.append(model_table(found["model"]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
