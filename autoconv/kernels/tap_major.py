@@ -2,8 +2,9 @@
 
 Within a tap neither the weight nor x needs a division: `dense` works out the channel, the tap and the bounds
 of every row of its tile anew in each step, which on an H200 takes longer than the products. A first launch
-copies the weight (Cout, Cin, K) to (K, Cout, Cin), whose rows are then read as widely as Cin allows. The copy
-is made in each call, so that it is never stale; it is as large as the weight.
+copies the weight to (K, Cout, Cin), whose rows are then read as widely as Cin allows. The copy is made in each
+call, so that it is never stale; it is as large as the weight. A transposed convolution of stride 1 is an
+ordinary one with its taps in reverse and other padding, which costs nothing more here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import triton.language as tl
 
 from autoconv.config import Config
 from autoconv.kernels.base import OPTIONS, Launch
+from autoconv.kernels.bindings import Scalar
 from autoconv.kernels.implicit_gemm import ImplicitGemm, View, x_vector_bytes
 from autoconv.kernels.sizes import Strides, alignment, cdiv
 from autoconv.kernels.tiles import store_tile, tile_of, within
@@ -24,12 +26,25 @@ PACKED_BLOCK = 1024  # elements of the weight that one block copies
 
 
 @triton.jit
-def pack_kernel(w_ptr, scratch_ptr, ROWS: tl.constexpr, K: tl.constexpr, BLOCK: tl.constexpr):
-    """Copy a weight of ROWS = Cout * Cin rows of K taps to K rows of Cout * Cin."""
+def pack_kernel(
+    w_ptr,
+    scratch_ptr,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    K: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Copy a weight (COUT, CIN, K) to (K, COUT, CIN); or (CIN, COUT, K), its taps in reverse."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = i < ROWS * K
+    mask = i < CIN * COUT * K
+    tap, row, channel = i // (CIN * COUT), i // CIN % COUT, i % CIN
+    if TRANSPOSED:
+        offset = (channel * COUT + row) * K + (K - 1 - tap)
+    else:
+        offset = (row * CIN + channel) * K + tap
     packed_ptr = scratch_ptr.to(tl.pointer_type(w_ptr.dtype.element_ty), bitcast=True)
-    tl.store(packed_ptr + i, tl.load(w_ptr + (i % ROWS) * K + i // ROWS, mask=mask), mask=mask)
+    tl.store(packed_ptr + i, tl.load(w_ptr + offset, mask=mask), mask=mask)
 
 
 @triton.jit
@@ -102,11 +117,19 @@ class TapMajor(ImplicitGemm):
     address_instructions = 3.0  # no division, and the bounds are those of a column
 
     def refusal(self, problem: Problem) -> str | None:
+        if problem.op == "conv_weight":
+            return "it runs op=conv and op=conv_transpose, not op=conv_weight"
         if problem.stride != 1:
             return f"it runs stride=1, not stride={problem.stride}"
         if problem.K == 1:
             return "it runs K of 2 or more: with K=1 there is nothing to pack"
-        return super().refusal(problem)
+        return None if problem.groups == 1 else f"it runs groups=1, not groups={problem.groups}"
+
+    def constants(self, problem: Problem) -> dict[str, Scalar]:
+        left = problem.pad_left
+        if problem.op == "conv_transpose":
+            left = problem.dilation * (problem.K - 1) - left
+        return {"PAD_LEFT": left, "PADDED": left > 0}
 
     def vectors(self, problem: Problem) -> tuple[int, int, int]:
         size = problem.dtype_bytes
@@ -127,16 +150,18 @@ class TapMajor(ImplicitGemm):
 
 def _pack(problem: Problem) -> Launch:
     """Return the launch that packs the weight."""
-    rows = problem.Cout * problem.Cin
     keywords = {
-        "ROWS": rows,
+        "CIN": problem.Cin,
+        "COUT": problem.Cout,
         "K": problem.K,
+        "TRANSPOSED": problem.op == "conv_transpose",
         "BLOCK": PACKED_BLOCK,
         "num_warps": 4,
         "num_stages": 2,
         **OPTIONS,
     }
-    return Launch(pack_kernel, ("w", "partials"), (cdiv(rows * problem.K, PACKED_BLOCK), 1, 1), keywords)
+    blocks = cdiv(math.prod(problem.w_shape), PACKED_BLOCK)
+    return Launch(pack_kernel, ("w", "partials"), (blocks, 1, 1), keywords)
 
 
 KERNEL = TapMajor()
