@@ -15,11 +15,12 @@ from .layers import Layers
 from .maintenance import Pruned, Report, check, prune, rebuild, vacuum
 from .misses import Miss
 from .nearest import Neighbour
+from .packing import write_pin
 from .ranking import Ranked
 from .records import EnvironmentRecord, Pin, ProblemRecord, RunRecord, Trial, Winner
 from .recovery import open_healed
 from .store import TuningDB
-from .transfer import ImportSummary, export_lines, import_lines, merge, quarantined
+from .transfer import ImportSummary, entry_lines, export_lines, import_lines, merge, quarantined
 
 __all__ = [
     "BusyError",
@@ -45,6 +46,7 @@ __all__ = [
     "Winner",
     "bounded_lines",
     "check",
+    "entry_lines",
     "export_lines",
     "import_lines",
     "merge",
@@ -55,4 +57,5 @@ __all__ = [
     "rebuild",
     "single_flight",
     "vacuum",
+    "write_pin",
 ]

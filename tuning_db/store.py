@@ -400,8 +400,13 @@ class TuningDB:
                 """SELECT user_version, page_count * page_size
                 FROM pragma_user_version, pragma_page_count, pragma_page_size"""
             ).fetchone()
-        pin = {"pin": self.pin and self.pin.title, "pinned_at": self.pin and self.pin.made}
-        return {**found, "path": str(self.path), "schema_version": version, "size_bytes": size, **pin}
+        described = {"path": str(self.path), "schema_version": version, "size_bytes": size}
+        return {
+            **found,
+            **described,
+            "pin": self.pin and self.pin.title,
+            "pinned_at": self.pin and self.pin.made,
+        }
 
     def close(self) -> None:
         """Close the connections of every thread; the database cannot be used afterwards."""
