@@ -84,7 +84,12 @@ def test_it_holds_one_answer_whatever_the_driver(run: Run, user: Path, target: P
     fill(user, trial(8), replace(trial(4), measured_us=9.0), environment=new)
     apart = [from_layers(environment=one) for one in (old, new)]
     assert [found and found.config for found in apart] == [config(4), config(8)]
+    alike = replace(PROBLEM, L=2048)  # the same times under both
+    for one in (old, new):
+        fill(user, trial(4), problem=alike, environment=one)
     pinned(run, target)
+    with lookup.open_file(target) as database:
+        assert len(database.winners(PROBLEM.key())) == len(database.winners(alike.key())) == 1
     ranks = [from_file(target, environment=one) for one in (old, new, HERE)]
     assert len({found.config for found in ranks if found}) == 1 and None not in ranks
 

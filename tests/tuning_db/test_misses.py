@@ -185,6 +185,16 @@ def test_no_writer_writes_a_pin(db: TuningDB, path: Path) -> None:
             assert path.read_bytes() == before and pin.misses() == [miss()]
 
 
+def test_a_pin_that_comes_to_lie_in_the_place_of_a_file_is_not_written(db: TuningDB, path: Path) -> None:
+    beside = path.with_name("pin.db")
+    with TuningDB.open(beside, columns=COLUMNS) as other, other.writing() as connection:
+        schema.mark_pinned(connection, Pin("L4", day(2)))
+    beside.replace(path)
+    with pytest.raises(UnwritableError, match="a pin of L4"):
+        db.note_misses([miss()])
+    assert db.pinned and db.misses() == []
+
+
 # --- what becomes of them -------------------------------------------------------------------------
 
 
