@@ -17,7 +17,7 @@ from autoconv.cli.common import json_option, note, print_json, printable, progre
 from tuning_db import TuningDB
 
 if TYPE_CHECKING:
-    from autoconv.tuning.missed import Missed
+    from autoconv.tuning.backlog import MissedProblem
 
 
 @click.command()
@@ -42,14 +42,13 @@ def missed(file: Path | None, device: str | None, as_json: bool) -> None:
         say("nothing was missed")
 
 
-def missed_of(database: TuningDB, device: str | None) -> list[Missed]:
+def missed_of(database: TuningDB, device: str | None) -> list[MissedProblem]:
     """Return what a database notes as missed, by all devices or one, the most time first.
 
     Raises:
         DeviceError: `device` is the name of none, neither in the catalogue nor there.
     """
-    from autoconv.tuning.missed import device_name
-    from autoconv.tuning.missed import missed as by_problem
+    from autoconv.tuning.backlog import backlog, device_name
 
     misses = database.misses()
     if device is not None:
@@ -58,7 +57,7 @@ def missed_of(database: TuningDB, device: str | None) -> list[Missed]:
             devices.find(device)
         misses = [miss for miss in misses if device_name(miss) == wanted]
     with progress_bar("misses") as progress:
-        found = by_problem(misses, progress)
+        found = backlog(misses, progress)
     left_out = len(misses) - sum(len(one.keys) for one in found)
     if left_out:
         note(
@@ -67,7 +66,7 @@ def missed_of(database: TuningDB, device: str | None) -> list[Missed]:
     return found
 
 
-def _fields(one: Missed) -> dict[str, Any]:
+def _fields(one: MissedProblem) -> dict[str, Any]:
     return {
         "problem": str(one.problem),
         "device": one.device,

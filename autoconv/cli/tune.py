@@ -33,7 +33,7 @@ from autoconv.sweep.pool import WorkerPool
 from tuning_db import TuningDBError
 
 if TYPE_CHECKING:
-    from autoconv.tuning.missed import Missed
+    from autoconv.tuning.backlog import MissedProblem
     from autoconv.tuning.tuner import Tuned
 
 
@@ -43,7 +43,7 @@ class Wanted:
 
     problem: Problem
     at: Target
-    missed: Missed | None = None
+    missed: MissedProblem | None = None
 
 
 @click.command(epilog=PROBLEM_HELP)

@@ -17,7 +17,7 @@ from autoconv.environment import Environment
 from autoconv.problem import Problem
 from autoconv.sweep.candidates import best_guess
 from autoconv.tuning import tuner
-from autoconv.tuning.missed import missed
+from autoconv.tuning.backlog import backlog
 from tests.cli.conftest import PROBLEM, Run, Tuned
 from tests.cli.test_commands import documented
 from tuning_db import BusyError, EnvironmentRecord, Miss, ProblemRecord, TuningDB
@@ -121,7 +121,7 @@ def test_a_key_of_another_version_is_left_out_and_told(run: Run) -> None:
 
 def test_no_estimate_comes_last_and_torch_s_least_where_no_kernel_runs_it() -> None:
     unknown = EnvironmentRecord({"arch": "sm_999", "triton": "3.7"}, {"device": "new", "sms": 1})
-    found = missed([replace(miss(LARGE, calls=10**6), environment=unknown), miss(SMALL), miss(BEYOND)])
+    found = backlog([replace(miss(LARGE, calls=10**6), environment=unknown), miss(SMALL), miss(BEYOND)])
     assert [one.problem for one in found] == [BEYOND, SMALL, LARGE]
     assert found[0].seconds is not None and found[0].seconds > 1
     assert found[2].seconds is None and found[2].total_seconds == 0
@@ -129,7 +129,7 @@ def test_no_estimate_comes_last_and_torch_s_least_where_no_kernel_runs_it() -> N
 
 def test_sizes_near_each_other_are_estimated_almost_as_if_each_were_searched() -> None:
     problems = [replace(LARGE, L=length) for length in range(5000, 8000, 317)]
-    for one in missed([miss(problem) for problem in problems]):
+    for one in backlog([miss(problem) for problem in problems]):
         least = best_guess(one.problem, find("rtx4090"))[1]
         assert one.seconds is not None and least <= one.seconds * (1 + 1e-9) <= 1.25 * least
 

@@ -24,7 +24,7 @@ _SIZES = ("N", "L", "output_padding")  # what a module in a model leaves open
 
 
 @dataclass(frozen=True)
-class Missed:
+class MissedProblem:
     """All calls of one problem on one device that found no entry, under whatever driver or Triton."""
 
     problem: Problem
@@ -53,7 +53,7 @@ def device_name(miss: Miss) -> str:
     return str(miss.environment.soft.get("device"))
 
 
-def missed(misses: Iterable[Miss], progress: Progress = no_progress) -> list[Missed]:
+def backlog(misses: Iterable[Miss], progress: Progress = no_progress) -> list[MissedProblem]:
     """Return what was missed, the most calls x best estimate first; keys of another version are left out.
 
     The estimate is that of the config with the least on that device; where no kernel runs the problem, the
@@ -73,7 +73,7 @@ def missed(misses: Iterable[Miss], progress: Progress = no_progress) -> list[Mis
         device = device_of(group[0].environment)
         seconds = None if device is None else estimates.seconds(problem, device)
         keys = tuple((miss.problem.key, miss.environment.hash) for miss in group)
-        found.append(Missed(problem, reduce(joined, group), seconds, keys))
+        found.append(MissedProblem(problem, reduce(joined, group), seconds, keys))
     return sorted(found, key=lambda one: (-one.total_seconds, -one.miss.calls, one.device, one.problem.key()))
 
 
