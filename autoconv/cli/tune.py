@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from autoconv.tuning.backlog import MissedProblem
     from autoconv.tuning.tuner import Tuned
 
+TUNED = ("exact", "soft", "bucket")
+"""Grades of what is tuned; of any other, another process is at it still."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -137,7 +140,7 @@ def _tuned(one: Wanted, seconds: float, again: bool, pool: WorkerPool) -> Tuned 
         note(f"torch serves {one.problem}: {error}")
         _forget(one)
         return None
-    if tuned.found is not None and tuned.found.hit:
+    if tuned.found is not None and tuned.found.grade in TUNED:
         _forget(one)
     return tuned
 
