@@ -13,12 +13,14 @@ from .files import single_flight
 from .jsonl import bounded_lines, open_text
 from .layers import Layers
 from .maintenance import Pruned, Report, check, prune, rebuild, vacuum
+from .misses import Miss
 from .nearest import Neighbour
+from .packing import write_pin
 from .ranking import Ranked
-from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, Winner
+from .records import EnvironmentRecord, Pin, ProblemRecord, RunRecord, Trial, Winner
 from .recovery import open_healed
 from .store import TuningDB
-from .transfer import ImportSummary, export_lines, import_lines, merge, quarantined
+from .transfer import ImportSummary, entry_lines, export_lines, import_lines, merge, quarantined
 
 __all__ = [
     "BusyError",
@@ -28,8 +30,10 @@ __all__ = [
     "ForeignFileError",
     "ImportSummary",
     "Layers",
+    "Miss",
     "Neighbour",
     "NewerSchemaError",
+    "Pin",
     "ProblemRecord",
     "Pruned",
     "Ranked",
@@ -42,6 +46,7 @@ __all__ = [
     "Winner",
     "bounded_lines",
     "check",
+    "entry_lines",
     "export_lines",
     "import_lines",
     "merge",
@@ -52,4 +57,5 @@ __all__ = [
     "rebuild",
     "single_flight",
     "vacuum",
+    "write_pin",
 ]

@@ -14,9 +14,10 @@ from . import schema
 from .connection import Connections
 from .errors import DamagedError, TuningDBError, UnwritableError, translated
 from .files import real_path
+from .misses import Miss, forget, misses_of, note
 from .nearest import Neighbour, search
 from .ranking import Ranked, ranked_of
-from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, Winner
+from .records import EnvironmentRecord, Pin, ProblemRecord, RunRecord, Trial, Winner
 from .rows import (
     counts,
     environments_of,
@@ -33,7 +34,7 @@ Choice = Callable[[EnvironmentRecord], bool]  # which environments an answer may
 
 CACHE_KIB = 2000  # SQLite's default
 BULK_CACHE_KIB = 256 * 1024
-_COUNTED = ("runs", "trials", "problems", "environments")
+_COUNTED = ("runs", "trials", "problems", "environments", "misses")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -66,6 +67,7 @@ class TuningDB:
         path: the file.
         application: the name that files of this application carry; empty fits any.
         columns: the declared problem columns that the file has.
+        pin: the file's mark as one that is never written again; None where it has none.
         bad_rows: how many rows were skipped so far because their checksum did not fit.
         started: the runs begun here, by id.
         mend: called where a method meets damage, which then begins again, once. None: the error goes to the
@@ -85,6 +87,7 @@ class TuningDB:
         schema.check_columns(columns)
         self.path = Path(path)
         self.columns: Mapping[str, type] = {}
+        self.pin: Pin | None = None
         self.bad_rows = 0
         self.started: dict[str, RunRecord] = {}
         self.mend: Callable[[], None] | None = None
@@ -150,6 +153,7 @@ class TuningDB:
             schema.check_readable(connection, self.path, self.application)
         else:
             schema.prepare(connection, self.path, self._declared, self.application, derive)
+        self.pin = schema.pin_of(connection, self.path)
         lacking = schema.lacks(connection, self._declared)
         self.columns = {name: kind for name, kind in self._declared.items() if name not in lacking}
 
@@ -162,13 +166,30 @@ class TuningDB:
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translated(self.path, error) from error
 
+    @property
+    def pinned(self) -> bool:
+        """Whether the file is a pin: never written, and asked before all others."""
+        return self.pin is not None
+
+    def check_writable(self) -> None:
+        """Refuse to write a file that was opened to be read, or that is a pin.
+
+        Raises:
+            UnwritableError: it is one of these.
+        """
+        if self.pin is not None:
+            reason = f"it is a pin of {self.pin.title} from {self.pin.made}, which is never written"
+            raise UnwritableError(self.path, reason, "write to another file, and pin anew")
+        if self.readonly:
+            raise UnwritableError(self.path, "it was opened for reading only", "open it with TuningDB.open()")
+
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Give this thread's connection inside a transaction: all of the block or nothing."""
-        if self.readonly:
-            raise UnwritableError(self.path, "it was opened for reading only", "open it with TuningDB.open()")
         try:
+            self.check_writable()
             with self._connections.transaction() as connection:
+                self.check_writable()  # another file may have come to lie there
                 yield connection
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translated(self.path, error) from error
@@ -253,6 +274,41 @@ class TuningDB:
         with self.intake() as intake:
             self.bad_rows += intake.put(intake.run(run), problem, trials)
 
+    def note_misses(self, misses: Iterable[Miss]) -> None:
+        """Add calls that found no entry to those noted, in one transaction.
+
+        Of one problem and environment the calls are added up, the first and last times kept, and what served
+        last; so several processes may note theirs.
+
+        Raises:
+            ValueError: a problem has a column that was not declared.
+        """
+        self._note_misses(list(misses))
+
+    @_mended
+    def _note_misses(self, misses: list[Miss]) -> None:
+        if misses:
+            with self.intake() as intake:
+                self.bad_rows += note(intake, misses)
+
+    @_mended
+    def misses(self) -> list[Miss]:
+        """Return what was noted and not forgotten since, in the order of keys and environments' hashes.
+
+        A row whose checksum does not fit is skipped and counted in `bad_rows`.
+        """
+        with self.reading() as connection:
+            return self._noted(misses_of(connection, list(self.columns)))
+
+    def forget_misses(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Forget what was noted of these problem keys and environment hashes, if anything was."""
+        self._forget_misses(list(keys))
+
+    @_mended
+    def _forget_misses(self, keys: list[tuple[str, str]]) -> None:
+        with self.writing() as connection:
+            forget(connection, keys)
+
     def _noted(self, found: tuple[_T, int]) -> _T:
         """Return what was found, and count the rows that were bad."""
         self.bad_rows += found[1]
@@ -331,9 +387,10 @@ class TuningDB:
 
     @_mended
     def info(self) -> dict[str, Any]:
-        """Return the counts of runs, trials, winners, problems and environments; path, schema and size.
+        """Return how many runs, trials, winners, problems, environments and misses; path, schema and size.
 
         A problem has one winner in an environment, whatever sources and predictors have a best of their own.
+        `pin` and `pinned_at` are the title and the time of a pin, None of any other file.
         """
         with self.reading() as connection:
             found = counts(connection, _COUNTED)
@@ -343,7 +400,13 @@ class TuningDB:
                 """SELECT user_version, page_count * page_size
                 FROM pragma_user_version, pragma_page_count, pragma_page_size"""
             ).fetchone()
-        return {**found, "path": str(self.path), "schema_version": version, "size_bytes": size}
+        described = {"path": str(self.path), "schema_version": version, "size_bytes": size}
+        return {
+            **found,
+            **described,
+            "pin": self.pin and self.pin.title,
+            "pinned_at": self.pin and self.pin.made,
+        }
 
     def close(self) -> None:
         """Close the connections of every thread; the database cannot be used afterwards."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 from .errors import ContradictionError, DamagedError, TuningDBError
 from .jsonl import MAX_LINE_CHARS, BadLineError, Head, LineReader, head_text, kept_lines, sealed, trial_text
 from .nearest import sound_problem
+from .ranking import COMPETING_OUTCOMES
 from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, digest, storable
 from .rows import BadRowError, StoredTrial, environment_from, run_from, select_trials, trial_from
 from .store import TuningDB
@@ -44,31 +45,49 @@ def export_lines(db: TuningDB) -> Iterator[str]:
     Sorted by problem key, environment hash, run id, config hash and source. Bad rows are left out and counted
     in `db.bad_rows`. No lock is held between lines: a trial that comes in meanwhile may be in or not.
     """
-    query = f"""{select_trials("e.doc, r.origin, r.info,")}
-        WHERE t.problem_id = ? AND t.outcome <> 'started'
-        ORDER BY e.hash, r.id, t.config_hash, t.source"""
     with db.reading() as connection:
         problems = connection.execute("SELECT id FROM problems ORDER BY key").fetchall()
     for (of_problem,) in problems:
-        with db.reading() as connection:
-            rows = connection.execute(query, (of_problem,)).fetchall()
-            try:
-                problem = sound_problem(connection, of_problem, db.columns)
-            except BadRowError:
-                db.bad_rows += len(rows)
-                continue
-        heads: dict[str, str] = {}
-        for document, origin, info, environment_hash, key, run_id, finished, *row in rows:
-            try:
-                StoredTrial.read(environment_hash, key, run_id, finished, *row)
-                if run_id not in heads:
-                    environment = environment_from(environment_hash, document)
-                    run = run_from(environment, run_id, origin, info, finished)
-                    heads[run_id] = head_text(document, problem, run)
-            except BadRowError:
-                db.bad_rows += 1
-            else:
-                yield sealed(heads[run_id], trial_text(row[1:])) + "\n"
+        yield from _lines(db, of_problem, "t.outcome <> 'started'")
+
+
+def entry_lines(
+    db: TuningDB, problem_key: str, environment_hash: str, sources: Collection[str]
+) -> Iterator[str]:
+    """Yield, as `export_lines` does, what a problem's winners of these sources in an environment rest on.
+
+    That is the trials that passed, and those that were wrong, whose configs must not win.
+    """
+    with db.reading() as connection:
+        problems = connection.execute("SELECT id FROM problems WHERE key = ?", (problem_key,)).fetchall()
+    which = f"""t.outcome IN {COMPETING_OUTCOMES} AND e.hash = ?
+        AND t.source IN ({", ".join("?" * len(sources))})"""
+    for (of_problem,) in problems:
+        yield from _lines(db, of_problem, which, environment_hash, *sources)
+
+
+def _lines(db: TuningDB, of_problem: int, which: str, *values: str) -> Iterator[str]:
+    query = f"""{select_trials("e.doc, r.origin, r.info,")} WHERE t.problem_id = ? AND {which}
+        ORDER BY e.hash, r.id, t.config_hash, t.source"""
+    with db.reading() as connection:
+        rows = connection.execute(query, (of_problem, *values)).fetchall()
+        try:
+            problem = sound_problem(connection, of_problem, db.columns)
+        except BadRowError:
+            db.bad_rows += len(rows)
+            return
+    heads: dict[str, str] = {}
+    for document, origin, info, environment_hash, key, run_id, finished, *row in rows:
+        try:
+            StoredTrial.read(environment_hash, key, run_id, finished, *row)
+            if run_id not in heads:
+                environment = environment_from(environment_hash, document)
+                run = run_from(environment, run_id, origin, info, finished)
+                heads[run_id] = head_text(document, problem, run)
+        except BadRowError:
+            db.bad_rows += 1
+        else:
+            yield sealed(heads[run_id], trial_text(row[1:])) + "\n"
 
 
 def import_lines(

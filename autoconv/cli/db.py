@@ -15,7 +15,9 @@ import click
 from autoconv import device as devices
 from autoconv import lookup, settings
 from autoconv.cli.common import WITHOUT_GPU, json_option, note, print_json, progress_bar, say
+from autoconv.cli.missed import missed
 from autoconv.cli.output import written
+from autoconv.cli.pin import pin
 from autoconv.environment import Environment
 from autoconv.kernels.source import source_of, sources
 from tuning_db import (
@@ -71,12 +73,16 @@ def _print(fields: dict[str, Any], as_json: bool) -> None:
             for line in value:
                 say(f"{name:<15}{line}")
         else:
-            say(f"{name:<15}{value}")
+            say(f"{name:<15}{'-' if value is None else value}")
 
 
 @click.group()
 def db() -> None:
     """Look after the tuning database (the file that AUTOCONV_DB names)."""
+
+
+db.add_command(missed)
+db.add_command(pin)
 
 
 @db.command()
@@ -102,13 +108,22 @@ def check(file: Path | None, packaged: bool, as_json: bool) -> None:
     note("checking every row; a million trials take minutes")
     try:
         with _opened(file, packaged) as database:
-            report, path = check_database(database, lookup.refusal), database.path
+            report, path, mark = check_database(database, lookup.refusal), database.path, database.pin
     except DamagedError as error:
-        report, path = Report(structure=[error.reason]), Path(error.path)
+        report, path, mark = Report(structure=[error.reason]), Path(error.path), None
     intact = is_intact(path) if packaged else True
     if not intact:
         report.structure.append("the file is not the one that was packaged; install autoconv again")
-    _print({"ok": report.ok, "path": str(path), **asdict(report)}, as_json)
+    _print(
+        {
+            "ok": report.ok,
+            "path": str(path),
+            **asdict(report),
+            "pin": mark and mark.title,
+            "pinned_at": mark and mark.made,
+        },
+        as_json,
+    )
     raise SystemExit(0 if report.ok else 1)
 
 
@@ -205,19 +220,19 @@ def merge(files: tuple[Path, ...], as_json: bool) -> None:
 )
 @click.option("--outdated", is_flag=True, help="Remove what other kernel sources or another Triton gave.")
 @click.option("--quarantine", is_flag=True, help="Empty the quarantine.")
+@click.option("--missed", "misses", is_flag=True, help="Forget what was missed.")
 @json_option
-def prune(best: int | None, outdated: bool, quarantine: bool, as_json: bool) -> None:
+def prune(best: int | None, outdated: bool, quarantine: bool, misses: bool, as_json: bool) -> None:
     """Remove what is no longer wanted from the user's database.
 
     What is kept has the winners it had. What was outdated is no longer tried first by the next sweep.
     `vacuum` gives the space back.
     """
-    if best is None and not outdated and not quarantine:
-        raise click.UsageError("say what to remove: --best, --outdated or --quarantine")
+    if best is None and not (outdated or quarantine or misses):
+        raise click.UsageError("say what to remove: --best, --outdated, --quarantine or --missed")
     with _open_user() as database:
-        pruned = prune_database(
-            database, best=best, drop=_outdated if outdated else None, quarantine=quarantine
-        )
+        drop = _outdated if outdated else None
+        pruned = prune_database(database, best=best, drop=drop, quarantine=quarantine, misses=misses)
     _print(asdict(pruned), as_json)
 
 

@@ -11,6 +11,7 @@ from autoconv.lookup.grades import (
     GRADES,
     PROVENANCES,
     Found,
+    PredictorOf,
     covered,
     find,
     priors,
@@ -25,7 +26,7 @@ from autoconv.settings import Settings
 from tuning_db import Layers, TuningDB, open_healed
 
 __all__ = [
-    "APPLICATION", "COLUMNS", "GRADES", "PREBUILT", "PROVENANCES", "Found", "covered", "find",
+    "APPLICATION", "COLUMNS", "GRADES", "PREBUILT", "PROVENANCES", "Found", "PredictorOf", "covered", "find",
     "open_as_it_is", "open_file", "open_layers", "open_user", "priors", "records", "refusal", "transferred",
     "tried", "warn_once", "why_missing",
 ]  # fmt: skip

@@ -301,7 +301,8 @@ def test_info_counts_everything(
 ) -> None:
     db.record(environment, problem, [FAST, FAILED], origin="sweep")
     assert db.info() == {
-        "runs": 1, "trials": 2, "winners": 1, "problems": 1, "environments": 1,
+        "runs": 1, "trials": 2, "winners": 1, "problems": 1, "environments": 1, "misses": 0,
+        "pin": None, "pinned_at": None,
         "path": str(path), "schema_version": 1, "size_bytes": path.stat().st_size,
     }  # fmt: skip
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
-import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from pathlib import Path
 
 from ..errors import DamagedError
-from ..store import TuningDB
+from ..packing import packing
 from ..transfer import import_lines
 
 
@@ -27,21 +24,14 @@ def build(
     """
     path = Path(path)
     trials = 0
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        working, packed = Path(folder) / "working.sqlite", Path(folder) / "packed.sqlite"
-        with TuningDB.open(working, columns=columns, application=application) as db:
-            for text_file in sorted(Path(name) for name in text_files):
-                with text_file.open(encoding="utf-8") as lines:
-                    summary = import_lines(db, lines)
-                if summary.quarantined:
-                    raise DamagedError(text_file, summary.reasons[0], "export it again")
-                trials += summary.inserted
-        with closing(sqlite3.connect(working, isolation_level=None)) as connection:
-            # sqlite-utils notes when a migration was applied; a build must not depend on the clock.
-            connection.execute("UPDATE _sqlite_migrations SET applied_at = 'at build'")
-            connection.execute("VACUUM INTO ?", (str(packed),))
-        _sidecar(path).write_text(f"{_sha256(packed)}  {path.name}\n", encoding="ascii")
-        packed.replace(path)
+    with packing(path, columns, application) as db:
+        for text_file in sorted(Path(name) for name in text_files):
+            with text_file.open(encoding="utf-8") as lines:
+                summary = import_lines(db, lines)
+            if summary.quarantined:
+                raise DamagedError(text_file, summary.reasons[0], "export it again")
+            trials += summary.inserted
+    _sidecar(path).write_text(f"{_sha256(path)}  {path.name}\n", encoding="ascii")
     return trials
 
 
