@@ -2,8 +2,8 @@
 
 Within a tap neither the weight nor x needs a division: `dense` works out the channel, the tap and the bounds
 of every row of its tile anew in each step, which on an H200 takes longer than the products. A first launch
-copies the weight to (K, Cout, Cin), whose rows are then read as widely as Cin allows. The copy is made in each
-call, so that it is never stale; it is as large as the weight. A transposed convolution of stride 1 is an
+copies the weight to (K, Cout, Cin), whose rows are then read as widely as Cin allows. The copy is made in
+each call, so that it is never stale; it is as large as the weight. A transposed convolution of stride 1 is an
 ordinary one with its taps in reverse and other padding, which costs nothing more here.
 """
 
