@@ -39,10 +39,8 @@ def pack_kernel(
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = i < CIN * COUT * K
     tap, row, channel = i // (CIN * COUT), i // CIN % COUT, i % CIN
-    if TRANSPOSED:
-        offset = (channel * COUT + row) * K + (K - 1 - tap)
-    else:
-        offset = (row * CIN + channel) * K + tap
+    straight, reverse = (row * CIN + channel) * K + tap, (channel * COUT + row) * K + (K - 1 - tap)
+    offset = reverse if TRANSPOSED else straight
     packed_ptr = scratch_ptr.to(tl.pointer_type(w_ptr.dtype.element_ty), bitcast=True)
     tl.store(packed_ptr + i, tl.load(w_ptr + offset, mask=mask), mask=mask)
 
