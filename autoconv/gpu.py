@@ -16,7 +16,7 @@ from autoconv.device import Device
 
 WARM_UP = 3  # launches before the first sample: compilation, clocks, caches
 FLUSHED_BYTES = 1 << 28  # least overwritten before a sample: 0.06 ms on an H200
-HIDDEN = 2.5  # times the host's own time to enqueue a call that the device is kept busy for before its sample
+HIDDEN = 2.5  # times what the host takes to enqueue a call: how long the device is kept busy before it
 LEAST_SAMPLES = 5
 MOST_SAMPLES = 100
 
@@ -126,21 +126,19 @@ def time_callable(call: Callable[[], object], *, seconds: float) -> list[float]:
 def _passes(call: Callable[[], object], flush: torch.Tensor) -> int:
     """Return how often to overwrite `flush`, so that the device is still at it when `call` is enqueued.
 
-    A launch through Triton's JIT takes the host 0.05 to 0.2 ms; a device that waits for it has that in the
-    sample.
+    A launch by Triton's JIT takes the host 0.05 to 0.2 ms, in which a device without work would wait.
     """
-    overwritten = _sample(flush.zero_, flush, 1)
     host = []
     for _ in range(WARM_UP):
         torch.cuda.synchronize()
         begun = time.perf_counter()
         call()
-        host.append((time.perf_counter() - begun) * 1e6)
-    return math.ceil(1 + HIDDEN * max(host) / overwritten)
+        host.append(1e6 * (time.perf_counter() - begun))
+    return math.ceil(1 + HIDDEN * max(host) / _sample(flush.zero_, flush, 1))
 
 
 def _sample(call: Callable[[], object], flush: torch.Tensor, passes: int) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     for _ in range(passes):
         flush.zero_()
     start.record()

@@ -235,7 +235,10 @@ EDITS = {
     "the epilogue": ("tiles", "value * 0.01", "value * 0.02", EVERY),
     "decoding that some share": (
         "tiles", "tile_co = tile % tiles_co", "tile_co = (tile) % tiles_co + 0",
-        {"channels_last", "dense", "grouped", "narrow", "split_k", "transposed_phases", "transposed_rows"},
+        {
+            "channels_last", "dense", "grouped", "narrow", "split_k", "tap_major",
+            "transposed_joined", "transposed_phases", "transposed_rows",
+        },
     ),
     "a bound of one space": ("transposed_rows", "MOST_ROWS = 256", "MOST_ROWS = 128", set()),
     "a bound of every space": ("implicit_gemm", "[int] = 256", "[int] = 128", set()),
