@@ -76,12 +76,8 @@ def wait(where: str) -> None:
 def driver_and_power(index: int) -> tuple[str | None, int | None]:
     """Return the driver's version and the board's power limit in watts, each None where it cannot be read."""
     uuid = f"GPU-{torch.cuda.get_device_properties(index).uuid}"
-    query = [
-        "nvidia-smi",
-        f"--id={uuid}",
-        "--query-gpu=driver_version,power.limit",
-        "--format=csv,noheader,nounits",
-    ]
+    asked = "--query-gpu=driver_version,power.limit"
+    query = ["nvidia-smi", f"--id={uuid}", asked, "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10)
         driver, power = done.stdout.strip().split(", ")
