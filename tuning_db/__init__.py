@@ -17,6 +17,7 @@ from .nearest import Neighbour
 from .ranking import Ranked
 from .records import EnvironmentRecord, Pin, ProblemRecord, RunRecord, Trial, Winner
 from .recovery import open_healed
+from .siblings import Sibling
 from .store import TuningDB
 from .transfer import ImportSummary, export_lines, import_lines, merge, quarantined
 
@@ -36,6 +37,7 @@ __all__ = [
     "Ranked",
     "Report",
     "RunRecord",
+    "Sibling",
     "Trial",
     "TuningDB",
     "TuningDBError",

@@ -269,7 +269,7 @@ def version(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def be(dense: str) -> None:
         now = {"dense": dense, "im2col_rows": "5" * 16}
-        monkeypatch.setattr("autoconv.lookup.grades.source_of", now.get)
+        monkeypatch.setattr("autoconv.lookup.bests.source_of", now.get)
 
     return be
 
