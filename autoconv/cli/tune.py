@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @click.command(epilog=PROBLEM_HELP)
 @click.argument("problems", nargs=-1, required=True, metavar="PROBLEM...")
 @device_option
-@click.option("--again", is_flag=True, help="Sweep even where the database has the problem already.")
+@click.option("--again", is_flag=True, help="Sweep even what the database has, all of it anew.")
 @click.option(
     "--seconds", type=click.FloatRange(min=1), default=None, help="Bound on each problem's sweep, in seconds."
 )
@@ -44,6 +44,8 @@ def tune(problems: tuple[str, ...], device: str, again: bool, seconds: float | N
 
     Where the device is present its kernels are checked and timed. Where it is not, candidates are ranked by
     prediction, compiled for it, and checked in Triton's interpreter, and the winner is recorded as predicted.
+    What any layer of the database has, of grade "exact" or "soft" and of a sweep that ended, is not swept
+    again; where the device is present that must have been measured.
     Exit status 1: no candidate of some problem passed its check.
     """
     if seconds is not None and math.isnan(seconds):

@@ -7,8 +7,7 @@ passed, the one with the least estimate at the size asked for does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache
 
 from autoconv import device as devices
@@ -16,7 +15,7 @@ from autoconv.config import Config
 from autoconv.cost.predict import estimate_seconds
 from autoconv.device import Device
 from autoconv.environment import Environment
-from autoconv.errors import ConfigError
+from autoconv.errors import ConfigError, ProblemError
 from autoconv.kernels.soundness import check_runs, check_sound
 from autoconv.problem import Problem
 
@@ -24,6 +23,13 @@ SIZES = ("N", "L", "output_padding")
 """What a module in a model leaves open: a problem without them is a module shape."""
 
 FACTOR = 2
+
+STEPS = 8
+"""Sizes an octave at which estimates are made: over 30 module shapes at random lengths the choice loses as
+little as at the length itself (`make bench-buckets`)."""
+
+ALIGNED = 16
+"""Elements: 32 bytes of the smallest type, a sector of DRAM."""
 
 Shape = tuple[object, ...]
 
@@ -56,21 +62,54 @@ def _ratio(one: int, other: int) -> float:
     return max(one, other) / min(one, other)
 
 
-def first_by_model(problem: Problem, configs: Sequence[Config], environment: Environment) -> Config | None:
+def first_by_model(problem: Problem, configs: tuple[Config, ...], environment: Environment) -> Config | None:
     """Return the config with the least estimate for `problem` of those that may run, None if none may."""
-    runs = [config for config in configs if _runs(problem, config)]
-    device = _device(environment.device, environment.arch, environment.sms, environment.memory_gib)
-    if device is not None and len(runs) > 1:
-        seconds = dict(zip(runs, estimate_seconds(problem, runs, device).tolist(), strict=True))
-        runs.sort(key=lambda config: seconds[config])  # stable: of equals, what was better when tuned
     arch = devices.ARCHITECTURES.get(environment.arch)
-    for config in runs:
+    for config in _by_estimate(_rounded(problem), configs, environment):
         try:
             check_sound(problem, config, arch)
         except ConfigError:
             continue
         return config
     return None
+
+
+@lru_cache(maxsize=4096)
+def _by_estimate(
+    problem: Problem, configs: tuple[Config, ...], environment: Environment
+) -> tuple[Config, ...]:
+    """Return those of the configs that run, the least estimate first; of equals, the better when tuned."""
+    runs = [config for config in configs if _runs(problem, config)]
+    device = _device(environment.device, environment.arch, environment.sms, environment.memory_gib)
+    if device is not None and len(runs) > 1:
+        seconds = dict(zip(runs, estimate_seconds(problem, runs, device).tolist(), strict=True))
+        runs.sort(key=lambda config: seconds[config])
+    return tuple(runs)
+
+
+def _rounded(problem: Problem) -> Problem:
+    """Return the problem whose estimates stand for those of `problem`: of at most STEPS sizes an octave.
+
+    A few estimates take some milliseconds, and with random lengths no two calls would share them. What the
+    size is a multiple of stays, up to ALIGNED: it decides the width of loads.
+    """
+    length, step = problem.L, _step(problem.L)
+    aligned = min(ALIGNED, length & -length)
+    if aligned < step:
+        length += aligned - length % step
+    try:
+        return replace(problem, N=problem.N - problem.N % _step(problem.N), L=length)
+    except ProblemError:  # too short for one window
+        return problem
+
+
+def _step(size: int) -> int:
+    """Return of what the sizes near `size` are multiples that make STEPS an octave.
+
+    >>> [_step(size) for size in (13, 100, 1000, 1024)]
+    [1, 8, 64, 128]
+    """
+    return 1 << max(0, size.bit_length() - STEPS.bit_length())
 
 
 def _runs(problem: Problem, config: Config) -> bool:

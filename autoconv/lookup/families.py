@@ -23,6 +23,9 @@ from autoconv.lookup.found import GRADES, Found, PredictorOf, hard_fits, records
 from autoconv.problem import Problem
 from tuning_db import EnvironmentRecord, Layers, Ranked, Sibling, Winner
 
+HANDFUL = 8
+"""Of an entry's configs, the best at its own size, are asked for their estimates at another one."""
+
 
 class Entry(NamedTuple):
     """What one layer has of one problem in one environment, as one model tells it."""
@@ -108,7 +111,7 @@ class Family:
                     yield self._found(entry.found, config, tuned, problem, carried, bool(pins))
 
     def _config(self, entry: Entry, tuned: Problem, problem: Problem) -> Config | None:
-        """Return which config of an entry serves: at another size torch's if it won, else the model's first."""
+        """Return which config of an entry serves: at another size torch's if it won, else the model's."""
         if tuned == problem or entry.found.config == ATEN:
             return entry.found.config
         return first_by_model(problem, entry.passed, self._environment)
@@ -182,7 +185,7 @@ def _passed(found: Found, winner: Winner, ranked: Iterable[Ranked]) -> tuple[Con
             break
         if one.source == source_of(config.kernel):
             configs.append(config)
-    return tuple(dict.fromkeys(configs))
+    return tuple(dict.fromkeys(configs))[:HANDFUL]
 
 
 def load(
