@@ -13,16 +13,16 @@ from autoconv.lookup.families import find
 from autoconv.lookup.found import GRADES, HITS, PROVENANCES, SERVING, Found, records
 from autoconv.lookup.legality import refusal
 from autoconv.lookup.misses import why_missing
+from autoconv.lookup.runs import outdated, tried
 from autoconv.lookup.shelf import Shelf
-from autoconv.lookup.tried import tried
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from tuning_db import Layers, TuningDB, open_healed
 
 __all__ = [
     "APPLICATION", "COLUMNS", "GRADES", "HITS", "PREBUILT", "PROVENANCES", "SERVING", "Found", "Shelf",
-    "find", "open_as_it_is", "open_file", "open_layers", "open_user", "priors", "records", "refusal",
-    "transferred", "tried", "warn_once", "why_missing",
+    "find", "open_as_it_is", "open_file", "open_layers", "open_user", "outdated", "priors", "records",
+    "refusal", "transferred", "tried", "warn_once", "why_missing",
 ]  # fmt: skip
 
 APPLICATION = "autoconv"

@@ -127,7 +127,8 @@ class Tuner:
     ) -> Tuned:
         """Sweep `problem`, unless some layer has it already or another process is at it.
 
-        It has it where a sweep came to its end, here or elsewhere, and where the device is present, measured.
+        It has it where a sweep came to its end, here or elsewhere, and, where the device is present,
+        measured; the user's database only if the kernels that it tried are today's.
         What was tried here before with the kernels of today, in a sweep that was interrupted, say, is not
         tried again.
 
@@ -194,7 +195,16 @@ class Tuner:
         """Return an entry of these grades, of any layer, that a sweep now could not better in provenance."""
         self._shelf.forget()  # another process may have swept it meanwhile
         provenances = ("measured",) if job.on_gpu else ("measured", "predicted")
-        return self._shelf.known(problem, job.environment, grades, provenances)
+        known = self._shelf.known(problem, job.environment, grades, provenances)
+        return None if known is not None and known.layer == "user" and self._outdated(problem, job) else known
+
+    def _outdated(self, problem: Problem, job: Job) -> bool:
+        """Return whether the user's own sweeps of `problem` did not try the kernels of today."""
+        try:
+            runs = self._user.runs(problem.key()) if self._user else ()
+        except TuningDBError:
+            return False
+        return lookup.outdated(runs, problem, job.environment, on_gpu=job.on_gpu)
 
     def _own(self, problem: Problem, environment: Environment) -> Found | None:
         """Return the entry of the user's database alone, for this very problem."""

@@ -3,11 +3,11 @@
     python scripts/bench/buckets.py [PROBLEM] [--workloads FILE] [--shapes 30] [--lengths 1000] [--losses 100]
 
 Lengths are drawn at random from 200 to 4,000 and asked for one after the other. One that nothing serves is
-"tuned": of the shortlist that a sweep would compile the least estimate wins. Every other one is served from a
-bucket, by the config that `autoconv.lookup` gives. What that loses is its estimate over the least of the whole
-space at that length, less 1; to know the least takes half a second of one core, so it is done for --losses of
-them. With --workloads, a JSON list of layers, the same is done for so many module shapes of it, drawn at random
-from those that differ. No GPU is needed: all of it is by the model.
+"tuned": of the shortlist that a sweep would compile the least estimate wins. Every other one is served from
+a bucket, by the config that `autoconv.lookup` gives. What that loses is its estimate over the least of the
+whole space at that length, less 1; to know the least takes half a second of one core, so it is done for
+--losses of them. With --workloads, a JSON list of layers, the same is done for so many module shapes of it,
+drawn at random from those that differ. No GPU is needed: all of it is by the model.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.errors import ProblemError
 from autoconv.kernels.source import source_of
-from autoconv.lookup import Shelf, records
+from autoconv.lookup import Shelf
 from autoconv.lookup.buckets import module_shape
 from autoconv.problem import Problem
 from autoconv.sweep.candidates import candidates, shortlist
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def run(layer: Problem, device: Device, rng: random.Random, lengths: int, losses: int) -> dict[str, Any]:
-    """Return the figures of one module shape: sweeps, losses, and the time that a lookup from memory takes."""
+    """Return the figures of one module shape: sweeps, losses, the time of a lookup from memory."""
     shelf, here = Shelf(Layers([], print), predictor_of), Environment.current(device)
     compared = set(rng.sample(range(lengths), min(losses, lengths)))
     sweeps, lost, seconds = [], [], []
