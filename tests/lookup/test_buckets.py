@@ -135,7 +135,7 @@ def test_the_bounds_belong_to_the_bucket(asked: dict[str, int], tuned: dict[str,
 
 @pytest.mark.parametrize(
     "other",
-    [{"L": 499}, {"L": 2001}, {"N": 3}, {"N": 4, "L": 500}, {"N": 4, "L": 250}],
+    [{"L": 499}, {"L": 2001}, {"N": 3}, {"N": 5, "L": 500}, {"N": 2, "L": 499}],
     ids=str,
 )
 def test_beyond_them_nothing_serves(other: dict[str, int]) -> None:
