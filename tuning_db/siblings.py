@@ -13,6 +13,7 @@ from .records import EnvironmentRecord, ProblemRecord, Trial, Winner
 from .rows import StoredTrial, quoted, trial_values, winners_of
 
 MOST_SIBLINGS = 32  # read at a time, some 0.5 ms each: a sweep leaves a score of trials
+MOST_EXAMINED = 256  # keys, the nearest by their columns: which of them are siblings, the caller knows
 MOST_RANKED = 32  # configurations of one sibling and environment, the best ones
 
 
@@ -74,14 +75,16 @@ def _keys(
     sizes: Collection[str],
     alike: Callable[[str], bool],
 ) -> list[str]:
-    """Return the siblings' keys, nearest first. The index over the declared columns bounds the work."""
+    """Return the siblings' keys, nearest first; the index over the declared columns tells which are near."""
     same = [name for name in columns if name not in sizes]
     factors = [name for name in columns if name in sizes]
-    where = " AND ".join(["1", *(f"p.{quoted(name)} IS ?" for name in same)])
-    product = " * ".join(["1.0", *(f"coalesce(p.{quoted(name)}, 1)" for name in factors)])
+    where = " AND ".join(["1", *(f"{quoted(name)} IS ?" for name in same)])
+    product = " * ".join(["1.0", *(f"coalesce({quoted(name)}, 1)" for name in factors)])
     size = math.prod(float(wanted.columns.get(name, 1)) for name in factors)
     rows = connection.execute(
-        f"SELECT p.key FROM problems p WHERE {where} ORDER BY p.key <> ?, abs({product} - ?), p.key",
-        (*(wanted.columns.get(name) for name in same), wanted.key, size),
+        f"""SELECT key FROM problems WHERE id IN (
+            SELECT id FROM problems WHERE {where} ORDER BY abs({product} - ?) LIMIT {MOST_EXAMINED})
+        ORDER BY key <> ?, abs({product} - ?), key""",
+        (*(wanted.columns.get(name) for name in same), size, wanted.key, size),
     )
     return list(islice((key for (key,) in rows if isinstance(key, str) and alike(key)), MOST_SIBLINGS))
