@@ -78,8 +78,11 @@ def _fields(problem: Problem, at: Target, shown: Found | None, found: bool) -> d
 
 
 def _say(fields: dict[str, Any], shown: Found | None) -> None:
-    if not fields["found"]:
-        say("not found" if shown is None else "not found; what would serve under the policy predict:")
+    if shown is None:
+        say("not found")
+    elif not fields["found"]:
+        final = "the pinned file leaves it to torch" if shown.pinned else "what the policy predict would run"
+        say(f"not found; {final}:")
     if shown is not None:
         pinned = ", pinned" if shown.pinned else ""
         say(f"{shown.config}  {shown.provenance}, grade {shown.grade}, layer {shown.layer}{pinned}")

@@ -154,7 +154,7 @@ class Tuner:
                 return Tuned(known, None)
             if not mine:
                 return Tuned(self.provisional(problem, job.environment, job.device), None)
-            first = lookup.priors(self.layers, problem, job.environment)
+            first = self._priors(problem, job)
             with nullcontext(pool) if pool else WorkerPool() as workers:
                 swept = sweep(problem, job, self._user, workers, progress, first, again=again)
         self._shelf.forget()
@@ -167,6 +167,16 @@ class Tuner:
             self._shelf.remember(problem, job.environment, swept.trials)
             found = _unwritten(swept.winner)
         return Tuned(found, swept)
+
+    def _priors(self, problem: Problem, job: Job) -> list[Config]:
+        """Return what a sweep tries first: what was best elsewhere for this problem, then for the nearest."""
+        environment = job.environment
+        near = (
+            self.find(problem, environment),
+            lookup.transferred(self.layers, problem, environment, job.device, predictor_of),
+        )
+        configs = [found.config for found in near if found is not None and found.config != ATEN]
+        return [*lookup.priors(self.layers, problem, environment), *configs]
 
     def _tell(self, problem: Problem, environment: Environment, swept: Swept) -> None:
         """Warn of a sweep without a winner, or one that stopped early: why, and what serves."""

@@ -161,7 +161,7 @@ def test_lookup_says_why_it_finds_nothing(tuned, run):
     person = run("lookup", PROBLEM, "--device", "l4")
     assert person.exit_code == 1
     head, config, _predicted, _floor, nearest, *_ = person.stdout.splitlines()
-    assert head == "not found; what would serve under the policy predict:"
+    assert head == "not found; what the policy predict would run:"
     assert config.endswith("transferred, grade scaled, layer user")
     assert nearest == "  nearest: this problem in another environment, layer user"
     assert "  device: l4 here, rtx4090 there" in person.stdout
