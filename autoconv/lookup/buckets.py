@@ -25,8 +25,9 @@ SIZES = ("N", "L", "output_padding")
 FACTOR = 2
 
 STEPS = 8
-"""Sizes an octave at which estimates are made: over 30 module shapes at random lengths the choice loses as
-little as at the length itself (`make bench-buckets`)."""
+"""Sizes an octave at which estimates are made. With this and eight configs an entry, a layer's random lengths
+lose 0.8 % in the mean and 4.4 % at the 95th percentile by the model (scripts/bench/buckets.py). A lookup from
+memory takes 0.6 ms in the median, and 5 to 15 ms of a busy core where the estimates have yet to be made."""
 
 ALIGNED = 16
 """Elements: 32 bytes of the smallest type, a sector of DRAM."""
