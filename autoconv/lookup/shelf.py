@@ -42,8 +42,15 @@ class Shelf:
         self._changes = 0
 
     def find(self, problem: Problem, environment: Environment) -> Found | None:
-        """Return what serves `problem`, as `lookup.find` does; where its shape is known, from memory."""
-        return self._family(problem, environment).find(problem)
+        """Return what serves `problem`, as `lookup.find` does; where its shape is known, from memory.
+
+        A miss is looked up in the layers each time: another process may have tuned the problem meanwhile.
+        """
+        kept = self._fresh(problem, environment)
+        found = kept and kept.find(problem)
+        if found is not None and (found.hit or found.pinned):
+            return found
+        return self._read(problem, environment).find(problem)
 
     def known(
         self,
@@ -55,7 +62,7 @@ class Shelf:
         finished: bool = True,
     ) -> Found | None:
         """Return the best entry of these grades and provenances in any layer; see `Family.known`."""
-        family = self._family(problem, environment)
+        family = self._fresh(problem, environment) or self._read(problem, environment)
         return family.known(problem, grades, provenances, finished=finished)
 
     def remember(self, problem: Problem, environment: Environment, trials: Iterable[Trial]) -> None:
@@ -71,13 +78,15 @@ class Shelf:
         self._changes += 1
         self._kept.clear()
 
-    def _family(self, problem: Problem, environment: Environment) -> Family:
-        shape = module_shape(problem), environment
+    def _fresh(self, problem: Problem, environment: Environment) -> Family | None:
+        """Return what was read of the problem's shape a short while ago, None if nothing was."""
         # Where a layer has more sizes of the shape than are read at a time, they are those near the problem.
-        kept = self._kept.get(shape) or self._kept.get((problem, environment))
-        if kept is not None and time.monotonic() - kept.read < FRESH_SECONDS:
-            return kept.family
-        changes, read = self._changes, time.monotonic()
+        kept = self._kept.get((module_shape(problem), environment)) or self._kept.get((problem, environment))
+        return kept.family if kept and time.monotonic() - kept.read < FRESH_SECONDS else None
+
+    def _read(self, problem: Problem, environment: Environment) -> Family:
+        """Read the problem's shape, and keep it."""
+        shape, changes, read = (module_shape(problem), environment), self._changes, time.monotonic()
         before = [("memory", one) for one in list(self._unwritten.get(shape, {}).values())]
         family, most = load(self._layers, problem, environment, self._predictor_of, before)
         if changes == self._changes and not self._layers.in_trouble:

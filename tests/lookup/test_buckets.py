@@ -243,11 +243,11 @@ def held() -> Held:
 
 def test_a_known_module_shape_answers_any_size_without_the_layers(held: Held) -> None:
     shelf = Shelf(held, predictor_of)
-    lengths = (1000, 1001, 600, 77, 1000)
+    lengths = (1000, 1001, 600, 300, 1000)
     grades = [
         found and found.grade for found in (shelf.find(replace(SHAPES[0], L=one), NOW) for one in lengths)
     ]
-    assert grades == ["exact", "bucket", "bucket", None, "exact"]
+    assert grades == ["exact", "bucket", "bucket", "bucket", "exact"]
     assert held.asked == 1
     for other in (replace(SHAPES[0], bias=False), replace(SHAPES[0], Cin=81)):
         shelf.find(other, NOW)
@@ -255,18 +255,28 @@ def test_a_known_module_shape_answers_any_size_without_the_layers(held: Held) ->
     assert held.asked == 4
 
 
-def test_what_this_process_records_is_seen_at_once_and_what_others_do_after_a_while(
+def test_what_others_record_is_seen_at_once_where_nothing_served_else_after_a_while(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelf, asked = Shelf(held, predictor_of), replace(SHAPES[0], L=3000)
-    assert shelf.find(asked, NOW) is None
-    held.entries.append(entry(replace(SHAPES[0], L=2500), some_configs(SHAPES[0])))
-    assert shelf.find(asked, NOW) is None
-    shelf.forget()
-    assert shelf.find(asked, NOW) is not None
-    held.entries.append(entry(asked, some_configs(SHAPES[0])))
+    shelf, far, near = Shelf(held, predictor_of), replace(SHAPES[0], L=3000), replace(SHAPES[0], L=3100)
+    assert shelf.find(far, NOW) is None
+    held.entries.append(entry(far, some_configs(SHAPES[0])))
+    grades = [found.grade for one in (far, near) if (found := shelf.find(one, NOW))]
+    assert grades == ["exact", "bucket"]
+    held.entries.append(entry(near, some_configs(SHAPES[0])))
+    found = shelf.find(near, NOW)
+    assert found is not None and found.grade == "bucket"
     monkeypatch.setattr("autoconv.lookup.shelf.FRESH_SECONDS", 0.0)
-    found = shelf.find(asked, NOW)
+    found = shelf.find(near, NOW)
+    assert found is not None and found.grade == "exact"
+
+
+def test_what_this_process_records_is_seen_at_once(held: Held) -> None:
+    shelf, near = Shelf(held, predictor_of), replace(SHAPES[0], L=1100)
+    shelf.find(near, NOW)
+    held.entries.append(entry(near, some_configs(SHAPES[0])))
+    shelf.forget()
+    found = shelf.find(near, NOW)
     assert found is not None and found.grade == "exact"
 
 
@@ -288,10 +298,11 @@ def test_a_layer_in_trouble_is_asked_again(held: Held, monkeypatch: pytest.Monke
         assert held.asked == asked
 
 
-def test_what_is_kept_is_bounded(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autoconv.lookup.shelf.MOST_FAMILIES", 2)
-    shelf = Shelf(held, predictor_of)
     shapes = [replace(SHAPES[0], Cin=channels) for channels in (1, 2, 3)]
+    held = Held(*(entry(one, some_configs(one)) for one in shapes))
+    shelf = Shelf(held, predictor_of)
     for shape in (*shapes, shapes[2], shapes[0]):  # the first had to go
         shelf.find(shape, NOW)
     assert held.asked == 4
