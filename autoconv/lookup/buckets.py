@@ -12,7 +12,6 @@ from functools import lru_cache
 
 from autoconv import device as devices
 from autoconv.config import Config
-from autoconv.cost.predict import estimate_seconds
 from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.errors import ConfigError, ProblemError
@@ -80,6 +79,9 @@ def _by_estimate(
     problem: Problem, configs: tuple[Config, ...], environment: Environment
 ) -> tuple[Config, ...]:
     """Return those of the configs that run, the least estimate first; of equals, the better when tuned."""
+    # Not above: the command line loads this package, and --help does not wait for Triton.
+    from autoconv.cost.predict import estimate_seconds
+
     runs = [config for config in configs if _runs(problem, config)]
     device = _device(environment.device, environment.arch, environment.sms, environment.memory_gib)
     if device is not None and len(runs) > 1:

@@ -47,7 +47,7 @@ class Shelf:
         A miss is looked up in the layers each time: another process may have tuned the problem meanwhile.
         """
         kept = self._fresh(problem, environment)
-        found = kept and kept.find(problem)
+        found = kept.find(problem) if kept else None
         if found is not None and (found.hit or found.pinned):
             return found
         return self._read(problem, environment).find(problem)
