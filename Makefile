@@ -15,7 +15,7 @@ JOBS ?= 2
 SEED ?= 1
 
 .DEFAULT_GOAL := check
-.PHONY: check setup demo test fuzz stress lint format types docs docs-update bench bench-model bench-db test-models test-triton-versions gpu offline-bundle prebuilt dist clean help
+.PHONY: check setup demo test fuzz stress lint format types docs docs-update bench bench-model bench-buckets bench-db test-models test-triton-versions gpu offline-bundle prebuilt dist clean help
 
 check: lint types docs test  ## Everything that must hold before a change goes in
 
@@ -56,6 +56,9 @@ bench: setup  ## What a call costs before the kernel runs, as JSON
 
 bench-model: setup  ## What the cost model predicts, and how fast, as JSON
 	$(RUN) scripts/bench/model.py
+
+bench-buckets: setup  ## How many sweeps a layer's lengths lead to and what the others lose, as JSON; two minutes
+	$(RUN) scripts/bench/buckets.py
 
 bench-db: setup  ## How the tuning database grows, up to a million trials, as JSON; about ten minutes
 	$(RUN) scripts/bench/db.py 10000 100000 1000000

@@ -373,3 +373,25 @@ def derived(
         source=f"as the driver reports it; rates scaled from {like.name} ({like.arch.name}) by SMs and clock",
         other_products=(),
     )
+
+
+def recalled(name: str, arch: str, sms: int, memory_gib: int) -> Device | None:
+    """Return the device that an environment names, for estimates; None where nothing is known of its arch.
+
+    The catalogue's where that is as large; else one like its kin.
+
+    Args:
+        name: what the environment calls it.
+        arch: the compiler's name for its architecture, such as ``"sm_89"``.
+        sms: streaming multiprocessors.
+        memory_gib: device memory, GiB, rounded up.
+    """
+    known = CATALOGUE.get(name)
+    if known is not None and (known.sms, -(-known.memory_bytes // 2**30)) == (sms, memory_gib):
+        return known
+    if arch not in ARCHITECTURES or min(sms, memory_gib) < 1:
+        return None
+    return derived(
+        name, capability=ARCHITECTURES[arch].capability, sms=sms, memory_bytes=memory_gib << 30, l2_bytes=0,
+        boost_mhz=0, memory_mhz=0, memory_bus_bits=0,
+    )  # fmt: skip

@@ -19,6 +19,7 @@ from .packing import write_pin
 from .ranking import Ranked
 from .records import EnvironmentRecord, Pin, ProblemRecord, RunRecord, Trial, Winner
 from .recovery import open_healed
+from .siblings import Sibling
 from .store import TuningDB
 from .transfer import ImportSummary, entry_lines, export_lines, import_lines, merge, quarantined
 
@@ -39,6 +40,7 @@ __all__ = [
     "Ranked",
     "Report",
     "RunRecord",
+    "Sibling",
     "Trial",
     "TuningDB",
     "TuningDBError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import nullcontext
 from typing import TypeAlias, TypeVar
 
@@ -11,6 +11,7 @@ from .errors import TuningDBError
 from .nearest import Neighbour
 from .ranking import Ranked
 from .records import ProblemRecord, Winner
+from .siblings import Sibling
 from .store import Choice, TuningDB
 
 Opening: TypeAlias = Callable[[], TuningDB]
@@ -80,6 +81,11 @@ class Layers:
         """Whether any layer is a pin."""
         return bool(self.pins)
 
+    @property
+    def in_trouble(self) -> bool:
+        """Whether any layer did not answer when it was asked last."""
+        return any(layer.in_trouble for layer in self._layers)
+
     def database(self, name: str) -> TuningDB | None:
         """Return the database of the layer of that name; None, and a warning once, if it does not open now.
 
@@ -118,6 +124,16 @@ class Layers:
             first.setdefault(neighbour.problem.key, (name, neighbour))
         by_distance = sorted(first.values(), key=lambda one: (len(one[1].differing), one[1].distance))
         return by_distance[:limit]
+
+    def siblings(
+        self,
+        problem: ProblemRecord,
+        sizes: Collection[str],
+        alike: Callable[[str], bool],
+        among: Choice,
+    ) -> list[tuple[str, Sibling]]:
+        """Return every layer's problems that differ in `sizes` alone; see `TuningDB.siblings`."""
+        return self._each(lambda database: database.siblings(problem, sizes, alike, among))
 
     def problems(self) -> list[ProblemRecord]:
         """Return every problem that any layer has, in the order of their keys."""

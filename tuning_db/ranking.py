@@ -163,13 +163,14 @@ def ranked_of(
             for ranking in rank(trials)
             for placed in enumerate(ranking.contenders[:limit])
         ]
-        ranked, nonsense = sound(best, _ranked)
+        ranked, nonsense = sound(best, ranked_from)
         found += ranked
         bad += unsound + nonsense
     return found, bad
 
 
-def _ranked(environment: EnvironmentRecord, ranking: Ranking, place: int, contender: Contender) -> Ranked:
+def ranked_from(environment: EnvironmentRecord, ranking: Ranking, place: int, contender: Contender) -> Ranked:
+    """Return a contender of a ranking, at its place; raises BadRowError where its config is none."""
     config = dict(contender.trials[0].config)
     named = contender.source, ranking.provenance, ranking.predictor, contender.time
     return Ranked(environment, place, config, *named)

@@ -347,6 +347,9 @@ def prepare(
             for name in lacks(connection, columns):
                 kind = COLUMN_TYPES[columns[name]]
                 connection.execute(f'ALTER TABLE problems ADD COLUMN "{name}" {kind}')
+            if columns:  # a search for siblings fixes the first ones
+                named = ", ".join(f'"{name}"' for name in columns)
+                connection.execute(f"CREATE INDEX IF NOT EXISTS problems_by_columns ON problems ({named})")
             connection.execute(
                 "INSERT INTO meta VALUES ('application', ?) ON CONFLICT DO NOTHING", (application,)
             )

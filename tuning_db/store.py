@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -28,6 +28,7 @@ from .rows import (
     trials_of,
     winners_of,
 )
+from .siblings import Sibling, siblings_of
 from .writing import Intake, derive
 
 Choice = Callable[[EnvironmentRecord], bool]  # which environments an answer may come from
@@ -363,6 +364,18 @@ class TuningDB:
         with self.reading() as connection:
             chosen = list(self._environments(connection, among))
             return self._noted(search(connection, problem, schema.problem_columns(connection), chosen, limit))
+
+    @_mended
+    def siblings(
+        self,
+        problem: ProblemRecord,
+        sizes: Collection[str],
+        alike: Callable[[str], bool],
+        among: Choice,
+    ) -> list[Sibling]:
+        """Return the problems that differ from this one in `sizes` alone; see `tuning_db.siblings`."""
+        with self.reading() as connection:
+            return self._noted(siblings_of(connection, problem, list(self.columns), sizes, alike, among))
 
     @_mended
     def environments(self) -> list[EnvironmentRecord]:

@@ -17,8 +17,9 @@ from autoconv.cli.common import (
     say,
     target,
 )
+from autoconv.cost.prediction import floor_seconds
 from autoconv.errors import ProblemError
-from autoconv.lookup import Found
+from autoconv.lookup import SERVING, Found
 from autoconv.problem import Problem
 
 
@@ -30,38 +31,24 @@ from autoconv.problem import Problem
 def lookup(problem: str, device: str, tell_why: bool, as_json: bool) -> None:
     """Show what the database has for PROBLEM; nothing is swept.
 
-    An entry of grade "exact" or "soft" (another driver, say, or an interrupted sweep's) is found. Where there
-    is none, what a call would run until a sweep has ended is shown: "scaled" from another device of the
-    architecture, the "nearest" problem's on this device, or, as "default", the least estimate; and how the
-    nearest entry differs, field by field. Exit status 1: none was found.
+    Found is an entry of grade "exact"; "soft" (another driver, say, or an interrupted sweep's); "bucket" (of
+    a near size, which is shown); or "carried" from another version of Triton. Where there is none, what the
+    policy "predict" would run is shown: "scaled" from another device of the architecture, the "nearest"
+    problem's on this device, or, as "default", the least estimate; and how the nearest entry differs, field
+    by field. A pinned file is final: what it lacks is torch's. Exit status 1: none was found.
     """
     parsed = Problem.parse(problem)
     at = target(device)
-    found = at.tuner.find(parsed, at.environment)
-    shown = found or _provisional(parsed, at)
-    fields: dict[str, Any] = {
-        "found": found is not None,
-        "problem": str(parsed),
-        "device": at.device.name,
-        "grade": shown.grade if shown else None,
-        "layer": shown.layer if shown else None,
-        "provenance": shown.provenance if shown else None,
-        "kernel": shown.config.kernel if shown else None,
-        "config": shown.config.to_json() if shown else None,
-        "predicted_ms": milliseconds(shown.predicted_us) if shown else None,
-        "measured_ms": milliseconds(shown.measured_us) if shown else None,
-    }
-    if tell_why or found is None:
+    served = at.tuner.find(parsed, at.environment) or _provisional(parsed, at)
+    shown = served and at.tuner.estimated(served, parsed, at.device)
+    found = shown is not None and shown.grade in SERVING
+    fields = _fields(parsed, at, shown, found)
+    if tell_why or not found:
         fields["why"] = at.tuner.why_missing(parsed, at.environment)
     if as_json:
         print_json(fields)
     else:
-        if found is None:
-            say("not found" if shown is None else "not found; until it is tuned:")
-        if shown is not None:
-            say(f"{shown.config}  {shown.provenance}, grade {shown.grade}, layer {shown.layer}")
-        for line in fields.get("why", ()):
-            say(f"  {line}")
+        _say(fields, shown)
     raise SystemExit(0 if found else 1)
 
 
@@ -70,3 +57,40 @@ def _provisional(problem: Problem, at: Target) -> Found | None:
         return at.tuner.provisional(problem, at.environment, at.device)
     except ProblemError:  # no kernel runs it: it is left to torch
         return None
+
+
+def _fields(problem: Problem, at: Target, shown: Found | None, found: bool) -> dict[str, Any]:
+    return {
+        "found": found,
+        "problem": str(problem),
+        "device": at.device.name,
+        "grade": shown.grade if shown else None,
+        "layer": shown.layer if shown else None,
+        "pinned": shown.pinned if shown else False,
+        "provenance": shown.provenance if shown else None,
+        "tuned_for": str(shown.tuned or problem) if shown and shown.grade != "default" else None,
+        "kernel": shown.config.kernel if shown else None,
+        "config": shown.config.to_json() if shown else None,
+        "predicted_ms": milliseconds(shown.predicted_us) if shown else None,
+        "measured_ms": milliseconds(shown.measured_us) if shown else None,
+        "floor_ms": floor_seconds(problem, at.device) * 1e3,
+    }
+
+
+def _say(fields: dict[str, Any], shown: Found | None) -> None:
+    if shown is None:
+        say("not found")
+    elif not fields["found"]:
+        final = "the pinned file leaves it to torch" if shown.pinned else "what the policy predict would run"
+        say(f"not found; {final}:")
+    if shown is not None:
+        pinned = ", pinned" if shown.pinned else ""
+        say(f"{shown.config}  {shown.provenance}, grade {shown.grade}, layer {shown.layer}{pinned}")
+        if shown.tuned is not None:
+            say(f"  tuned for {shown.tuned}")
+        for kind in ("measured", "predicted"):
+            if fields[f"{kind}_ms"] is not None:
+                say(f"  {kind} {fields[f'{kind}_ms']:.4g} ms")
+        say(f"  floor {fields['floor_ms']:.4g} ms")
+    for line in fields.get("why", ()):
+        say(f"  {line}")

@@ -27,7 +27,7 @@ from autoconv.cost.prediction import floor_seconds
 from autoconv.errors import DeviceError, FieldError, ProblemError
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernel as kernel_called
-from autoconv.lookup import open_user
+from autoconv.lookup import HITS, OWN, open_user
 from autoconv.problem import Problem
 from autoconv.sweep.pool import WorkerPool
 from tuning_db import TuningDBError
@@ -35,9 +35,6 @@ from tuning_db import TuningDBError
 if TYPE_CHECKING:
     from autoconv.tuning.backlog import MissedProblem
     from autoconv.tuning.tuner import Tuned
-
-TUNED = ("exact", "soft", "bucket")
-"""Grades of what is tuned; of any other, another process is at it still."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Wanted:
 @click.argument("problems", nargs=-1, metavar="PROBLEM...")
 @device_option
 @click.option("--missed", is_flag=True, help="Tune what `autoconv db missed` lists, in its order.")
-@click.option("--again", is_flag=True, help="Sweep even where the database has the problem already.")
+@click.option("--again", is_flag=True, help="Sweep even what the database has, all of it anew.")
 @click.option(
     "--seconds", type=click.FloatRange(min=1), default=None, help="Bound on each problem's sweep, in seconds."
 )
@@ -65,6 +62,8 @@ def tune(
 
     Where the device is present its kernels are checked and timed. Where it is not, candidates are ranked by
     prediction, compiled for it, and checked in Triton's interpreter, and the winner is recorded as predicted.
+    What any layer of the database has, of grade "exact" or "soft" and of a sweep that ended, is not swept
+    again; where the device is present that must have been measured.
     Exit status 1: no candidate of some problem passed its check.
 
     With --missed the problems are those that calls asked for and did not find; each is forgotten when it is
@@ -131,8 +130,9 @@ def _tuned(one: Wanted, seconds: float, again: bool, pool: WorkerPool) -> Tuned 
     """Tune one problem; return None where no kernel runs one that was missed."""
     try:
         with progress_bar(str(one.problem)) as progress:
+            content = HITS if one.missed else OWN
             tuned = one.at.tuner.tune(
-                one.problem, one.at.job(seconds), again=again, pool=pool, progress=progress
+                one.problem, one.at.job(seconds), again=again, pool=pool, progress=progress, content=content
             )
     except ProblemError as error:
         if one.missed is None:
@@ -140,7 +140,7 @@ def _tuned(one: Wanted, seconds: float, again: bool, pool: WorkerPool) -> Tuned 
         note(f"torch serves {one.problem}: {error}")
         _forget(one)
         return None
-    if tuned.found is not None and tuned.found.grade in TUNED:
+    if tuned.found is not None and tuned.found.grade in HITS:
         _forget(one)
     return tuned
 

@@ -7,35 +7,31 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import tuning_db
-from autoconv.lookup.grades import (
-    GRADES,
-    PROVENANCES,
-    Found,
-    PredictorOf,
-    covered,
-    find,
-    priors,
-    records,
-    transferred,
-    tried,
-)
+from autoconv.lookup.buckets import SIZES
+from autoconv.lookup.elsewhere import priors, transferred
+from autoconv.lookup.families import find
+from autoconv.lookup.found import GRADES, HITS, OWN, PROVENANCES, SERVING, Found, PredictorOf, records
 from autoconv.lookup.legality import refusal
 from autoconv.lookup.misses import why_missing
+from autoconv.lookup.runs import outdated, tried
+from autoconv.lookup.shelf import Shelf
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from tuning_db import Layers, TuningDB, open_healed
 
 __all__ = [
-    "APPLICATION", "COLUMNS", "GRADES", "PREBUILT", "PROVENANCES", "Found", "PredictorOf", "covered", "find",
-    "open_as_it_is", "open_file", "open_layers", "open_user", "priors", "records", "refusal", "transferred",
-    "tried", "warn_once", "why_missing",
+    "APPLICATION", "COLUMNS", "GRADES", "HITS", "OWN", "PREBUILT", "PROVENANCES", "SERVING", "Found",
+    "PredictorOf", "Shelf", "find", "open_as_it_is", "open_file", "open_layers", "open_user", "outdated",
+    "priors", "records", "refusal", "transferred", "tried", "warn_once", "why_missing",
 ]  # fmt: skip
 
 APPLICATION = "autoconv"
+_COLUMNS = Problem(N=1, Cin=1, Cout=1, K=1, L=1).columns()
 COLUMNS: Mapping[str, type] = {
-    name: type(value) for name, value in Problem(N=1, Cin=1, Cout=1, K=1, L=1).columns().items()
+    name: type(_COLUMNS[name]) for name in sorted(_COLUMNS, key=lambda name: name in SIZES)
 }
-"""The columns of the problems table, beside the canonical key."""
+"""The columns of the problems table, beside the canonical key; those of the sizes last, for the index over
+them serves who asks for all sizes of a module shape."""
 
 PREBUILT = Path(tuning_db.__file__).parent / "prebuilt" / "autoconv.db"
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from autoconv.environment import Environment
 from autoconv.errors import ConfigError
-from autoconv.lookup.grades import PredictorOf, departures, neighbours
+from autoconv.lookup.bests import departures
+from autoconv.lookup.elsewhere import neighbours
+from autoconv.lookup.found import PredictorOf
 from autoconv.lookup.legality import runnable
 from autoconv.problem import Problem
 from tuning_db import Layers, Winner

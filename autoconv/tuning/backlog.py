@@ -10,17 +10,16 @@ from autoconv import device as devices
 from autoconv.config import Config
 from autoconv.cost.predict import estimate
 from autoconv.cost.prediction import floor_seconds
-from autoconv.device import ARCHITECTURES, Device
+from autoconv.device import Device
 from autoconv.environment import IDENTITY, Environment
 from autoconv.errors import ProblemError
+from autoconv.lookup.buckets import module_shape
 from autoconv.problem import Problem
 from autoconv.sweep.candidates import best_guess
 from autoconv.sweep.sweep import Progress
 from autoconv.tuning.tuner import no_progress
 from tuning_db import EnvironmentRecord, Miss
 from tuning_db.misses import joined
-
-_SIZES = ("N", "L", "output_padding")  # what a module in a model leaves open
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def backlog(misses: Iterable[Miss], progress: Progress = no_progress) -> list[Mi
             problem = Problem.from_key(key)
         except ProblemError:
             continue
-        device = device_of(group[0].environment)
+        device = _device(group[0].environment)
         seconds = None if device is None else estimates.seconds(problem, device)
         keys = tuple((miss.problem.key, miss.environment.hash) for miss in group)
         found.append(MissedProblem(problem, reduce(joined, group), seconds, keys))
@@ -81,19 +80,11 @@ def _identity(environment: EnvironmentRecord) -> tuple[object, ...]:
     return tuple(environment.soft.get(name) for name in IDENTITY)
 
 
-def device_of(environment: EnvironmentRecord) -> Device | None:
-    """Return the catalogue's device, or one of that size like it; None of an unknown architecture."""
+def _device(environment: EnvironmentRecord) -> Device | None:
     name, sms, memory = _identity(environment)
-    arch = ARCHITECTURES.get(str(environment.hard.get("arch")))
-    if arch is None or not isinstance(sms, int) or not isinstance(memory, int) or min(sms, memory) < 1:
+    if not isinstance(sms, int) or not isinstance(memory, int):
         return None
-    known = devices.CATALOGUE.get(str(name))
-    if known is not None and (known.sms, -(-known.memory_bytes // 2**30)) == (sms, memory):
-        return known
-    return devices.derived(
-        str(name), capability=arch.capability, sms=sms, memory_bytes=memory << 30, l2_bytes=0,
-        boost_mhz=0, memory_mhz=0, memory_bus_bits=0,
-    )  # fmt: skip
+    return devices.recalled(str(name), str(environment.hard.get("arch")), sms, memory)
 
 
 class _Estimates:
@@ -107,9 +98,8 @@ class _Estimates:
 
     def seconds(self, problem: Problem, device: Device) -> float:
         """Return the time of one call on `device`."""
-        fields = {name: value for name, value in problem.to_json().items() if name not in _SIZES}
         octaves = problem.L_out.bit_length(), (problem.N * problem.L_out).bit_length()
-        near = (device, *octaves, *fields.values())
+        near = (device, *octaves, module_shape(problem))
         config = self._configs.get(near)
         if config is not None:
             return estimate(problem, config, device).seconds

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
-from autoconv.lookup import Found
+from autoconv.lookup import Found, Shelf
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.candidates import best_guess
@@ -25,6 +25,10 @@ from tuning_db import Layers, Trial, TuningDB, TuningDBError, Winner, single_fli
 FLIGHT_SECONDS = 10.0
 """How long a caller waits for another process's sweep of the same problem. Ranks of one job can sit in a
 collective operation, so the wait must end; the loser then runs a provisional config."""
+
+MODEL_ERROR = 0.094
+"""By how much an estimate is off, typically: that of the best tile of 454 measured float16 GEMMs of an A100,
+the largest of three dtypes (docs/cost_model.md, "How well it holds")."""
 
 _TORCH = Found(ATEN, "default", "default", "none", measured_us=None, predicted_us=None)
 
@@ -49,7 +53,7 @@ class Tuner:
         self._settings = settings
         self._warn = warn
         self.layers = lookup.open_layers(settings, warn)
-        self._in_memory: dict[tuple[Problem, Environment], Found] = {}
+        self._shelf = Shelf(self.layers, predictor_of)
         self._in_vain: set[tuple[Problem, Environment]] = set()  # swept here, and no winner found
 
     @property
@@ -58,9 +62,30 @@ class Tuner:
         return self.layers.database("user")
 
     def find(self, problem: Problem, environment: Environment) -> Found | None:
-        """Return what this process tuned and could not write, or else the best entry of the layers."""
-        found = self._in_memory.get((problem, environment))
-        return found or lookup.find(self.layers, problem, environment, predictor_of)
+        """Return what serves `problem`, of the layers and of what was tuned here and not written; or None.
+
+        Where its module shape is known in this process, no file is touched.
+        """
+        return self._shelf.find(problem, environment)
+
+    def ahead(self, problem: Problem, found: Found, device: Device) -> bool:
+        """Return whether the model's best config is ahead of `found` by more than twice the model's error.
+
+        It takes as long as a guess, some 0.3 s. Of torch's own convolution the model knows nothing.
+
+        Raises:
+            ProblemError: no kernel runs this problem.
+        """
+        if found.config == ATEN:
+            return False
+        _, best = best_guess(problem, device)
+        return estimate(problem, found.config, device).seconds > best * (1 + 2 * MODEL_ERROR)
+
+    def estimated(self, found: Found, problem: Problem, device: Device) -> Found:
+        """Return `found` with its estimated time for `problem` where it has no time of its own."""
+        if found.config == ATEN or found.measured_us is not None or found.predicted_us is not None:
+            return found
+        return replace(found, predicted_us=estimate(problem, found.config, device).seconds * 1e6)
 
     def why_missing(self, problem: Problem, environment: Environment) -> list[str]:
         """Say, a line a field, what the nearest entry differs in."""
@@ -79,9 +104,7 @@ class Tuner:
         if (problem, environment) in self._in_vain:
             return _TORCH
         found = lookup.transferred(self.layers, problem, environment, device, predictor_of)
-        if found is None or found.config == ATEN:
-            return found or self.guess(problem, device)
-        return replace(found, predicted_us=estimate(problem, found.config, device).seconds * 1e6)
+        return self.guess(problem, device) if found is None else self.estimated(found, problem, device)
 
     def kernel_for(self, problem: Problem, environment: Environment, device: Device) -> Config:
         """Return the config of one of our kernels for `problem`: the database's, or else a guess."""
@@ -95,11 +118,14 @@ class Tuner:
         *,
         wait: float = FLIGHT_SECONDS,
         again: bool = False,
+        content: Collection[str] = lookup.OWN,
         pool: WorkerPool | None = None,
         progress: Progress = no_progress,
     ) -> Tuned:
-        """Sweep `problem`, unless the user's database has it already or another process is at it.
+        """Sweep `problem`, unless some layer has it already or another process is at it.
 
+        It has it where a sweep came to its end, here or elsewhere, and, where the device is present,
+        measured; the user's database only if the kernels that it tried are today's.
         What was tried here before with the kernels of today, in a sweep that was interrupted, say, is not
         tried again.
 
@@ -108,7 +134,8 @@ class Tuner:
             job: What to sweep for, where and how long.
             wait: Seconds to wait for another process that sweeps the same problem; where it takes longer, a
                 provisional config is returned.
-            again: Sweep even where the database has the problem, all of it anew.
+            again: Sweep even where a layer has the problem, all of it anew.
+            content: The grades that will do; with "bucket", a near size of the module shape does.
             pool: Worker processes that outlive the sweep; where None, it starts and ends its own.
             progress: Told what is being done, how many are done, of how many.
 
@@ -119,23 +146,34 @@ class Tuner:
         """
         key = f"{problem.key()} {job.environment.hash}"
         with single_flight(self._settings.database, key, wait, self._warn) as mine:
-            known = self._swept_before(problem, job)
-            if known is not None and not again:
+            known = None if again else self._known(problem, job, content)
+            if known is not None:
                 return Tuned(known, None)
             if not mine:
                 return Tuned(self.provisional(problem, job.environment, job.device), None)
-            first = lookup.priors(self.layers, problem, job.environment)
+            first = self._priors(problem, job)
             with nullcontext(pool) if pool else WorkerPool() as workers:
                 swept = sweep(problem, job, self._user, workers, progress, first, again=again)
+        self._shelf.forget()
         self._tell(problem, job.environment, swept)
         if swept.winner is None:
             self._in_vain.add((problem, job.environment))
             return Tuned(None, swept)
         found = self._own(problem, job.environment) if swept.recorded else None
         if found is None:
-            found = _of_memory(swept.winner)
-            self._in_memory[problem, job.environment] = found
+            self._shelf.remember(problem, job.environment, swept.trials)
+            found = _unwritten(swept.winner)
         return Tuned(found, swept)
+
+    def _priors(self, problem: Problem, job: Job) -> list[Config]:
+        """Return what a sweep tries first: what was best elsewhere for this problem, then for the nearest."""
+        environment = job.environment
+        near = (
+            self.find(problem, environment),
+            lookup.transferred(self.layers, problem, environment, job.device, predictor_of),
+        )
+        configs = [found.config for found in near if found is not None and found.config != ATEN]
+        return [*lookup.priors(self.layers, problem, environment), *configs]
 
     def _tell(self, problem: Problem, environment: Environment, swept: Swept) -> None:
         """Warn of a sweep without a winner, or one that stopped early: why, and what serves."""
@@ -158,31 +196,33 @@ class Tuner:
             user.record(environment_record, problem_record, [trial], origin=origin)
         except TuningDBError as error:
             self._warn(f"a trial was not recorded: {error}")
+        self._shelf.forget()
 
-    def _swept_before(self, problem: Problem, job: Job) -> Found | None:
-        """Return the user's own entry, if a sweep now could not better its provenance."""
-        found = self._in_memory.get((problem, job.environment))
-        if found is not None and (found.provenance == "measured" or not job.on_gpu):
-            return found
-        user = self._user
-        if user is None:
-            return None
+    def _known(self, problem: Problem, job: Job, grades: Collection[str]) -> Found | None:
+        """Return an entry of these grades, of any layer, that a sweep now could not better in provenance."""
+        self._shelf.forget()  # another process may have swept it meanwhile
+        provenances = ("measured",) if job.on_gpu else ("measured", "predicted")
+        known = self._shelf.known(problem, job.environment, grades, provenances)
+        return None if known is not None and known.layer == "user" and self._outdated(problem, job) else known
+
+    def _outdated(self, problem: Problem, job: Job) -> bool:
+        """Return whether the user's own sweeps of `problem` did not try the kernels of today."""
         try:
-            runs = user.runs(problem.key())
+            runs = self._user.runs(problem.key()) if self._user else ()
         except TuningDBError:
-            return None
-        known = lookup.covered(runs, problem, job.environment, predictor_of, on_gpu=job.on_gpu)
-        return self._own(problem, job.environment) if known else None
+            return False
+        return lookup.outdated(runs, problem, job.environment, on_gpu=job.on_gpu)
 
     def _own(self, problem: Problem, environment: Environment) -> Found | None:
-        """Return the entry of the user's database alone."""
+        """Return the entry of the user's database alone, for this very problem."""
         user = self._user
         if user is None:
             return None
-        return lookup.find(Layers([("user", user)], self._warn), problem, environment, predictor_of)
+        shelf = Shelf(Layers([("user", user)], self._warn), predictor_of)
+        return shelf.known(problem, environment, OWN, ("measured", "predicted"), finished=False)
 
 
-def _of_memory(winner: Winner) -> Found:
+def _unwritten(winner: Winner) -> Found:
     return Found(
         Config.from_document(winner.config),
         winner.provenance,

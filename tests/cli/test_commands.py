@@ -61,6 +61,31 @@ def test_tune_again_answers_from_the_database(tuned, run):
     assert {name: again[name] for name in kept} == {name: tuned.fields[name] for name in kept}
 
 
+@pytest.fixture
+def no_workers(monkeypatch):
+    """No worker process starts, so that a sweep is an error."""
+
+    def refuse(*_):
+        raise AssertionError("a worker was given a task")
+
+    monkeypatch.setattr("autoconv.sweep.pool.Worker.begin", refuse)
+
+
+def test_tune_is_content_with_what_the_package_brings(run, no_workers):
+    """The README's own example."""
+    shown = run("tune", SEED, "--device", "rtx4090", "--json")
+    fields = one_object(shown)
+    assert shown.exit_code == 0
+    assert (fields["swept"], fields["provenance"]) == (False, "predicted")
+    assert fields["config"] == one_object(run("lookup", SEED, "--device", "rtx4090", "--json"))["config"]
+
+
+def test_tune_is_not_content_with_a_near_size(tuned, run, monkeypatch):
+    monkeypatch.setattr("autoconv.cli.common.Target.job", _no_time)
+    fields = one_object(run("tune", PROBLEM.replace("L=16", "L=17"), "--device", "rtx4090", "--json"))
+    assert fields["swept"] is True
+
+
 def test_tune_for_a_person(tuned, run):
     shown = run("tune", PROBLEM, "--device", "rtx4090")
     assert shown.exit_code == 0
@@ -104,26 +129,46 @@ def test_lookup_finds_what_was_tuned(tuned, run):
     person = run("lookup", PROBLEM, "--device", "rtx4090")
     assert person.stdout.startswith(f"{fields['kernel']}[")
     assert "predicted, grade exact, layer user" in person.stdout
+    assert (fields["tuned_for"], fields["pinned"]) == (PROBLEM, False)
+    assert 0 < fields["floor_ms"] < fields["predicted_ms"]
+    assert f"\n  predicted {fields['predicted_ms']:.4g} ms\n" in person.stdout
+    assert "measured" not in person.stdout
+
+
+def test_lookup_finds_a_near_size_and_says_which(tuned, run):
+    near = PROBLEM.replace("L=16", "L=17")
+    shown = run("lookup", near, "--device", "rtx4090", "--json")
+    fields = one_object(shown)
+    assert shown.exit_code == 0
+    assert set(fields) == documented("lookup") - {"why"}
+    names = ("found", "grade", "layer", "provenance", "problem", "tuned_for", "kernel", "measured_ms")
+    assert [fields[name] for name in names] == [
+        True, "bucket", "user", "predicted", near, PROBLEM, tuned.fields["kernel"], None,
+    ]  # fmt: skip
+    assert fields["predicted_ms"] > fields["floor_ms"]
+    person = run("lookup", near, "--device", "rtx4090")
+    assert person.exit_code == 0
+    assert f"predicted, grade bucket, layer user\n  tuned for {PROBLEM}\n  predicted " in person.stdout
 
 
 def test_lookup_says_why_it_finds_nothing(tuned, run):
-    other = PROBLEM.replace("L=16", "L=17")
+    other = PROBLEM.replace("L=16", "L=33")
     shown = run("lookup", other, "--device", "rtx4090", "--json")
     fields = one_object(shown)
     assert shown.exit_code == 1
     assert set(fields) == documented("lookup")
-    assert fields["why"] == ["nearest: another problem", "L: 17 here, 16 there"]
+    assert fields["why"] == ["nearest: another problem", "L: 33 here, 16 there"]
     person = run("lookup", PROBLEM, "--device", "l4")
     assert person.exit_code == 1
-    head, config, nearest, *_ = person.stdout.splitlines()
-    assert head == "not found; until it is tuned:"
+    head, config, _predicted, _floor, nearest, *_ = person.stdout.splitlines()
+    assert head == "not found; what the policy predict would run:"
     assert config.endswith("transferred, grade scaled, layer user")
     assert nearest == "  nearest: this problem in another environment, layer user"
     assert "  device: l4 here, rtx4090 there" in person.stdout
 
 
-def test_lookup_gives_what_serves_until_the_problem_is_tuned(tuned, run):
-    near = one_object(run("lookup", PROBLEM.replace("L=16", "L=17"), "--device", "rtx4090", "--json"))
+def test_lookup_gives_what_would_serve_under_predict(tuned, run):
+    near = one_object(run("lookup", PROBLEM.replace("L=16", "L=33"), "--device", "rtx4090", "--json"))
     assert (near["found"], near["grade"], near["layer"], near["provenance"]) == (
         False, "nearest", "user", "transferred",
     )  # fmt: skip

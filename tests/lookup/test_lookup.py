@@ -16,126 +16,15 @@ from autoconv.environment import Environment
 from autoconv.errors import MissError
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernels
-from autoconv.kernels.source import source_of
-from autoconv.lookup import (
-    COLUMNS,
-    Found,
-    open_layers,
-    priors,
-    records,
-    refusal,
-)
+from autoconv.lookup import COLUMNS, Found, open_layers, priors, records, refusal
 from autoconv.problem import Problem
 from autoconv.settings import Settings
+from tests.lookup.conftest import HERE, MODEL, OLD_MODEL, PROBLEM, TILES, Database, config, predictor_of
 from tuning_db import EnvironmentRecord, Layers, ProblemRecord, Trial, TuningDB
-
-PROBLEM = Problem(64, 64, 128, 3, 224280, stride=3, dilation=4)
-HERE = Environment(
-    arch="sm_89",
-    triton="3.7",
-    device="rtx4090",
-    sms=128,
-    memory_gib=24,
-    triton_patch="3.7.1",
-    cuda_driver="570.86",
-    power_limit_w=450,
-)
-MODEL, OLD_MODEL = "0123456789abcdef", "b" * 16
-
-
-def predictor_of(kernel: str, model: str = MODEL) -> str:
-    """What predicts times of a kernel: the model, and a part that is the kernel's own."""
-    return f"{model}-of {kernel}"
-
 
 find = partial(lookup.find, predictor_of=predictor_of)
 transferred = partial(lookup.transferred, predictor_of=predictor_of)
 why_missing = partial(lookup.why_missing, predictor_of=predictor_of)
-TILES = {"BLOCK_CO": 128, "BLOCK_L": 32, "BLOCK_R": 32}
-
-
-def config(warps: int) -> Config:
-    """Configs that tests can tell apart."""
-    return Config("dense", TILES, num_warps=warps, num_stages=2)
-
-
-class Database:
-    """A database file, filled one entry at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def add(
-        self,
-        chosen: Config | dict[str, object],
-        *,
-        problem: Problem = PROBLEM,
-        environment: Environment = HERE,
-        measured_us: float | None = None,
-        predicted_us: float | None = None,
-        source: str | None = None,  # today's
-        predictor: str | None = None,  # likewise
-        finished: bool = True,
-    ) -> Database:
-        document = chosen.document() if isinstance(chosen, Config) else chosen
-        kernel = str(document.get("kernel"))
-        named = {"source": source or source_of(kernel) or "", "predictor": predictor or predictor_of(kernel)}
-        trial = Trial(document, "ok", predicted_us, measured_us=measured_us, max_err=1e-7, **named)
-        problem_record, environment_record = records(problem, environment)
-        with TuningDB.open(self.path, columns=COLUMNS, application="autoconv") as database:
-            run = database.start(environment_record, origin="test")
-            database.add(run, problem_record, trial)
-            if finished:
-                database.finish(run)
-        return self
-
-
-@pytest.fixture
-def user(tmp_path: Path) -> Database:
-    return Database(tmp_path / "user.db")
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Database:
-    return Database(tmp_path / "site.db")
-
-
-@pytest.fixture
-def second_site(tmp_path: Path) -> Database:
-    return Database(tmp_path / "second-site.db")
-
-
-@pytest.fixture
-def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
-    database = Database(tmp_path / "packaged.db")
-    monkeypatch.setattr(lookup, "PREBUILT", database.path)
-    return database
-
-
-@pytest.fixture
-def warnings() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def layers(
-    user: Database,
-    site: Database,
-    second_site: Database,
-    packaged: Database,
-    tmp_path: Path,
-    warnings: list[str],
-) -> Callable[[], Layers]:
-    """Opens those of the databases that were filled, as the settings of a process would."""
-
-    def opened() -> Layers:
-        sites = tuple(one.path for one in (site, second_site) if one.path.exists())
-        if not packaged.path.exists():
-            packaged.add(config(1), problem=replace(PROBLEM, N=1), predicted_us=1.0)
-        return open_layers(Settings(user.path, sites, "sweep", tmp_path, 60.0), warnings.append)
-
-    return opened
-
 
 # --- grades ---------------------------------------------------------------------------------------
 
@@ -181,7 +70,6 @@ def test_a_prediction_does_not_depend_on_the_driver(
     "hard",
     [
         {"arch": "sm_90"},
-        {"triton": "3.6"},
         {"device": "l4", "sms": 58},  # the same architecture, another device
         {"sms": 114},  # a board cut down, or a slice of it, under the same name
         {"memory_gib": 12},
@@ -197,7 +85,7 @@ def test_a_hard_difference_is_a_miss(
 
 @pytest.mark.parametrize(
     "other",
-    [replace(PROBLEM, N=32), replace(PROBLEM, bias=True), replace(PROBLEM, precision="ieee")],
+    [replace(PROBLEM, N=16), replace(PROBLEM, bias=True), replace(PROBLEM, precision="ieee")],
     ids=str,
 )
 def test_another_problem_is_a_miss(other: Problem, user: Database, layers: Callable[[], Layers]) -> None:
@@ -269,7 +157,8 @@ def version(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def be(dense: str) -> None:
         now = {"dense": dense, "im2col_rows": "5" * 16}
-        monkeypatch.setattr("autoconv.lookup.grades.source_of", now.get)
+        for module in ("bests", "elsewhere", "families"):
+            monkeypatch.setattr(f"autoconv.lookup.{module}.source_of", now.get)
 
     return be
 
@@ -494,7 +383,8 @@ def test_the_nearest_problem_of_this_device_gives_its_config(
     user.add(config(8), problem=replace(PROBLEM, N=32, K=2), predicted_us=1.0)
     site.add(config(4), problem=replace(PROBLEM, N=32), predicted_us=9.0)
     found = transferred(layers(), PROBLEM, HERE, RTX4090)
-    assert found == Found(config(4), "transferred", "nearest", "site 1", None, None)
+    near = replace(PROBLEM, N=32)
+    assert found == Found(config(4), "transferred", "nearest", "site 1", None, None, tuned=near)
     user.add(config(8), problem=replace(PROBLEM, N=8), measured_us=9.0)  # farther, but measured
     found = transferred(layers(), PROBLEM, HERE, RTX4090)
     assert found is not None and (found.layer, found.config) == ("user", config(8))
@@ -672,9 +562,9 @@ def test_a_foreign_key_in_the_database_does_no_harm(
     with TuningDB.open(user.path, columns=COLUMNS, application="autoconv") as database:
         problem = ProblemRecord(key, PROBLEM.columns())
         database.record(environment, problem, [Trial({"a": 1}, "ok", measured_us=1.0)], origin="import")
-    user.add(config(4), problem=replace(PROBLEM, N=32), measured_us=1.0)
+    user.add(config(4), problem=replace(PROBLEM, N=16), measured_us=1.0)
     assert find(layers(), PROBLEM, HERE) is None
-    assert why_missing(layers(), PROBLEM, HERE) == ["nearest: another problem", "N: 64 here, 32 there"]
+    assert why_missing(layers(), PROBLEM, HERE) == ["nearest: another problem", "N: 64 here, 16 there"]
 
 
 def test_reasons_fit_into_one_error(user: Database, layers: Callable[[], Layers]) -> None:

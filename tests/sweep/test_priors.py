@@ -81,7 +81,10 @@ def test_the_next_sweep_tries_the_old_winner_first(
         trial = Trial(unlikely.document(), "ok", measured_us=1.0, source=source)
         database.record(old, problem, [trial], origin="an older version")
     tuner, pool = Tuner(settings), InstantPool()
-    assert tuner.find(small, job.environment) is None  # nothing stale is served
+    serving = tuner.find(
+        small, job.environment
+    )  # of another Triton until it is tuned, of other sources never
+    assert (serving and serving.grade) == ("carried" if older == "triton" else None)
 
     tuned = tuner.tune(small, replace(job, on_gpu=on_gpu), pool=cast(WorkerPool, pool))
     assert tuned.swept is not None and tuned.found is not None
@@ -91,6 +94,20 @@ def test_the_next_sweep_tries_the_old_winner_first(
     with open_user(settings) as database:  # nothing is wiped
         kept = [(winner.environment, winner.source) for winner in database.winners(problem.key)]
         assert (old, source) in kept
+
+
+def test_the_next_sweep_tries_what_was_best_at_a_near_size_first(
+    unlikely: Config, small: Problem, job: Job, settings_for: Callable[[Path], Settings], tmp_path: Path
+) -> None:
+    settings, pool = settings_for(tmp_path / "tuning.db"), InstantPool()
+    near = replace(small, N=3 * small.N)
+    problem, environment = records(near, job.environment)
+    with open_user(settings) as database:
+        source = source_of(unlikely.kernel) or ""
+        trial = Trial(unlikely.document(), "ok", measured_us=1.0, source=source)
+        database.record(environment, problem, [trial], origin="test")
+    Tuner(settings).tune(small, job, pool=cast(WorkerPool, pool))
+    assert pool.compilers.configs[0] == unlikely
 
 
 def test_without_an_old_winner_it_is_not_tried(

@@ -1,0 +1,111 @@
+"""The best of one problem's winners: of today's kernels, each layer, environment and model by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from autoconv.config import Config
+from autoconv.environment import IDENTITY, Environment
+from autoconv.errors import ConfigError
+from autoconv.kernels.aten import ATEN
+from autoconv.kernels.source import source_of
+from autoconv.lookup.found import Found, PredictorOf
+from autoconv.lookup.legality import runnable
+from autoconv.problem import Problem
+from tuning_db import Winner
+
+# A prediction rests on the compiler and the device; driver, power limit and timing protocol do not enter it.
+_SOFT_OF_PREDICTION = (*IDENTITY, "triton_patch")
+
+
+class Best(NamedTuple):
+    """The best entry of one layer, environment and model."""
+
+    found: Found  # "exact" or "soft"
+    winner: Winner
+
+
+def bests(
+    entries: Iterable[tuple[str, Winner]],
+    problem: Problem,
+    environment: Environment,
+    predictor_of: PredictorOf,
+) -> list[Best]:
+    """Return the fastest of today's kernels from each layer, environment and model, in their order.
+
+    What this process's own model predicted comes before what others did.
+    """
+    groups: dict[tuple[str, str, bool, str], list[tuple[Winner, Config]]] = {}
+    for layer, winner in entries:
+        try:
+            config = runnable(winner.config, problem, environment.arch)
+        except ConfigError:
+            continue
+        foreign = winner.provenance == "predicted" and winner.predictor != predictor_of(config.kernel)
+        key = layer, winner.environment.hash, foreign, winner.predictor.partition("-")[0]
+        groups.setdefault(key, []).append((winner, config))
+    order = list(dict.fromkeys(layer for layer, *_ in groups))
+    found = []
+    for key in sorted(groups, key=lambda key: (order.index(key[0]), *key[1:])):
+        best = _fastest(groups[key], predictor_of)
+        if best is not None:
+            found.append(Best(_found(key[0], *best, environment, predictor_of), best[0]))
+    return found
+
+
+def _fastest(entries: list[tuple[Winner, Config]], predictor_of: PredictorOf) -> tuple[Winner, Config] | None:
+    """Return the fastest of entries of one model, of those made with the sources of today.
+
+    torch's own convolution competes with the time it had under another torch or cuDNN where it has none of
+    today: to leave it out would have a kernel serve that is slower than torch.
+    """
+    today = [entry for entry in entries if entry[0].source == source_of(entry[1].kernel)]
+    if not any(config == ATEN for _, config in today):
+        today += [entry for entry in entries if entry[1] == ATEN]
+    same = _of_one_version(today, predictor_of)
+    return min(same, key=lambda entry: (_time(entry[0]), entry[0].config_hash), default=None)
+
+
+def _of_one_version(
+    entries: list[tuple[Winner, Config]], predictor_of: PredictorOf
+) -> list[tuple[Winner, Config]]:
+    """Return the entries but for those that another version of their kernel predicted, of several versions.
+
+    Times of two versions do not compare, so the one that reads as today stays, or else the first by name.
+    """
+    chosen: dict[str, str] = {}
+    for winner, config in entries:
+        today = predictor_of(config.kernel).partition("-")[2]
+        rivals = chosen.get(config.kernel, winner.predictor), winner.predictor
+        chosen[config.kernel] = min(rivals, key=lambda one: (one.partition("-")[2] != today, one))
+    return [entry for entry in entries if entry[0].predictor == chosen[entry[1].kernel]]
+
+
+def _time(winner: Winner) -> float:
+    time = winner.measured_us if winner.provenance == "measured" else winner.predicted_us
+    return float("inf") if time is None else time
+
+
+def _found(
+    layer: str, winner: Winner, config: Config, environment: Environment, predictor_of: PredictorOf
+) -> Found:
+    same = not departures(winner, environment, predictor_of)
+    times = winner.measured_us, winner.predicted_us
+    return Found(config, winner.provenance, "exact" if same else "soft", layer, *times)
+
+
+def departures(
+    winner: Winner, environment: Environment, predictor_of: PredictorOf
+) -> Mapping[str, tuple[Any, Any]]:
+    """Return what makes an entry of this device and these hard fields soft, by name: here, and there."""
+    predicted = winner.provenance == "predicted"
+    theirs, ours = dict(winner.environment.soft), environment.soft()
+    pairs = {name: (ours[name], theirs.get(name)) for name in (_SOFT_OF_PREDICTION if predicted else ours)}
+    kernel = str(winner.config.get("kernel"))
+    if source_of(kernel) is not None:  # else it is no kernel of today, which `runnable` says
+        pairs[f"source of {kernel}"] = source_of(kernel), winner.source
+    if predicted:
+        pairs["model"] = predictor_of(kernel), winner.predictor
+    pairs["sweep"] = "finished", "finished" if winner.finished else "interrupted"
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
