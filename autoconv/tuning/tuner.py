@@ -219,7 +219,7 @@ class Tuner:
         if user is None:
             return None
         shelf = Shelf(Layers([("user", user)], self._warn), predictor_of)
-        return shelf.known(problem, environment, OWN, ("measured", "predicted"), finished=False)
+        return shelf.known(problem, environment, lookup.OWN, ("measured", "predicted"), finished=False)
 
 
 def _unwritten(winner: Winner) -> Found:

@@ -14,10 +14,9 @@ import pytest
 from autoconv import lookup
 from autoconv.environment import Environment
 from autoconv.kernels.aten import ATEN
-from autoconv.lookup import Found
+from autoconv.lookup import OWN, Found
 from autoconv.problem import Problem
 from autoconv.settings import Settings
-from autoconv.tuning.tuner import OWN
 from tests.lookup.conftest import HERE, PROBLEM, Database, config, predictor_of
 from tuning_db import Layers, Pin
 from tuning_db.schema import mark_pinned
