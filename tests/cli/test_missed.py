@@ -141,7 +141,7 @@ def test_tune_missed_tunes_in_order_each_for_its_device_and_forgets(
     tuned: Tuned, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two of them by a sweep of three candidates, one from the database."""
-    other = replace(SMALL, L=17)
+    other = replace(SMALL, L=4 * SMALL.L)  # beyond the bucket of what was tuned
     note(miss(SMALL, calls=5), miss(other, calls=10**6), miss(SMALL, L4, calls=10**3))
     order = [(row["problem"], row["device"]) for row in listed(run("db", "missed", "--json"))]
     assert order == [(str(other), "rtx4090"), (str(SMALL), "l4"), (str(SMALL), "rtx4090")]

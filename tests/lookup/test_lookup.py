@@ -36,7 +36,7 @@ def test_an_entry_of_this_very_environment_is_exact(user: Database, layers: Call
 
 @pytest.mark.parametrize(
     "soft",
-    [{"cuda_driver": "580.1"}, {"power_limit_w": 300}, {"triton_patch": "3.7.2"}, {"protocol": 2}],
+    [{"cuda_driver": "580.1"}, {"power_limit_w": 300}, {"triton_patch": "3.7.2"}, {"protocol": 1}],
     ids=str,
 )
 def test_a_soft_difference_is_served_and_graded(
@@ -52,7 +52,7 @@ def test_a_soft_difference_is_served_and_graded(
     ("soft", "grade"),
     [
         ({"cuda_driver": None, "power_limit_w": None}, "exact"),  # predicted where there was no GPU
-        ({"protocol": 2}, "exact"),
+        ({"protocol": 1}, "exact"),
         ({"triton_patch": "3.7.2"}, "soft"),  # another compiler may give other registers
     ],
     ids=str,
