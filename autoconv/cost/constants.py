@@ -23,6 +23,13 @@ class Constants:
         l2_bytes_per_cycle: what the L2 delivers to one SM in a cycle while all SMs ask, bytes.
         dram_efficiency: share of the peak bandwidth that streaming reaches.
         throttle: slow-down of the SM clock, as a share, under full tensor-core load: power limits.
+        tensor_clock: share of the boost clock that the SMs run at while tensor cores are in use.
+        mma_rate: share of the peak tensor rate that a warp's own instruction reaches, where warp groups have
+            another.
+        partial_write: L2 time of a sector that a store covers in part, in sectors, besides its own.
+        partial_eviction: DRAM time of a sector that the L2 lets go before all of it is written, in sectors,
+            besides its write.
+        issue_latency: SM cycles from one instruction of a warp to its next, where no other warp is in between.
         port_bytes_per_cycle: what one SM alone can take from the L2 in a cycle, bytes.
         shared_bytes_per_cycle: 32 banks of 4 bytes, of one SM.
         sector_bytes: the unit of traffic to the L2 and to DRAM.
@@ -48,6 +55,11 @@ class Constants:
     l2_bytes_per_cycle: float
     dram_efficiency: float
     throttle: float = 0.06
+    tensor_clock: float = 1.0
+    mma_rate: float = 1.0
+    partial_write: float = 0.0
+    partial_eviction: float = 0.0
+    issue_latency: float = 1.0
     port_bytes_per_cycle: float = 64.0
     shared_bytes_per_cycle: float = 128.0
     sector_bytes: int = 32
@@ -67,13 +79,20 @@ class Constants:
 
 _KIB = 1024
 
+_HOPPER = {
+    "throttle": 0.3,
+    "tensor_clock": 0.924,
+    "mma_rate": 0.63,
+    "partial_write": 4.0,
+    "partial_eviction": 12.0,
+}
 CONSTANTS: Mapping[int, Constants] = {
     #              L1 + shared  L2   DRAM  shared tensor  L2 bytes  DRAM
     #              bytes        lat.  lat.  lat.   lat.    a cycle   eff.
     80: Constants(192 * _KIB, 262.0, 466.0, 29.0, 33.0, 37.0, 0.86),
     86: Constants(128 * _KIB, 260.0, 546.0, 30.0, 33.0, 20.0, 0.92),
     89: Constants(128 * _KIB, 273.0, 542.0, 30.0, 33.0, 18.0, 0.92),
-    90: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90),
+    90: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 21.0, 0.90, **_HOPPER),
     100: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90),
     120: Constants(128 * _KIB, 273.0, 542.0, 30.0, 33.0, 18.0, 0.92),
     # Taken to be like those of the nearest architecture.

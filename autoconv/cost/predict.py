@@ -39,7 +39,7 @@ def estimate(problem: Problem, config: Config, device: Device | str) -> Predicti
     """
     candidate = resolve(problem, config, device)
     work = candidate.kernel.work(problem, config)
-    return _prediction(candidate, work, guess(config, work), compiled=False)
+    return _prediction(candidate, work, guess(config, work, candidate.device.arch), compiled=False)
 
 
 def estimate_seconds(problem: Problem, configs: Sequence[Config], device: Device) -> Column:
@@ -57,7 +57,7 @@ def estimate_seconds(problem: Problem, configs: Sequence[Config], device: Device
         if tile not in of_tile:
             of_tile[tile] = resolve(problem, config, device).kernel.work(problem, config)
         works.append(of_tile[tile])
-    taken = [guess(config, work) for config, work in zip(configs, works, strict=True)]
+    taken = [guess(config, work, device.arch) for config, work in zip(configs, works, strict=True)]
     constants = CONSTANTS[device.arch.capability]
     columns = batch(problem, configs, works, taken, device)
     seconds = timeline(columns, memory(columns, device, constants), device, constants).seconds

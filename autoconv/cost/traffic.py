@@ -29,6 +29,7 @@ class Counted(NamedTuple):
 
     requests: float  # warp-wide instructions
     sectors: float  # of all requests, each by itself
+    partial_sectors: float  # of them, those that a request does not cover whole
     lines: float  # likewise: look-ups in the L1
     unique_sectors: float  # of all requests together
 
@@ -42,9 +43,8 @@ def count(access: Access, work: Work, *, per_step: bool) -> Counted:
     sample = _sample(lanes, rows, moves, access.map.reduction, access.vector_bytes, access.element_bytes)
     requests = elements * access.element_bytes / (32 * access.vector_bytes)
     scale = elements / sample.requests
-    return Counted(
-        requests, requests * sample.sectors, requests * sample.lines, sample.unique_sectors * scale
-    )
+    of_requests = (requests * figure for figure in (sample.sectors, sample.partial_sectors, sample.lines))
+    return Counted(requests, *of_requests, sample.unique_sectors * scale)
 
 
 @lru_cache(maxsize=65536)
@@ -60,7 +60,7 @@ def _sample(
     width = max(1, vector // element)
     across = max(1, lanes.extent // width)
     down = max(1, min(rows.extent, MOST_ELEMENTS // (across * width)))
-    sectors = lines = unique = 0.0
+    sectors = whole = lines = unique = 0.0
     for number in range(SAMPLES):
         base = sum(int(extent * number / SAMPLES) * shift for extent, shift in moves)
         step = number if reduction else 0
@@ -69,11 +69,13 @@ def _sample(
         addresses = (base + other[:, None] + first[None, :]).ravel()
         requests = _whole_requests(addresses)
         sectors += _distinct(requests // SECTOR)
+        whole += _whole(requests // SECTOR, vector)
         lines += _distinct(requests // LINE)
         unique += len(np.unique(addresses // SECTOR)) + _spill_over(addresses, vector)
     return Counted(
         float(across * width * down),
         sectors / SAMPLES,
+        (sectors - whole) / SAMPLES,
         lines / SAMPLES,
         unique / SAMPLES,
     )
@@ -102,6 +104,12 @@ def _distinct(numbers: Addresses) -> float:
     """Return the mean count of different numbers in a row."""
     ordered = np.sort(numbers, axis=1)
     return 1.0 + float((ordered[:, 1:] != ordered[:, :-1]).sum(axis=1).mean())
+
+
+def _whole(sectors: Addresses, vector: int) -> float:
+    """Return the mean count of sectors of a row that vectors of so many bytes, apart and aligned, fill."""
+    ordered, more = np.sort(sectors, axis=1), SECTOR // vector - 1
+    return float((ordered[:, more:] == ordered[:, : 32 - more]).sum(axis=1).mean())
 
 
 def _spill_over(addresses: Addresses, vector: int) -> float:

@@ -93,9 +93,6 @@ class Im2colRows(ImplicitGemm):
     jit = im2col_rows_kernel
     tiles = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
     raster = (("l",), ("co",))
-    # In the SASS of the 64x64x32 tile for sm_89: about 650 integer instructions a thread and step for 16
-    # elements of x.
-    address_instructions = 40.0
 
     def view(self, problem: Problem, meta: Meta) -> View:
         return replace(super().view(problem, meta), columns=problem.N * problem.L_out)

@@ -49,7 +49,7 @@ def columns(table: Table) -> Batch:
     for gemm, rows in table:
         configs = [row.config for row in rows]
         works = [work(gemm, config) for config in configs]
-        taken = [guess(c, w) for c, w in zip(configs, works, strict=True)]
+        taken = [guess(c, w, DEVICE.arch) for c, w in zip(configs, works, strict=True)]
         parts.append(batch(gemm.problem, configs, works, taken, DEVICE))
     return Batch(*(_joined([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Batch)))
 
