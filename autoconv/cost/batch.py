@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -21,6 +21,7 @@ from autoconv.kernels.work import (
     WARP_GROUP_ROWS,
     Access,
     Work,
+    as_copied,
     copy_bytes,
     shared_bytes,
     uses_wgmma,
@@ -33,9 +34,9 @@ Places: TypeAlias = npt.NDArray[np.int64]  # which of some works each candidate 
 MOST_AXES = 5  # of any kernel's launch order
 TENSOR_FLOPS = {4: 2 * 16 * 8 * 8, 2: 2 * 16 * 8 * 16}
 """FLOPs of one warp's mma.m16n8k8 (TF32) and mma.m16n8k16 (16-bit), by the bytes of an element."""
-SCATTERED = 4.0
+SCATTERED = 4
 """Conflicts of a copy for wgmma that turns float32 round: of 32 neighbouring elements, 4 bytes each, the swizzle
-of 64 or of 128 bytes puts four in each of 8 banks."""
+of 64 or of 128 bytes puts four in each of 8 banks; of elements further apart, more in fewer."""
 FMA_FLOPS = 2 * 32  # of one warp's multiply-add on the CUDA cores
 
 
@@ -44,8 +45,8 @@ class Touch(NamedTuple):
 
     requests: Column
     sectors: Column
-    partial_sectors: Column
     lines: Column
+    ragged_lines: Column
     unique_sectors: Column
     vector_bytes: Column
     distinct_bytes: Column
@@ -113,7 +114,7 @@ def batch(
     device: Device,
 ) -> Batch:
     """Return the columns of `configs`, each with its work and its resources."""
-    works = _as_compiled(configs, works, device.arch)
+    works = list(_as_compiled(configs, works, device.arch))
     given = list(zip(configs, works, resources, strict=True))
     rate = device.tensor_rate(problem.dtype, problem.precision)
     figures = _by_name(
@@ -141,20 +142,13 @@ def batch(
     )
 
 
-def _as_compiled(configs: Sequence[Config], works: Sequence[Work], arch: Architecture) -> list[Work]:
-    """Return the works with the widths of copies that each config's warps leave; shared where they agree."""
-    known: dict[tuple[int, tuple[int, ...]], Work] = {}
-    found = []
+def _as_compiled(configs: Sequence[Config], works: Sequence[Work], arch: Architecture) -> Iterator[Work]:
+    """Yield the works with the widths of copies that each config's warps leave; shared where they agree."""
+    known: dict[tuple[int, tuple[Access, ...]], Work] = {}
     for config, work in zip(configs, works, strict=True):
         wgmma = uses_wgmma(work, config.num_warps, arch)
-        widths = tuple(copy_bytes(read, work, config.num_warps, wgmma=wgmma) for read in work.reads)
-        if (id(work), widths) not in known:
-            reads = tuple(
-                replace(read, vector_bytes=w) for read, w in zip(work.reads, widths, strict=True)
-            )
-            known[id(work), widths] = replace(work, reads=reads)
-        found.append(known[id(work), widths])
-    return found
+        reads = tuple(as_copied(read, work, config.num_warps, wgmma=wgmma) for read in work.reads)
+        yield known.setdefault((id(work), reads), replace(work, reads=reads))
 
 
 def _by_name(rows: Sequence[Mapping[str, float]]) -> dict[str, Column]:
@@ -195,11 +189,14 @@ def _figures(
         "issued_flops": issued,
         "products": issued / of_instruction,
         "wgmma": 1.0 if wgmma else 0.0,
-        "staged_bytes": sum(
-            read.elements / work.steps * read.element_bytes
-            * (SCATTERED if scattered and read.map.reduction != "lanes" else 1.0)
+        "staged_bytes": work.tensor_cores
+        * sum(
+            read.elements
+            / work.steps
+            * read.element_bytes
+            * (min(32, SCATTERED * read.apart) if scattered and read.map.reduction != "lanes" else 1)
             for read in work.reads
-        ) * work.tensor_cores,
+        ),
         "operand_bytes": rows_bytes * across + columns_bytes * down,
         "slices": rows_bytes / max(1, work.tile[0]) / 32,
         "tensor_cores": 1.0 if work.tensor_cores else 0.0,

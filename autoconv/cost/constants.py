@@ -26,9 +26,9 @@ class Constants:
         tensor_clock: share of the boost clock that the SMs run at while tensor cores are in use.
         mma_rate: share of the peak tensor rate that a warp's own instruction reaches, where warp groups have
             another.
-        partial_write: L2 time of a sector that a store covers in part, in sectors, besides its own.
-        partial_eviction: DRAM time of a sector that the L2 lets go before all of it is written, in sectors,
-            besides its write.
+        ragged_line: L2 time of a line that a store writes a part of a sector in, in sectors, besides its own.
+        fills: 1.0 where DRAM takes whole sectors alone, so that the L2 fetches one that it must let go before
+            all of it is written; 0.0 where DRAM takes single bytes.
         issue_latency: SM cycles from one instruction of a warp to its next, where no other warp is in between.
         port_bytes_per_cycle: what one SM alone can take from the L2 in a cycle, bytes.
         shared_bytes_per_cycle: 32 banks of 4 bytes, of one SM.
@@ -57,8 +57,8 @@ class Constants:
     throttle: float = 0.06
     tensor_clock: float = 1.0
     mma_rate: float = 1.0
-    partial_write: float = 0.0
-    partial_eviction: float = 0.0
+    ragged_line: float = 2.5
+    fills: float = 0.0
     issue_latency: float = 1.0
     port_bytes_per_cycle: float = 64.0
     shared_bytes_per_cycle: float = 128.0
@@ -83,21 +83,25 @@ _HOPPER = {
     "throttle": 0.3,
     "tensor_clock": 0.924,
     "mma_rate": 0.63,
-    "partial_write": 4.0,
-    "partial_eviction": 12.0,
+    "issue_latency": 3.0,
+    "warp_instructions": 30.0,
+    "launch_seconds": 3e-6,
+    "ragged_line": 3.1,
+    "fills": 1.0,
 }
+
 CONSTANTS: Mapping[int, Constants] = {
     #              L1 + shared  L2   DRAM  shared tensor  L2 bytes  DRAM
     #              bytes        lat.  lat.  lat.   lat.    a cycle   eff.
-    80: Constants(192 * _KIB, 262.0, 466.0, 29.0, 33.0, 37.0, 0.86),
+    80: Constants(192 * _KIB, 262.0, 466.0, 29.0, 33.0, 37.0, 0.86, fills=1.0),
     86: Constants(128 * _KIB, 260.0, 546.0, 30.0, 33.0, 20.0, 0.92),
     89: Constants(128 * _KIB, 273.0, 542.0, 30.0, 33.0, 18.0, 0.92),
-    90: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 21.0, 0.90, **_HOPPER),
-    100: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90),
+    90: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 26.0, 0.90, **_HOPPER),
+    100: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90, fills=1.0),
     120: Constants(128 * _KIB, 273.0, 542.0, 30.0, 33.0, 18.0, 0.92),
     # Taken to be like those of the nearest architecture.
     87: Constants(192 * _KIB, 260.0, 546.0, 30.0, 33.0, 20.0, 0.92),
-    103: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90),
+    103: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90, fills=1.0),
     110: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90),
     121: Constants(128 * _KIB, 273.0, 542.0, 30.0, 33.0, 18.0, 0.92),
 }

@@ -54,10 +54,9 @@ def timeline(b: Batch, m: Memory, device: Device, k: Constants) -> Timeline:
     of_sm = np.ceil(b.blocks / device.sms)
     resident = np.minimum(of_sm, np.maximum(1, b.blocks_per_sm))
     sm = of_sm * _per_block(work, wait, resident)
-    asked = m.l2_bytes + 2 * b.workspace_bytes + k.partial_write * m.l2_partial_writes * k.sector_bytes
+    asked = m.l2_bytes + 2 * b.workspace_bytes + k.ragged_line * m.ragged_lines * k.sector_bytes
     l2 = asked / (k.l2_bytes_per_cycle * device.sms) * clock / (device.boost_mhz * 1e6)
-    moved = m.dram_bytes + k.partial_eviction * m.evicted_partial * k.sector_bytes
-    dram = moved / (device.dram_gbps * 1e9 * k.dram_efficiency) * clock
+    dram = m.dram_bytes / (device.dram_gbps * 1e9 * k.dram_efficiency) * clock
     on_clock = _norm((sm, l2), k.levels)
     # Under full load the tensor cores draw so much power that the clock of SMs and L2 falls.
     load = b.tensor_cores * b.steps * step.tensor * of_sm / _norm((on_clock, dram), k.levels)
@@ -140,7 +139,9 @@ def _period(b: Batch, m: Memory, slots: Slots, step: _Step, busy: Column, k: Con
     ahead = np.maximum(1, b.stages - 1)
     copied = np.maximum(chain, (fetch + chain) / ahead)
     narrow = np.minimum.reduce([read.vector_bytes for read in b.reads]) < COPY_BYTES
-    copied = np.where(narrow, np.maximum(copied, chain + k.exposed_latency * fetch), copied)
+    # Wgmma waits for what comes through registers, and the next step for wgmma.
+    exposed = np.where(b.wgmma > 0, 1.0, k.exposed_latency)
+    copied = np.where(narrow, np.maximum(copied, chain + exposed * fetch), copied)
     past_l1 = m.l2_read_sectors / sum(read.sectors for read in b.reads)
     near = k.shared_latency + past_l1 * (k.l2_latency * k.latency_factor + step.port)
     loaded = chain + near  # to registers, in the order of the program

@@ -78,7 +78,7 @@ class ChannelsLast(ImplicitGemm):
     name = "channels_last"
     jit = channels_last_kernel
     tap_outermost = True
-    address_instructions = 4.0
+    division_instructions = 0.0  # the tap is the same for all of a step
 
     def refusal(self, problem: Problem) -> str | None:
         if problem.layout != "nlc":

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import ClassVar, TypeAlias
 
+import triton
+
 from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.kernels.base import Grid, Kernel
@@ -22,6 +24,10 @@ from autoconv.kernels.work import Access, AddressMap, Axis, Work, fits, plain
 from autoconv.problem import Problem
 
 Meta: TypeAlias = Mapping[str, int]  # the tiles by name, as Triton's grids receive them
+
+LAST_AXIS_FIRST = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
+"""Whether neighbouring lanes lie along the last axis of a tile of which Triton knows neither axis to be
+contiguous; up to 3.6 it is the first. Seen in the layouts of stores, and in the sectors that an H200 counted."""
 
 GRID_LIMIT = 65535  # blocks along y and z; CUDA C++ Programming Guide, technical specifications
 
@@ -63,10 +69,10 @@ class ImplicitGemm(Kernel):
     tensor_cores: ClassVar[bool] = True  # and so the operands of a step wait in shared memory
     w_in_rows: ClassVar[bool] = True  # a row of w is read by neighbouring elements, as wide as they allow
     tap_outermost: ClassVar[bool] = False  # a step covers channels of one tap, not neighbouring taps
-    address_instructions: ClassVar[float] = 8.0
+    address_instructions: ClassVar[float] = 2.0
     """Integer instructions for each element of x read. In the SASS of dense 128x128x16 for sm_89 about 70
     a thread and step for 8 elements, the weight's share included."""
-    division_instructions: ClassVar[float] = 12.0
+    division_instructions: ClassVar[float] = 18.0
     """More of them where the taps are no power of two: channel and tap then come of divisions, anew in each
     step. In the SASS of 200 loops for sm_90 14 to 20 an element in all, whatever the taps."""
 
@@ -274,7 +280,7 @@ class ImplicitGemm(Kernel):
             "y",
             columns=plain(columns, view.out_step),
             reduction=plain(rows, problem.L_out),
-            lanes="columns",
+            lanes="columns" if view.out_step == 1 or LAST_AXIS_FIRST else "reduction",
             moves={
                 "l": columns * view.out_step,
                 "band": meta.get("GROUP_L", 1) * columns * view.out_step,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from autoconv.config import Config
@@ -46,6 +46,7 @@ class Access:
     tensor_bytes: int
     map: AddressMap
     overlap: float = 0.0  # share of a block's bytes that its neighbour along those axes touches too
+    apart: int = 1  # vectors from one lane to the next: more where a thread takes its neighbours one by one
 
     @property
     def varies(self) -> frozenset[str]:
@@ -131,6 +132,17 @@ def copy_bytes(read: Access, work: Work, num_warps: int, *, wgmma: bool) -> int:
         return read.element_bytes
     of_thread = read.elements * read.element_bytes // (work.steps * 32 * num_warps)
     return max(read.element_bytes, min(read.vector_bytes, of_thread))
+
+
+def as_copied(read: Access, work: Work, num_warps: int, *, wgmma: bool) -> Access:
+    """Return a read with the width that `copy_bytes` gives, and its lanes as far apart as they then are.
+
+    A thread still has the elements of one wide load, and takes them one after the other.
+    """
+    width = copy_bytes(read, work, num_warps, wgmma=wgmma)
+    of_thread = read.elements * read.element_bytes // (work.steps * 32 * num_warps)
+    wide = max(width, min(read.vector_bytes, of_thread))
+    return replace(read, vector_bytes=width, apart=wide // width)
 
 
 def shared_bytes(work: Work, config: Config, arch: Architecture) -> int:
