@@ -83,7 +83,7 @@ _HOPPER = {
     "throttle": 0.3,
     "tensor_clock": 0.924,
     "mma_rate": 0.63,
-    "issue_latency": 3.0,
+    "issue_latency": 2.7,
     "warp_instructions": 30.0,
     "launch_seconds": 3e-6,
     "ragged_line": 3.1,

@@ -117,6 +117,9 @@ class Im2colRows(ImplicitGemm):
         work = super().work(problem, tiles)
         return replace(work, tile=work.tile[::-1], stage_bytes_by_operand=work.stage_bytes_by_operand[::-1])
 
+    def lanes_of_x(self, view: View, channel: int, position: int) -> str:  # noqa: ARG002
+        return "columns"  # see `vectors`
+
     def vectors(self, problem: Problem) -> tuple[int, int, int]:
         # Lanes lie along the rows, which is where Triton 3.3 puts them for x and y; from 3.7 on it puts
         # them along the reduction and along Cout, as neither axis is known to be contiguous.

@@ -25,10 +25,6 @@ from autoconv.problem import Problem
 
 Meta: TypeAlias = Mapping[str, int]  # the tiles by name, as Triton's grids receive them
 
-LAST_AXIS_FIRST = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7)
-"""Whether neighbouring lanes lie along the last axis of a tile of which Triton knows neither axis to be
-contiguous; up to 3.6 it is the first. Seen in the layouts of stores, and in the sectors that an H200 counted."""
-
 GRID_LIMIT = 65535  # blocks along y and z; CUDA C++ Programming Guide, technical specifications
 
 
@@ -232,7 +228,7 @@ class ImplicitGemm(Kernel):
             "x",
             columns=plain(columns, view.column_step * position),
             reduction=self.along_reduction(view, depth, channel, view.tap_step * position),
-            lanes="reduction" if self.tap_outermost else "columns",
+            lanes=self.lanes_of_x(view, channel, position),
             moves={
                 "l": columns * view.column_step * position,
                 "band": meta.get("GROUP_L", 1) * columns * view.column_step * position,
@@ -257,12 +253,25 @@ class ImplicitGemm(Kernel):
             "w",
             columns=self.w_rows(problem, meta),
             reduction=self.along_reduction(view, depth, channel, tap),
-            lanes="reduction" if view.row_repeat == 1 else "columns",
+            lanes=self.lanes_of_w(view, channel, tap),
             # A phase has taps of its own; how far on they lie makes no difference.
             moves={"co": block_co * row, "group": group, "part": steps * depth, "phase": 0},
             elements=rows * depth * steps,
             distinct=min(block_co, view.rows) * cdiv(of_row, meta.get("SPLIT", 1)),
         )
+
+    def lanes_of_x(self, view: View, channel: int, position: int) -> str:
+        """Return which axis of the tile of x neighbouring lanes lie along: the contiguous one, if any is."""
+        if self.tap_outermost and channel == 1:
+            return "reduction"
+        return "columns" if view.column_step * position == 1 else neighbours("reduction", "columns")
+
+    def lanes_of_w(self, view: View, channel: int, tap: int) -> str:
+        """Return the same of w."""
+        if view.row_repeat > 1:
+            return "columns"
+        contiguous = channel == 1 if self.tap_outermost else tap == 1 and channel == view.taps
+        return "reduction" if contiguous else neighbours("columns", "reduction")
 
     def along_reduction(self, view: View, depth: int, channel: int, tap: int) -> Axis:
         """Return the axis of a tensor in which channels and taps lie so far apart."""
@@ -280,7 +289,7 @@ class ImplicitGemm(Kernel):
             "y",
             columns=plain(columns, view.out_step),
             reduction=plain(rows, problem.L_out),
-            lanes="columns" if view.out_step == 1 or LAST_AXIS_FIRST else "reduction",
+            lanes="columns" if view.out_step == 1 else neighbours("reduction", "columns"),
             moves={
                 "l": columns * view.out_step,
                 "band": meta.get("GROUP_L", 1) * columns * view.out_step,
@@ -343,6 +352,15 @@ class ImplicitGemm(Kernel):
             ),
             overlap,
         )
+
+
+def neighbours(first: str, last: str) -> str:
+    """Return which of the axes of a tile, neither known to be contiguous, Triton's lanes lie along.
+
+    From Triton 3.7 on it is the last, before the first: seen in the layouts of copies and stores, and in the
+    sectors that an H200 counted.
+    """
+    return last if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7) else first
 
 
 def x_vector_bytes(problem: Problem) -> int:
