@@ -144,11 +144,14 @@ def batch(
 
 def _as_compiled(configs: Sequence[Config], works: Sequence[Work], arch: Architecture) -> Iterator[Work]:
     """Yield the works with the widths of copies that each config's warps leave; shared where they agree."""
-    known: dict[tuple[int, tuple[Access, ...]], Work] = {}
+    known: dict[tuple[int, int], Work] = {}
     for config, work in zip(configs, works, strict=True):
-        wgmma = uses_wgmma(work, config.num_warps, arch)
-        reads = tuple(as_copied(read, work, config.num_warps, wgmma=wgmma) for read in work.reads)
-        yield known.setdefault((id(work), reads), replace(work, reads=reads))
+        key = id(work), config.num_warps
+        if key not in known:
+            wgmma = uses_wgmma(work, config.num_warps, arch)
+            reads = tuple(as_copied(read, work, config.num_warps, wgmma=wgmma) for read in work.reads)
+            known[key] = work if reads == work.reads else replace(work, reads=reads)
+        yield known[key]
 
 
 def _by_name(rows: Sequence[Mapping[str, float]]) -> dict[str, Column]:

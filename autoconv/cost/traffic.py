@@ -30,7 +30,7 @@ class Counted(NamedTuple):
     requests: float  # warp-wide instructions
     sectors: float  # of all requests, each by itself
     lines: float  # likewise: look-ups in the L1
-    ragged_lines: float  # of them, those with a sector that the request does not cover whole
+    ragged_lines: float  # of them, those with a sector that a store does not cover whole; 0 of a read
     unique_sectors: float  # of all requests together
 
 
@@ -74,7 +74,7 @@ def _sample(
         requests = _whole_requests(addresses)
         sectors += _distinct(requests // SECTOR)
         lines += _distinct(requests // LINE)
-        ragged += _ragged(requests, vector)
+        ragged += 0.0 if reduction else _ragged(requests, vector)
         unique += len(np.unique(addresses // SECTOR)) + _spill_over(addresses, vector)
     return Counted(
         float(across * width * down),

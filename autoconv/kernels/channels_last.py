@@ -78,7 +78,6 @@ class ChannelsLast(ImplicitGemm):
     name = "channels_last"
     jit = channels_last_kernel
     tap_outermost = True
-    division_instructions = 0.0  # the tap is the same for all of a step
 
     def refusal(self, problem: Problem) -> str | None:
         if problem.layout != "nlc":

@@ -207,8 +207,7 @@ class ImplicitGemm(Kernel):
             write=self.write_y(problem, meta),
             tile=(rows, columns),
             stage_bytes_by_operand=(rows * depth * staged, columns * depth * staged),
-            address_instructions=self.address_instructions
-            + (not is_power_of_two(view.taps)) * self.division_instructions,
+            address_instructions=self.address_instructions + self.divides(view) * self.division_instructions,
             tensor_cores=self.tensor_cores,
             precision=problem.precision,
             workspace_bytes=4 * self.workspace(problem, config),
@@ -259,6 +258,10 @@ class ImplicitGemm(Kernel):
             elements=rows * depth * steps,
             distinct=min(block_co, view.rows) * cdiv(of_row, meta.get("SPLIT", 1)),
         )
+
+    def divides(self, view: View) -> bool:
+        """Return whether a step divides its part of the reduction into channels and taps, not by shifts."""
+        return not self.tap_outermost and not is_power_of_two(view.taps)
 
     def lanes_of_x(self, view: View, channel: int, position: int) -> str:
         """Return which axis of the tile of x neighbouring lanes lie along: the contiguous one, if any is."""
