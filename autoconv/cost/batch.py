@@ -328,11 +328,14 @@ def guess(config: Config, work: Work, arch: Architecture) -> Resources:
     wanted = 20 + work.accumulators / threads + 2 * fragments * work.tensor_cores + 2 * pointers
     if wgmma:
         copies = sum(
-            access.elements * access.element_bytes / work.steps / threads
+            access.elements
+            * access.element_bytes
+            / work.steps
+            / threads
             / copy_bytes(access, work, config.num_warps, wgmma=True)
             for access in work.reads
         )
-        wanted = 24 + 1.17 * work.accumulators / threads + 1.25 * copies
+        wanted = 24 + 1.17 * work.accumulators / threads + 2.3 * copies
     registers = min(255, int(wanted))
     spills = max(0, int(wanted) - 255) * 4
     return Resources(registers, spills, shared=shared_bytes(work, config, arch))

@@ -18,12 +18,14 @@ import triton.language as tl
 from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.kernels.bindings import Scalar
-from autoconv.kernels.implicit_gemm import ImplicitGemm, Meta, View
+from autoconv.kernels.implicit_gemm import ImplicitGemm, Meta, View, neighbours
 from autoconv.kernels.sizes import MAX_INT32, alignment, largest_sample
 from autoconv.kernels.space import depths, tile_sizes
 from autoconv.kernels.tiles import activated
-from autoconv.kernels.work import Work
+from autoconv.kernels.work import MOST_OF_THREAD, Work
 from autoconv.problem import Problem
+
+SPARING = 32  # accumulators of a thread, where each has an address too
 
 
 @triton.jit
@@ -108,6 +110,11 @@ class Im2colRows(ImplicitGemm):
 
     def pipelines(self, work: Work) -> Iterator[tuple[int, int]]:  # noqa: ARG002 - as it is published
         yield from product((4, 8), (2, 3))
+
+    def fits(self, work: Work, config: Config, device: Device) -> bool:
+        # From 3.7 on each accumulator of a thread is stored to a row of its own: addresses that spill.
+        most = neighbours(MOST_OF_THREAD, SPARING)
+        return work.accumulators <= most * 32 * config.num_warps and super().fits(work, config, device)
 
     def extents(self, problem: Problem, meta: Meta) -> dict[str, int]:
         return super().extents(problem, _named(meta))

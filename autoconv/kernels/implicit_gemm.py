@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias, TypeVar
 
 import triton
 
@@ -23,6 +23,7 @@ from autoconv.kernels.space import LEAST_DOT, depths, pipelines, tile_sizes
 from autoconv.kernels.work import Access, AddressMap, Axis, Work, fits, plain
 from autoconv.problem import Problem
 
+T = TypeVar("T")
 Meta: TypeAlias = Mapping[str, int]  # the tiles by name, as Triton's grids receive them
 
 GRID_LIMIT = 65535  # blocks along y and z; CUDA C++ Programming Guide, technical specifications
@@ -357,7 +358,7 @@ class ImplicitGemm(Kernel):
         )
 
 
-def neighbours(first: str, last: str) -> str:
+def neighbours(first: T, last: T) -> T:
     """Return which of the axes of a tile, neither known to be contiguous, Triton's lanes lie along.
 
     From Triton 3.7 on it is the last, before the first: seen in the layouts of copies and stores, and in the

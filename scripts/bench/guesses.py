@@ -101,7 +101,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         if row["trouble"] or row["spills"]:
             wrong = row["trouble"] or f"{row['spills']} bytes spilled"
-            lines.append(f"{row['device']}: {wrong[:100]}: {Config.from_document(row['config'])} | {row['problem']}")
+            lines.append(
+                f"{row['device']}: {wrong[:100]}: {Config.from_document(row['config'])} | {row['problem']}"
+            )
     return "\n".join(lines)
 
 

@@ -53,7 +53,8 @@ def stores(pitch: int, *, step: int = 1, vector: int = 4) -> tuple[float, float]
 
 
 @pytest.mark.parametrize(
-    ("pitch", "microseconds"), [(65536, 459.1), (65537, 874.7), (65538, 785.2), (65540, 636.1), (65544, 472.7)]
+    ("pitch", "microseconds"),
+    [(65536, 459.1), (65537, 874.7), (65538, 785.2), (65540, 636.1), (65544, 472.7)],
 )
 def test_rows_that_start_off_a_sector_cost_the_l2_and_not_the_dram(pitch: int, microseconds: float) -> None:
     seconds, dram_bytes = stores(pitch, vector=16 if pitch == WIDTH else 4)
@@ -71,9 +72,7 @@ def test_a_pass_that_leaves_sectors_half_written_fetches_them_too(step: int, mic
 def test_the_phases_of_kernelbench_79() -> None:
     """Nsight Compute: 2.41 GB read, of which x is 0.27 and y, twice, 2.15; 2.40 GB written; 5.73 ms."""
     tiles = {"BLOCK_CO": 64, "BLOCK_L": 256, "BLOCK_R": 16}
-    found = estimate(
-        Problem.parse(KB79), Config("transposed_phases", tiles, num_warps=4, num_stages=4), H200
-    )
+    found = estimate(Problem.parse(KB79), Config("transposed_phases", tiles, num_warps=4, num_stages=4), H200)
     assert found.dram_read_bytes == pytest.approx(2.411e9, rel=0.05)
     assert found.dram_bytes - found.dram_read_bytes == pytest.approx(2.402e9, rel=0.12)
     assert found.seconds * 1e3 == pytest.approx(5.73, rel=0.25)
