@@ -13,6 +13,7 @@ import numpy.typing as npt
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
 from autoconv.cost import instructions
+from autoconv.cost.guess import warp_grid
 from autoconv.cost.occupancy import occupancy
 from autoconv.cost.traffic import SECTOR, count
 from autoconv.device import Architecture, Device
@@ -22,8 +23,6 @@ from autoconv.kernels.work import (
     Access,
     Work,
     as_copied,
-    copy_bytes,
-    shared_bytes,
     uses_wgmma,
 )
 from autoconv.problem import Problem
@@ -35,8 +34,8 @@ MOST_AXES = 5  # of any kernel's launch order
 TENSOR_FLOPS = {4: 2 * 16 * 8 * 8, 2: 2 * 16 * 8 * 16}
 """FLOPs of one warp's mma.m16n8k8 (TF32) and mma.m16n8k16 (16-bit), by the bytes of an element."""
 SCATTERED = 4
-"""Conflicts of a copy for wgmma that turns float32 round: of 32 neighbouring elements, 4 bytes each, the swizzle
-of 64 or of 128 bytes puts four in each of 8 banks; of elements further apart, more in fewer."""
+"""Conflicts of a copy for wgmma that turns float32 round: of 32 neighbouring elements, 4 bytes each, the
+swizzle of 64 or of 128 bytes puts four in each of 8 banks; of elements further apart, more in fewer."""
 FMA_FLOPS = 2 * 32  # of one warp's multiply-add on the CUDA cores
 
 
@@ -289,53 +288,3 @@ def _flops_of_instruction(problem: Problem, work: Work, across: int, *, wgmma: b
         return FMA_FLOPS
     columns = min(256, work.tile[1] // across) if wgmma else 8
     return TENSOR_FLOPS[problem.dtype_bytes] * columns / 8
-
-
-def warp_grid(tile: tuple[int, int], num_warps: int) -> tuple[int, int]:
-    """Return how many warps lie along the rows and along the columns of the accumulators.
-
-    Triton doubles the side along which a warp still has more instructions of 16 rows by 8 columns.
-
-    >>> warp_grid((128, 128), 8)
-    (2, 4)
-    """
-    down = across = 1
-    while down * across < num_warps:
-        if (tile[0] / 16 / down >= tile[1] / 8 / across and tile[0] > 16 * down) or tile[1] <= 8 * across:
-            down *= 2
-        else:
-            across *= 2
-    return down, across
-
-
-def guess(config: Config, work: Work, arch: Architecture) -> Resources:
-    """Return the resources that a config will take, judged by its tile alone.
-
-    Registers are the accumulators, two slices of the operands' fragments, a pointer for each load of a
-    step, and some twenty for all else; against cross-compiled GEMM and conv tiles this is within about
-    12 % of ptxas. All beyond 255 counts as spilled, which is more than ptxas does (it computes a part anew:
-    400 bytes of 852 in one GEMM tile) and stands for the stalls of a thread that has no register to spare.
-    """
-    threads = 32 * config.num_warps
-    wgmma = uses_wgmma(work, config.num_warps, arch)
-    down, across = warp_grid(work.tile, config.num_warps)
-    fragments = max(work.tile[0] / down, 16) / 4 + max(work.tile[1] / across, 8) / 4
-    pointers = sum(
-        access.elements * access.element_bytes / work.steps / access.vector_bytes / threads
-        for access in work.reads
-        if access.vector_bytes == 16 or work.tensor_cores
-    )
-    wanted = 20 + work.accumulators / threads + 2 * fragments * work.tensor_cores + 2 * pointers
-    if wgmma:
-        copies = sum(
-            access.elements
-            * access.element_bytes
-            / work.steps
-            / threads
-            / copy_bytes(access, work, config.num_warps, wgmma=True)
-            for access in work.reads
-        )
-        wanted = 24 + 1.17 * work.accumulators / threads + 2.3 * copies
-    registers = min(255, int(wanted))
-    spills = max(0, int(wanted) - 255) * 4
-    return Resources(registers, spills, shared=shared_bytes(work, config, arch))

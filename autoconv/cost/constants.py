@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Constants:
         ragged_line: L2 time of a line that a store writes a part of a sector in, in sectors, besides its own.
         fills: 1.0 where DRAM takes whole sectors alone, so that the L2 fetches one that it must let go before
             all of it is written; 0.0 where DRAM takes single bytes.
-        issue_latency: SM cycles from one instruction of a warp to its next, where no other warp is in between.
+        issue_latency: SM cycles from one instruction of a warp to its next, with no other warp in between.
         port_bytes_per_cycle: what one SM alone can take from the L2 in a cycle, bytes.
         shared_bytes_per_cycle: 32 banks of 4 bytes, of one SM.
         sector_bytes: the unit of traffic to the L2 and to DRAM.
@@ -79,7 +80,7 @@ class Constants:
 
 _KIB = 1024
 
-_HOPPER = {
+_HOPPER: Mapping[str, Any] = {
     "throttle": 0.3,
     "tensor_clock": 0.924,
     "mma_rate": 0.63,

@@ -16,8 +16,9 @@ from autoconv.compiler.candidate import compile_candidate
 from autoconv.compiler.resolve import Candidate, resolve
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
-from autoconv.cost.batch import Batch, Column, batch, guess
+from autoconv.cost.batch import Batch, Column, batch
 from autoconv.cost.constants import CONSTANTS, Constants
+from autoconv.cost.guess import guess
 from autoconv.cost.instructions import split
 from autoconv.cost.memory import memory
 from autoconv.cost.occupancy import occupancy

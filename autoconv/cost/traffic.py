@@ -45,8 +45,13 @@ def count(access: Access, work: Work, *, per_step: bool) -> Counted:
     )
     requests = elements * access.element_bytes / (32 * access.vector_bytes)
     scale = elements / sample.requests
-    of_requests = (requests * figure for figure in (sample.sectors, sample.lines, sample.ragged_lines))
-    return Counted(requests, *of_requests, sample.unique_sectors * scale)
+    return Counted(
+        requests,
+        requests * sample.sectors,
+        requests * sample.lines,
+        requests * sample.ragged_lines,
+        sample.unique_sectors * scale,
+    )
 
 
 @lru_cache(maxsize=65536)
@@ -111,7 +116,7 @@ def _distinct(numbers: Addresses) -> float:
 
 
 def _ragged(requests: Addresses, vector: int) -> float:
-    """Return the mean count of lines in a row of which its vectors, apart and aligned, fill a sector in part."""
+    """Return the mean count of lines in a row where its vectors, apart and aligned, fill a sector in part."""
     number = np.arange(len(requests), dtype=np.int64)[:, None] << 52  # sets rows apart
     sectors, lanes = np.unique(number + requests // SECTOR, return_counts=True)
     part_filled = sectors[lanes * vector < SECTOR]

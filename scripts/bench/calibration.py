@@ -25,8 +25,9 @@ from gemm import Gemm, Measured, read, work
 
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
-from autoconv.cost.batch import Batch, Column, batch, guess
+from autoconv.cost.batch import Batch, Column, batch
 from autoconv.cost.constants import CONSTANTS, Constants
+from autoconv.cost.guess import guess
 from autoconv.cost.memory import memory
 from autoconv.cost.timeline import timeline
 from autoconv.device import find
@@ -58,7 +59,7 @@ def columns(table: Table) -> Batch:
 
 
 def _as_then(config: Config, work: Work) -> Resources:
-    """Return the guess, with the buffers of the Triton of 2024 that the times are of: as many for any load."""
+    """Return the guess, with the buffers of 2024's Triton, which the times are of: as many for any load."""
     shared = max(1, config.num_stages - 1) * work.stage_bytes
     return dataclasses.replace(guess(config, work, DEVICE.arch), shared=shared)
 

@@ -1,4 +1,4 @@
-"""Compile the first guess for the layers of a workload file on several devices, and print what became of them.
+"""Compile the first guess for the layers of a workload file on several devices; print what became of them.
 
     python scripts/bench/guesses.py WORKLOADS.json [--devices h100-sxm,h200,...] [--sample N] [--results FILE]
 

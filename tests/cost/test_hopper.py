@@ -8,8 +8,9 @@ import pytest
 import triton
 
 from autoconv.config import Config
-from autoconv.cost.batch import batch, guess
+from autoconv.cost.batch import batch
 from autoconv.cost.constants import CONSTANTS
+from autoconv.cost.guess import guess
 from autoconv.cost.predict import compiled_resources, estimate
 from autoconv.cost.traffic import count, count_map
 from autoconv.device import ARCHITECTURES, find

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from autoconv.config import Config
-from autoconv.cost.batch import batch, guess, warp_grid
+from autoconv.cost.batch import batch
 from autoconv.cost.constants import CONSTANTS
+from autoconv.cost.guess import guess, warp_grid
 from autoconv.cost.memory import memory, visits
 from autoconv.cost.traffic import count_map
 from autoconv.device import find
