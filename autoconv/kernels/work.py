@@ -162,7 +162,8 @@ def shared_bytes(work: Work, config: Config, arch: Architecture) -> int:
     for read in work.reads:
         narrow = copy_bytes(read, work, config.num_warps, wgmma=wgmma) < COPY_BYTES
         total += read.elements // work.steps * read.element_bytes * (1 if narrow else stages)
-    stored = 4 if work.workspace_bytes else work.write.element_bytes  # partial sums are float32
+    in_parts = any(axis == "part" for axis, _ in work.raster)  # whose sums are float32
+    stored = 4 if in_parts else work.write.element_bytes
     return max(total, work.accumulators * stored * wgmma)
 
 
