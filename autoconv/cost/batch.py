@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -13,10 +13,18 @@ import numpy.typing as npt
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
 from autoconv.cost import instructions
+from autoconv.cost.guess import warp_grid
 from autoconv.cost.occupancy import occupancy
 from autoconv.cost.traffic import SECTOR, count
-from autoconv.device import Device
-from autoconv.kernels.work import Access, Work
+from autoconv.device import Architecture, Device
+from autoconv.kernels.work import (
+    WARP_GROUP,
+    WARP_GROUP_ROWS,
+    Access,
+    Work,
+    as_copied,
+    uses_wgmma,
+)
 from autoconv.problem import Problem
 
 Column: TypeAlias = npt.NDArray[np.float64]
@@ -25,6 +33,9 @@ Places: TypeAlias = npt.NDArray[np.int64]  # which of some works each candidate 
 MOST_AXES = 5  # of any kernel's launch order
 TENSOR_FLOPS = {4: 2 * 16 * 8 * 8, 2: 2 * 16 * 8 * 16}
 """FLOPs of one warp's mma.m16n8k8 (TF32) and mma.m16n8k16 (16-bit), by the bytes of an element."""
+SCATTERED = 4
+"""Conflicts of a copy for wgmma that turns float32 round: of 32 neighbouring elements, 4 bytes each, the
+swizzle of 64 or of 128 bytes puts four in each of 8 banks; of elements further apart, more in fewer."""
 FMA_FLOPS = 2 * 32  # of one warp's multiply-add on the CUDA cores
 
 
@@ -34,6 +45,7 @@ class Touch(NamedTuple):
     requests: Column
     sectors: Column
     lines: Column
+    ragged_lines: Column
     unique_sectors: Column
     vector_bytes: Column
     distinct_bytes: Column
@@ -78,6 +90,8 @@ class Batch:
     products: Column  # warp instructions that multiply, of a block and step
     staged_bytes: Column  # written to shared memory in a step
     operand_bytes: Column  # read from shared memory in a step, by all warps together
+    wgmma: Column  # 1.0 where warp groups multiply, else 0.0
+    scratch_bytes: Column  # through shared memory at a block's end, both ways
     slices: Column  # 32-byte slices of the reduction in a step: links of the dependent chain
     tensor_cores: Column  # 1.0 or 0.0
     address_instructions: Column  # warp instructions of a block and step
@@ -99,6 +113,7 @@ def batch(
     device: Device,
 ) -> Batch:
     """Return the columns of `configs`, each with its work and its resources."""
+    works = list(_as_compiled(configs, works, device.arch))
     given = list(zip(configs, works, resources, strict=True))
     rate = device.tensor_rate(problem.dtype, problem.precision)
     figures = _by_name(
@@ -126,6 +141,18 @@ def batch(
     )
 
 
+def _as_compiled(configs: Sequence[Config], works: Sequence[Work], arch: Architecture) -> Iterator[Work]:
+    """Yield the works with the widths of copies that each config's warps leave; shared where they agree."""
+    known: dict[tuple[int, int], Work] = {}
+    for config, work in zip(configs, works, strict=True):
+        key = id(work), config.num_warps
+        if key not in known:
+            wgmma = uses_wgmma(work, config.num_warps, arch)
+            reads = tuple(as_copied(read, work, config.num_warps, wgmma=wgmma) for read in work.reads)
+            known[key] = work if reads == work.reads else replace(work, reads=reads)
+        yield known[key]
+
+
 def _by_name(rows: Sequence[Mapping[str, float]]) -> dict[str, Column]:
     """Turn rows of the same names into a column for each name."""
     return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in rows[0]}
@@ -143,15 +170,17 @@ def _figures(
     problem: Problem, config: Config, work: Work, taken: Resources, device: Device, rate: float
 ) -> dict[str, float]:
     """Return one entry of each plain column of a Batch."""
-    warps = config.num_warps
-    # Of dots in a chain, as tf32x3 makes of one, Triton puts all warps along the rows.
-    down, across = (warps, 1) if problem.precision == "tf32x3" else warp_grid(work.tile, warps)
-    on_tensor = work.tensor_cores and not (problem.dtype == "float32" and problem.precision == "ieee")
+    warps, on_tensor = config.num_warps, work.on_tensor_cores
+    wgmma = uses_wgmma(work, warps, device.arch)
+    thrice = on_tensor and problem.precision == "tf32x3"
+    down, across, rows, columns = _division(work, warps, wgmma=wgmma, thrice=thrice)
     flops = work.flops / work.steps
     rows_bytes, columns_bytes = work.stage_bytes_by_operand
-    if on_tensor:  # warps whose part is less than one instruction's 16 rows or 8 columns compute padding
-        flops *= max(1.0, 16 * down / work.tile[0]) * max(1.0, 8 * across / work.tile[1])
-    issued = flops * (3 if on_tensor and problem.precision == "tf32x3" else 1)
+    if on_tensor:  # those whose part is less than one instruction's rows or columns compute padding
+        flops *= max(1.0, rows * down / work.tile[0]) * max(1.0, columns * across / work.tile[1])
+    issued = flops * (3 if thrice else 1)
+    of_instruction = _flops_of_instruction(problem, work, across, wgmma=wgmma)
+    scattered = wgmma and problem.dtype_bytes == 4  # see SCATTERED
     return {
         "blocks": work.blocks,
         "steps": work.steps * (1 - work.idle),
@@ -160,11 +189,20 @@ def _figures(
         "flops": flops,
         "flops_per_second": rate if on_tensor else device.fp32_tflops * 1e12,
         "issued_flops": issued,
-        "products": issued / (TENSOR_FLOPS[problem.dtype_bytes] if on_tensor else FMA_FLOPS),
-        "staged_bytes": rows_bytes + columns_bytes,
+        "products": issued / of_instruction,
+        "wgmma": 1.0 if wgmma else 0.0,
+        "staged_bytes": work.tensor_cores
+        * sum(
+            read.elements
+            / work.steps
+            * read.element_bytes
+            * (min(32, SCATTERED * read.apart) if scattered and read.map.reduction != "lanes" else 1)
+            for read in work.reads
+        ),
         "operand_bytes": rows_bytes * across + columns_bytes * down,
         "slices": rows_bytes / max(1, work.tile[0]) / 32,
         "tensor_cores": 1.0 if work.tensor_cores else 0.0,
+        "scratch_bytes": 2.0 * work.accumulators * work.write.element_bytes * wgmma,
         "address_instructions": work.address_instructions * work.reads[0].elements / (32 * work.steps),
         "workspace_bytes": work.workspace_bytes,
         "blocks_per_sm": occupancy(taken.registers, taken.shared, warps, device.arch).blocks_per_sm,
@@ -231,40 +269,22 @@ def _counts(access: Access, work: Work, within: set[str], per_step: bool) -> dic
     }
 
 
-def warp_grid(tile: tuple[int, int], num_warps: int) -> tuple[int, int]:
-    """Return how many warps lie along the rows and along the columns of the accumulators.
+def _division(work: Work, warps: int, *, wgmma: bool, thrice: bool) -> tuple[int, int, int, int]:
+    """Return what lies along the rows and along the columns, and the least part of each.
 
-    Triton doubles the side along which a warp still has more instructions of 16 rows by 8 columns.
-
-    >>> warp_grid((128, 128), 8)
-    (2, 4)
+    That is warp groups, which come in fours of warps, or warps. Of dots in a chain, as tf32x3 makes of one,
+    Triton puts all along the rows.
     """
-    down = across = 1
-    while down * across < num_warps:
-        if (tile[0] / 16 / down >= tile[1] / 8 / across and tile[0] > 16 * down) or tile[1] <= 8 * across:
-            down *= 2
-        else:
-            across *= 2
-    return down, across
+    if not wgmma:
+        return *((warps, 1) if thrice else warp_grid(work.tile, warps)), 16, 8
+    groups = warps // WARP_GROUP
+    down = min(groups, work.tile[0] // WARP_GROUP_ROWS)
+    return down, groups // down, WARP_GROUP_ROWS, 8
 
 
-def guess(config: Config, work: Work) -> Resources:
-    """Return the resources that a config will take, judged by its tile alone.
-
-    Registers are the accumulators, two slices of the operands' fragments, a pointer for each load of a
-    step, and some twenty for all else; against cross-compiled GEMM and conv tiles this is within about
-    12 % of ptxas. All beyond 255 counts as spilled, which is more than ptxas does (it computes a part anew:
-    400 bytes of 852 in one GEMM tile) and stands for the stalls of a thread that has no register to spare.
-    """
-    threads = 32 * config.num_warps
-    down, across = warp_grid(work.tile, config.num_warps)
-    fragments = max(work.tile[0] / down, 16) / 4 + max(work.tile[1] / across, 8) / 4
-    pointers = sum(
-        access.elements * access.element_bytes / work.steps / access.vector_bytes / threads
-        for access in work.reads
-        if access.vector_bytes == 16 or work.tensor_cores
-    )
-    wanted = 20 + work.accumulators / threads + 2 * fragments * work.tensor_cores + 2 * pointers
-    registers = min(255, int(wanted))
-    spills = max(0, int(wanted) - 255) * 4
-    return Resources(registers, spills, shared=max(1, config.num_stages - 1) * work.stage_bytes)
+def _flops_of_instruction(problem: Problem, work: Work, across: int, *, wgmma: bool) -> float:
+    """Return the FLOPs of one warp's instruction: wgmma takes all columns of a group, up to 256, at once."""
+    if not work.on_tensor_cores:
+        return FMA_FLOPS
+    columns = min(256, work.tile[1] // across) if wgmma else 8
+    return TENSOR_FLOPS[problem.dtype_bytes] * columns / 8

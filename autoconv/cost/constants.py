@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,13 @@ class Constants:
         l2_bytes_per_cycle: what the L2 delivers to one SM in a cycle while all SMs ask, bytes.
         dram_efficiency: share of the peak bandwidth that streaming reaches.
         throttle: slow-down of the SM clock, as a share, under full tensor-core load: power limits.
+        tensor_clock: share of the boost clock that the SMs run at while tensor cores are in use.
+        mma_rate: share of the peak tensor rate that a warp's own instruction reaches, where warp groups have
+            another.
+        ragged_line: L2 time of a line that a store writes a part of a sector in, in sectors, besides its own.
+        fills: 1.0 where DRAM takes whole sectors alone, so that the L2 fetches one that it must let go before
+            all of it is written; 0.0 where DRAM takes single bytes.
+        issue_latency: SM cycles from one instruction of a warp to its next, with no other warp in between.
         port_bytes_per_cycle: what one SM alone can take from the L2 in a cycle, bytes.
         shared_bytes_per_cycle: 32 banks of 4 bytes, of one SM.
         sector_bytes: the unit of traffic to the L2 and to DRAM.
@@ -48,6 +56,11 @@ class Constants:
     l2_bytes_per_cycle: float
     dram_efficiency: float
     throttle: float = 0.06
+    tensor_clock: float = 1.0
+    mma_rate: float = 1.0
+    ragged_line: float = 2.5
+    fills: float = 0.0
+    issue_latency: float = 1.0
     port_bytes_per_cycle: float = 64.0
     shared_bytes_per_cycle: float = 128.0
     sector_bytes: int = 32
@@ -67,18 +80,29 @@ class Constants:
 
 _KIB = 1024
 
+_HOPPER: Mapping[str, Any] = {
+    "throttle": 0.3,
+    "tensor_clock": 0.924,
+    "mma_rate": 0.63,
+    "issue_latency": 2.7,
+    "warp_instructions": 30.0,
+    "launch_seconds": 3e-6,
+    "ragged_line": 3.1,
+    "fills": 1.0,
+}
+
 CONSTANTS: Mapping[int, Constants] = {
     #              L1 + shared  L2   DRAM  shared tensor  L2 bytes  DRAM
     #              bytes        lat.  lat.  lat.   lat.    a cycle   eff.
-    80: Constants(192 * _KIB, 262.0, 466.0, 29.0, 33.0, 37.0, 0.86),
+    80: Constants(192 * _KIB, 262.0, 466.0, 29.0, 33.0, 37.0, 0.86, fills=1.0),
     86: Constants(128 * _KIB, 260.0, 546.0, 30.0, 33.0, 20.0, 0.92),
     89: Constants(128 * _KIB, 273.0, 542.0, 30.0, 33.0, 18.0, 0.92),
-    90: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90),
-    100: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90),
+    90: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 26.0, 0.90, **_HOPPER),
+    100: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90, fills=1.0),
     120: Constants(128 * _KIB, 273.0, 542.0, 30.0, 33.0, 18.0, 0.92),
     # Taken to be like those of the nearest architecture.
     87: Constants(192 * _KIB, 260.0, 546.0, 30.0, 33.0, 20.0, 0.92),
-    103: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90),
+    103: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90, fills=1.0),
     110: Constants(256 * _KIB, 262.0, 479.0, 29.0, 33.0, 30.0, 0.90),
     121: Constants(128 * _KIB, 273.0, 542.0, 30.0, 33.0, 18.0, 0.92),
 }

@@ -21,6 +21,7 @@ class Memory(NamedTuple):
     l2_write_sectors: Column  # of a block, likewise
     l2_local_bytes: Column  # of a block's local memory, both ways, past the L1
     l2_bytes: Column  # of the launch, both ways
+    ragged_lines: Column  # of a launch, each time that a store writes a part of a sector in one
     dram_read_bytes: Column
     dram_write_bytes: Column
     l2_hit_share: Column
@@ -45,7 +46,10 @@ def memory(b: Batch, device: Device, constants: Constants) -> Memory:
         for read, past in zip(b.reads, from_l1, strict=True)
     ]
     read_bytes: Column = np.sum(fetched, axis=0)
-    writes = b.write.tensor_bytes * _passes(b, together, device) + _beyond_l2(2 * b.workspace_bytes, device)
+    passes = _passes(b, together, device)
+    writes = b.write.tensor_bytes * passes + _beyond_l2(2 * b.workspace_bytes, device)
+    # What is let go half written was fetched first, to be completed.
+    read_bytes += constants.fills * b.write.tensor_bytes * np.where(passes > 1, passes, 0.0)
     write_sectors = b.write.sectors
     past_l1, past_l2 = _local_misses(b, constants.l1_shared_bytes, device)
     local_bytes = past_l1 * (b.local.loaded + b.local.stored)
@@ -58,6 +62,7 @@ def memory(b: Batch, device: Device, constants: Constants) -> Memory:
         l2_write_sectors=write_sectors,
         l2_local_bytes=local_bytes,
         l2_bytes=lookups * sector,
+        ragged_lines=b.blocks * b.write.ragged_lines,
         dram_read_bytes=read_bytes,
         dram_write_bytes=writes,
         l2_hit_share=np.clip(1 - read_bytes / sector / lookups, 0, 1),

@@ -16,8 +16,9 @@ from autoconv.compiler.candidate import compile_candidate
 from autoconv.compiler.resolve import Candidate, resolve
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
-from autoconv.cost.batch import Batch, Column, batch, guess
+from autoconv.cost.batch import Batch, Column, batch
 from autoconv.cost.constants import CONSTANTS, Constants
+from autoconv.cost.guess import guess
 from autoconv.cost.instructions import split
 from autoconv.cost.memory import memory
 from autoconv.cost.occupancy import occupancy
@@ -39,7 +40,7 @@ def estimate(problem: Problem, config: Config, device: Device | str) -> Predicti
     """
     candidate = resolve(problem, config, device)
     work = candidate.kernel.work(problem, config)
-    return _prediction(candidate, work, guess(config, work), compiled=False)
+    return _prediction(candidate, work, guess(config, work, candidate.device.arch), compiled=False)
 
 
 def estimate_seconds(problem: Problem, configs: Sequence[Config], device: Device) -> Column:
@@ -50,18 +51,35 @@ def estimate_seconds(problem: Problem, configs: Sequence[Config], device: Device
     """
     if not configs:
         return np.empty(0)
-    of_tile: dict[tuple[str, tuple[int, ...]], Work] = {}  # warps and stages change nothing of the work
+    works = _works(problem, configs, device)
+    taken = [guess(config, work, device.arch) for config, work in zip(configs, works, strict=True)]
+    constants = CONSTANTS[device.arch.capability]
+    columns = batch(problem, configs, works, taken, device)
+    seconds = timeline(columns, memory(columns, device, constants), device, constants).seconds
+    return np.maximum(seconds, floor_seconds(problem, device))
+
+
+def judged_lean(problem: Problem, configs: Sequence[Config], device: Device) -> list[Config]:
+    """Return the configs that are judged, by the tile alone, to spill nothing.
+
+    Raises:
+        ConfigError: a kernel is unknown, cannot run the problem, or the tiles are not its own.
+    """
+    works = _works(problem, configs, device)
+    pairs = zip(configs, works, strict=True)
+    return [config for config, work in pairs if not guess(config, work, device.arch).spills]
+
+
+def _works(problem: Problem, configs: Sequence[Config], device: Device) -> list[Work]:
+    """Return the work of each config, made once for each tile: warps and stages change nothing of it."""
+    of_tile: dict[tuple[str, tuple[int, ...]], Work] = {}
     works = []
     for config in configs:
         tile = (config.kernel, tuple(config.tiles.values()))
         if tile not in of_tile:
             of_tile[tile] = resolve(problem, config, device).kernel.work(problem, config)
         works.append(of_tile[tile])
-    taken = [guess(config, work) for config, work in zip(configs, works, strict=True)]
-    constants = CONSTANTS[device.arch.capability]
-    columns = batch(problem, configs, works, taken, device)
-    seconds = timeline(columns, memory(columns, device, constants), device, constants).seconds
-    return np.maximum(seconds, floor_seconds(problem, device))
+    return works
 
 
 def predict(

@@ -40,20 +40,22 @@ def timeline(b: Batch, m: Memory, device: Device, k: Constants) -> Timeline:
     `work` cycles and waits for `wait` more; mean value analysis of that closed queue says how long a block
     takes when so many are resident. L2 and DRAM serve all SMs, in time of their own.
     """
-    clock = device.boost_mhz * 1e6
+    clock = device.boost_mhz * 1e6 * np.where(b.tensor_cores > 0, k.tensor_clock, 1.0)
     in_step = _slots_in_step(b, k)
     step = _step(b, m, in_step, device, k, clock)
     stores = m.l2_write_sectors * k.sector_bytes / k.port_bytes_per_cycle + b.write.lines
+    stores = stores + b.scratch_bytes / k.shared_bytes_per_cycle
     once = _dispatch(b.once, b.warps)
     busy = _norm(step, k.units)
     work = b.steps * busy + stores + once
     # Prologue and epilogue are times of kernels as they are, so they hold their instructions already.
     ends = np.maximum(k.prologue + k.epilogue, once) + k.dram_latency * k.latency_factor + stores
-    wait = np.maximum(0.0, ends + b.steps * _period(b, m, step, busy, k) - work)
+    wait = np.maximum(0.0, ends + b.steps * _period(b, m, in_step, step, busy, k) - work)
     of_sm = np.ceil(b.blocks / device.sms)
     resident = np.minimum(of_sm, np.maximum(1, b.blocks_per_sm))
     sm = of_sm * _per_block(work, wait, resident)
-    l2 = (m.l2_bytes + 2 * b.workspace_bytes) / (k.l2_bytes_per_cycle * device.sms)
+    asked = m.l2_bytes + 2 * b.workspace_bytes + k.ragged_line * m.ragged_lines * k.sector_bytes
+    l2 = asked / (k.l2_bytes_per_cycle * device.sms) * clock / (device.boost_mhz * 1e6)
     dram = m.dram_bytes / (device.dram_gbps * 1e9 * k.dram_efficiency) * clock
     on_clock = _norm((sm, l2), k.levels)
     # Under full load the tensor cores draw so much power that the clock of SMs and L2 falls.
@@ -85,7 +87,7 @@ def _slots_in_step(b: Batch, k: Constants) -> Slots:
         np.where(read.vector_bytes < COPY_BYTES, THROUGH_REGISTERS, 1.0) * k.load_instructions * read.requests
         for read in b.reads
     )
-    matrix_loads = b.operand_bytes / 512  # ldmatrix.x4
+    matrix_loads = (1 - b.wgmma) * b.operand_bytes / 512  # ldmatrix.x4
     judged = b.products + matrix_loads + copies + b.warps * k.warp_instructions + b.address_instructions
     return b.loop._replace(issue=b.loop.issue + (1 - b.compiled) * judged)
 
@@ -105,12 +107,13 @@ def _cycles_of_pipes(b: Batch, in_step: Slots) -> dict[str, Column]:
     }
 
 
-def _step(b: Batch, m: Memory, slots: Slots, device: Device, k: Constants, clock: float) -> _Step:
+def _step(b: Batch, m: Memory, slots: Slots, device: Device, k: Constants, clock: Column) -> _Step:
     local = (b.local.loaded + b.local.stored) / b.steps
+    own = (b.tensor_cores > 0) & (b.wgmma == 0)  # instructions of one warp each
     through_shared = b.staged_bytes + b.operand_bytes
     from_l2 = m.l2_read_sectors * k.sector_bytes + m.l2_local_bytes / b.steps
     return _Step(
-        tensor=b.flops * device.sms * clock / b.flops_per_second,
+        tensor=b.flops * device.sms * clock / (b.flops_per_second * np.where(own, k.mma_rate, 1.0)),
         dispatch=_dispatch(slots, b.warps),
         # A warp's 4-byte words of local memory are one line.
         l1=sum(read.lines for read in b.reads) + local / k.line_bytes,
@@ -119,7 +122,7 @@ def _step(b: Batch, m: Memory, slots: Slots, device: Device, k: Constants, clock
     )
 
 
-def _period(b: Batch, m: Memory, step: _Step, busy: Column, k: Constants) -> Column:
+def _period(b: Batch, m: Memory, slots: Slots, step: _Step, busy: Column, k: Constants) -> Column:
     """Return the cycles from one step of a lone block to its next.
 
     The chain within a step is a barrier, a load from shared memory, then dependent products. The copy that
@@ -128,13 +131,17 @@ def _period(b: Batch, m: Memory, step: _Step, busy: Column, k: Constants) -> Col
     of_partitions = np.minimum(SCHEDULERS, b.warps) / SCHEDULERS
     products = _norm((step.tensor, step.dispatch * of_partitions, step.shared * of_partitions), k.units)
     chain = k.barrier + k.shared_latency + k.tensor_latency + b.slices * k.slice_cycles
-    chain = b.tensor_cores * chain + products / of_partitions
+    # A warp alone waits for its own results: what it issues in a step takes it longer than the scheduler.
+    own = slots.issue / b.warps * k.issue_latency
+    chain = b.tensor_cores * chain + np.maximum(products / of_partitions, own)
     # Blocks that run together march in step, and all wait for those whose part comes from DRAM.
     fetch = k.dram_latency * k.latency_factor + step.port
     ahead = np.maximum(1, b.stages - 1)
     copied = np.maximum(chain, (fetch + chain) / ahead)
     narrow = np.minimum.reduce([read.vector_bytes for read in b.reads]) < COPY_BYTES
-    copied = np.where(narrow, np.maximum(copied, chain + k.exposed_latency * fetch), copied)
+    # Wgmma waits for what comes through registers, and the next step for wgmma.
+    exposed = np.where(b.wgmma > 0, 1.0, k.exposed_latency)
+    copied = np.where(narrow, np.maximum(copied, chain + exposed * fetch), copied)
     past_l1 = m.l2_read_sectors / sum(read.sectors for read in b.reads)
     near = k.shared_latency + past_l1 * (k.l2_latency * k.latency_factor + step.port)
     loaded = chain + near  # to registers, in the order of the program

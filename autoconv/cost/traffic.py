@@ -30,6 +30,7 @@ class Counted(NamedTuple):
     requests: float  # warp-wide instructions
     sectors: float  # of all requests, each by itself
     lines: float  # likewise: look-ups in the L1
+    ragged_lines: float  # of them, those with a sector that a store does not cover whole; 0 of a read
     unique_sectors: float  # of all requests together
 
 
@@ -39,11 +40,17 @@ def count(access: Access, work: Work, *, per_step: bool) -> Counted:
     extents = dict(work.raster)
     moves = tuple((extents.get(axis, 1), shift) for axis, shift in access.map.moves)
     lanes, rows, *_ = access.map
-    sample = _sample(lanes, rows, moves, access.map.reduction, access.vector_bytes, access.element_bytes)
+    sample = _sample(
+        lanes, rows, moves, access.map.reduction, access.vector_bytes, access.element_bytes, access.apart
+    )
     requests = elements * access.element_bytes / (32 * access.vector_bytes)
     scale = elements / sample.requests
     return Counted(
-        requests, requests * sample.sectors, requests * sample.lines, sample.unique_sectors * scale
+        requests,
+        requests * sample.sectors,
+        requests * sample.lines,
+        requests * sample.ragged_lines,
+        sample.unique_sectors * scale,
     )
 
 
@@ -55,26 +62,30 @@ def _sample(
     reduction: str,
     vector: int,
     element: int,
+    apart: int = 1,
 ) -> Counted:
     """Return figures of one request, `requests` being the elements looked at and their sectors together."""
     width = max(1, vector // element)
     across = max(1, lanes.extent // width)
     down = max(1, min(rows.extent, MOST_ELEMENTS // (across * width)))
-    sectors = lines = unique = 0.0
+    sectors = lines = ragged = unique = 0.0
     for number in range(SAMPLES):
         base = sum(int(extent * number / SAMPLES) * shift for extent, shift in moves)
         step = number if reduction else 0
         first = _offsets(lanes, across, width, step * lanes.extent if reduction == "lanes" else 0)
+        first = first.reshape(-1, apart).T.ravel()
         other = _offsets(rows, down, 1, step * rows.extent if reduction == "rows" else 0)
         addresses = (base + other[:, None] + first[None, :]).ravel()
         requests = _whole_requests(addresses)
         sectors += _distinct(requests // SECTOR)
         lines += _distinct(requests // LINE)
+        ragged += 0.0 if reduction else _ragged(requests, vector)
         unique += len(np.unique(addresses // SECTOR)) + _spill_over(addresses, vector)
     return Counted(
         float(across * width * down),
         sectors / SAMPLES,
         lines / SAMPLES,
+        ragged / SAMPLES,
         unique / SAMPLES,
     )
 
@@ -102,6 +113,14 @@ def _distinct(numbers: Addresses) -> float:
     """Return the mean count of different numbers in a row."""
     ordered = np.sort(numbers, axis=1)
     return 1.0 + float((ordered[:, 1:] != ordered[:, :-1]).sum(axis=1).mean())
+
+
+def _ragged(requests: Addresses, vector: int) -> float:
+    """Return the mean count of lines in a row where its vectors, apart and aligned, fill a sector in part."""
+    number = np.arange(len(requests), dtype=np.int64)[:, None] << 52  # sets rows apart
+    sectors, lanes = np.unique(number + requests // SECTOR, return_counts=True)
+    part_filled = sectors[lanes * vector < SECTOR]
+    return len(np.unique(part_filled // (LINE // SECTOR))) / len(requests)
 
 
 def _spill_over(addresses: Addresses, vector: int) -> float:

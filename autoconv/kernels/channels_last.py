@@ -78,7 +78,6 @@ class ChannelsLast(ImplicitGemm):
     name = "channels_last"
     jit = channels_last_kernel
     tap_outermost = True
-    address_instructions = 4.0
 
     def refusal(self, problem: Problem) -> str | None:
         if problem.layout != "nlc":

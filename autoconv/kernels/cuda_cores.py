@@ -21,6 +21,7 @@ class OnCudaCores(ImplicitGemm):
     tiles = ("BLOCK_CO", "BLOCK_L")
     tensor_cores = False
     w_in_rows = False
+    division_instructions = 0.0  # the tap is the same for all of a step
     most_columns = 1024
     most_outputs: ClassVar[int]  # of a thread: they and the operands live in its registers
 

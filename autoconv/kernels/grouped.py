@@ -95,7 +95,7 @@ class Grouped(ImplicitGemm):
     raster = (("co", "l", "n"), ("group",))
     most_rows = 128
     w_in_rows = False
-    address_instructions = 10.0  # as `dense`, with the group's masks
+    address_instructions = 4.0  # as `dense`, with the group's masks
 
     def refusal(self, problem: Problem) -> str | None:
         return "it runs groups > 1, not groups=1" if problem.groups == 1 else super().refusal(problem)

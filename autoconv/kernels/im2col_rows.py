@@ -18,12 +18,14 @@ import triton.language as tl
 from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.kernels.bindings import Scalar
-from autoconv.kernels.implicit_gemm import ImplicitGemm, Meta, View
+from autoconv.kernels.implicit_gemm import ImplicitGemm, Meta, View, neighbours
 from autoconv.kernels.sizes import MAX_INT32, alignment, largest_sample
 from autoconv.kernels.space import depths, tile_sizes
 from autoconv.kernels.tiles import activated
-from autoconv.kernels.work import Work
+from autoconv.kernels.work import MOST_OF_THREAD, Work
 from autoconv.problem import Problem
+
+SPARING = 32  # accumulators of a thread, where each has an address too
 
 
 @triton.jit
@@ -93,9 +95,6 @@ class Im2colRows(ImplicitGemm):
     jit = im2col_rows_kernel
     tiles = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
     raster = (("l",), ("co",))
-    # In the SASS of the 64x64x32 tile for sm_89: about 650 integer instructions a thread and step for 16
-    # elements of x.
-    address_instructions = 40.0
 
     def view(self, problem: Problem, meta: Meta) -> View:
         return replace(super().view(problem, meta), columns=problem.N * problem.L_out)
@@ -112,6 +111,11 @@ class Im2colRows(ImplicitGemm):
     def pipelines(self, work: Work) -> Iterator[tuple[int, int]]:  # noqa: ARG002 - as it is published
         yield from product((4, 8), (2, 3))
 
+    def fits(self, work: Work, config: Config, device: Device) -> bool:
+        # From 3.7 on each accumulator of a thread is stored to a row of its own: addresses that spill.
+        most = neighbours(MOST_OF_THREAD, SPARING)
+        return work.accumulators <= most * 32 * config.num_warps and super().fits(work, config, device)
+
     def extents(self, problem: Problem, meta: Meta) -> dict[str, int]:
         return super().extents(problem, _named(meta))
 
@@ -119,6 +123,9 @@ class Im2colRows(ImplicitGemm):
         tiles = Config(self.name, _named(config.tiles), config.num_warps, config.num_stages)
         work = super().work(problem, tiles)
         return replace(work, tile=work.tile[::-1], stage_bytes_by_operand=work.stage_bytes_by_operand[::-1])
+
+    def lanes_of_x(self, view: View, channel: int, position: int) -> str:  # noqa: ARG002
+        return "columns"  # see `vectors`
 
     def vectors(self, problem: Problem) -> tuple[int, int, int]:
         # Lanes lie along the rows, which is where Triton 3.3 puts them for x and y; from 3.7 on it puts

@@ -11,16 +11,19 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias, TypeVar
+
+import triton
 
 from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.kernels.base import Grid, Kernel
-from autoconv.kernels.sizes import alignment, cdiv, x_strides_of
+from autoconv.kernels.sizes import alignment, cdiv, is_power_of_two, x_strides_of
 from autoconv.kernels.space import LEAST_DOT, depths, pipelines, tile_sizes
 from autoconv.kernels.work import Access, AddressMap, Axis, Work, fits, plain
 from autoconv.problem import Problem
 
+T = TypeVar("T")
 Meta: TypeAlias = Mapping[str, int]  # the tiles by name, as Triton's grids receive them
 
 GRID_LIMIT = 65535  # blocks along y and z; CUDA C++ Programming Guide, technical specifications
@@ -63,9 +66,12 @@ class ImplicitGemm(Kernel):
     tensor_cores: ClassVar[bool] = True  # and so the operands of a step wait in shared memory
     w_in_rows: ClassVar[bool] = True  # a row of w is read by neighbouring elements, as wide as they allow
     tap_outermost: ClassVar[bool] = False  # a step covers channels of one tap, not neighbouring taps
-    address_instructions: ClassVar[float] = 8.0
+    address_instructions: ClassVar[float] = 2.0
     """Integer instructions for each element of x read. In the SASS of dense 128x128x16 for sm_89 about 70
     a thread and step for 8 elements, the weight's share included."""
+    division_instructions: ClassVar[float] = 18.0
+    """More of them where the taps are no power of two: channel and tap then come of divisions, anew in each
+    step. In the SASS of 200 loops for sm_90 14 to 20 an element in all, whatever the taps."""
 
     # --- what a kernel says of itself ---------------------------------------------------------------
 
@@ -206,8 +212,9 @@ class ImplicitGemm(Kernel):
             write=self.write_y(problem, meta),
             tile=(rows, columns),
             stage_bytes_by_operand=(rows * depth * staged, columns * depth * staged),
-            address_instructions=self.address_instructions,
+            address_instructions=self.address_instructions + self.divides(view) * self.division_instructions,
             tensor_cores=self.tensor_cores,
+            precision=problem.precision,
             workspace_bytes=4 * self.workspace(problem, config),
             idle=view.idle_phases / view.phases,
         )
@@ -225,7 +232,7 @@ class ImplicitGemm(Kernel):
             "x",
             columns=plain(columns, view.column_step * position),
             reduction=self.along_reduction(view, depth, channel, view.tap_step * position),
-            lanes="reduction" if self.tap_outermost else "columns",
+            lanes=self.lanes_of_x(view, channel, position),
             moves={
                 "l": columns * view.column_step * position,
                 "band": meta.get("GROUP_L", 1) * columns * view.column_step * position,
@@ -250,12 +257,29 @@ class ImplicitGemm(Kernel):
             "w",
             columns=self.w_rows(problem, meta),
             reduction=self.along_reduction(view, depth, channel, tap),
-            lanes="reduction" if view.row_repeat == 1 else "columns",
+            lanes=self.lanes_of_w(view, channel, tap),
             # A phase has taps of its own; how far on they lie makes no difference.
             moves={"co": block_co * row, "group": group, "part": steps * depth, "phase": 0},
             elements=rows * depth * steps,
             distinct=min(block_co, view.rows) * cdiv(of_row, meta.get("SPLIT", 1)),
         )
+
+    def divides(self, view: View) -> bool:
+        """Return whether a step divides its part of the reduction into channels and taps, not by shifts."""
+        return not self.tap_outermost and not is_power_of_two(view.taps)
+
+    def lanes_of_x(self, view: View, channel: int, position: int) -> str:
+        """Return which axis of the tile of x neighbouring lanes lie along: the contiguous one, if any is."""
+        if self.tap_outermost and channel == 1:
+            return "reduction"
+        return "columns" if view.column_step * position == 1 else neighbours("reduction", "columns")
+
+    def lanes_of_w(self, view: View, channel: int, tap: int) -> str:
+        """Return the same of w."""
+        if view.row_repeat > 1:
+            return "columns"
+        contiguous = channel == 1 if self.tap_outermost else tap == 1 and channel == view.taps
+        return "reduction" if contiguous else neighbours("columns", "reduction")
 
     def along_reduction(self, view: View, depth: int, channel: int, tap: int) -> Axis:
         """Return the axis of a tensor in which channels and taps lie so far apart."""
@@ -273,7 +297,7 @@ class ImplicitGemm(Kernel):
             "y",
             columns=plain(columns, view.out_step),
             reduction=plain(rows, problem.L_out),
-            lanes="columns",
+            lanes="columns" if view.out_step == 1 else neighbours("reduction", "columns"),
             moves={
                 "l": columns * view.out_step,
                 "band": meta.get("GROUP_L", 1) * columns * view.out_step,
@@ -336,6 +360,15 @@ class ImplicitGemm(Kernel):
             ),
             overlap,
         )
+
+
+def neighbours(first: T, last: T) -> T:
+    """Return which of the axes of a tile, neither known to be contiguous, Triton's lanes lie along.
+
+    From Triton 3.7 on it is the last, before the first: seen in the layouts of copies and stores, and in the
+    sectors that an H200 counted.
+    """
+    return last if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 7) else first
 
 
 def x_vector_bytes(problem: Problem) -> int:

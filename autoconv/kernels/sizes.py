@@ -57,6 +57,11 @@ def next_power_of_two(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
+def is_power_of_two(n: int) -> bool:
+    """Return whether n, at least 1, is a power of two."""
+    return n & (n - 1) == 0
+
+
 def largest_sample(problem: Problem) -> int:
     """Return the elements of one sample of x or y, whichever is more, the last tile's overshoot included."""
     overshoot = 512 * problem.stride + problem.K * problem.dilation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from autoconv.config import Config
-from autoconv.cost.predict import estimate, estimate_seconds
+from autoconv.cost.predict import estimate, estimate_seconds, judged_lean
 from autoconv.device import Device
 from autoconv.errors import ProblemError
 from autoconv.kernels.registry import supporting
@@ -60,8 +60,11 @@ def shortlist(problem: Problem, configs: list[Config], device: Device, count: in
 def best_guess(problem: Problem, device: Device) -> tuple[Config, float]:
     """Return the config with the least estimated time, and that time in seconds; nothing is compiled.
 
+    As nobody looks at its registers before it runs, it is one that is judged to spill nothing, if any is.
+
     Raises:
         ProblemError: no kernel runs this problem.
     """
-    config = shortlist(problem, candidates(problem, device), device, count=1)[0]
+    found = candidates(problem, device)
+    config = shortlist(problem, judged_lean(problem, found, device) or found, device, count=1)[0]
     return config, estimate(problem, config, device).seconds

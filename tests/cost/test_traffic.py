@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from autoconv.config import Config
-from autoconv.cost.batch import batch, guess, warp_grid
+from autoconv.cost.batch import batch
 from autoconv.cost.constants import CONSTANTS
+from autoconv.cost.guess import guess, warp_grid
 from autoconv.cost.memory import memory, visits
 from autoconv.cost.traffic import count_map
 from autoconv.device import find
@@ -65,7 +66,7 @@ def test_a_swizzle_spares_the_dram() -> None:
     for group in (1, 8):
         config = Config("pointwise", {**tiles, "GROUP_L": group, "X_BYTES": 16}, num_warps=8, num_stages=3)
         work = kernel_called("pointwise").work(problem, config)
-        b = batch(problem, [config], [work], [guess(config, work)], device)
+        b = batch(problem, [config], [work], [guess(config, work, device.arch)], device)
         read[group] = float(memory(b, device, CONSTANTS[80]).dram_read_bytes[0])
     assert read[8] < 0.8 * read[1]
 
@@ -79,7 +80,7 @@ def test_passes_that_each_write_a_part_of_every_sector_are_not_one_write(stride:
     for samples, expected in ((256, passes), (1, 1)):  # y is 537 MB, which the L2 lets go, then 2.1 MB
         problem = Problem(samples, 32, 64, stride, 8192 // stride, stride=stride, op="conv_transpose")
         work = kernel_called("transposed_phases").work(problem, config)
-        b = batch(problem, [config], [work], [guess(config, work)], device)
+        b = batch(problem, [config], [work], [guess(config, work, device.arch)], device)
         written = float(memory(b, device, CONSTANTS[89]).dram_write_bytes[0])
         assert written == pytest.approx(expected * work.write.tensor_bytes, rel=0.05)
 
@@ -89,7 +90,7 @@ def test_reuse_needs_an_l2_that_holds_what_lies_between() -> None:
     config = Config("im2col_rows", {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32}, num_warps=4, num_stages=2)
     work = kernel_called("im2col_rows").work(problem, config)
     device = find("rtx4090")
-    b = batch(problem, [config], [work], [guess(config, work)], device)
+    b = batch(problem, [config], [work], [guess(config, work, device.arch)], device)
     x, w = b.reads
     together = b.blocks * 0 + 256
     assert visits(x, b, together, device.l2_bytes)[0] == 2

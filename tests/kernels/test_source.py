@@ -244,7 +244,7 @@ EDITS = {
     "a bound of every space": ("implicit_gemm", "[int] = 256", "[int] = 128", set()),
     "what is sound": ("work", "MOST_STAGES = 8", "MOST_STAGES = 6", set()),
     "what the cost model takes": (
-        "grouped", "address_instructions = 10.0", "address_instructions = 12.0", set(),
+        "grouped", "address_instructions = 4.0", "address_instructions = 5.0", set(),
     ),
 }  # fmt: skip
 
