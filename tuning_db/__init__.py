@@ -15,7 +15,7 @@ from .layers import Layers
 from .maintenance import Pruned, Report, check, prune, rebuild, vacuum
 from .nearest import Neighbour
 from .ranking import Ranked
-from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, Winner
+from .records import EnvironmentRecord, Pin, ProblemRecord, RunRecord, Trial, Winner
 from .recovery import open_healed
 from .store import TuningDB
 from .transfer import ImportSummary, export_lines, import_lines, merge, quarantined
@@ -30,6 +30,7 @@ __all__ = [
     "Layers",
     "Neighbour",
     "NewerSchemaError",
+    "Pin",
     "ProblemRecord",
     "Pruned",
     "Ranked",

@@ -37,6 +37,12 @@ class _Layer:
         self.in_trouble = False
         return answers
 
+    def is_pinned(self) -> bool:
+        """Whether the database, as it was opened last, is a pin; raises TuningDBError if it does not open."""
+        if self.database is None:
+            self.asked(lambda _: ())
+        return self.database is not None and self.database.pinned
+
     def opened(self) -> TuningDB:
         """Return the database. No lock is taken, which a fork could copy: two threads may both open it."""
         database = self.database
@@ -47,7 +53,7 @@ class _Layer:
 
 
 class Layers:
-    """Named databases, the one with the highest precedence first.
+    """Named databases, the one with the highest precedence first; those that are pins go before all others.
 
     A layer that cannot be opened or read answers nothing, and `warn` is told so once; no layer's trouble is
     an exception. It is tried again whenever the layers are asked, then without a wait for others' locks.
@@ -61,8 +67,18 @@ class Layers:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the layers, in order of precedence."""
+        """The names of the layers, in order of precedence but for the pins among them."""
         return tuple(layer.name for layer in self._layers)
+
+    @property
+    def pins(self) -> tuple[str, ...]:
+        """The names of the layers that are pins, in order of precedence; to know it, each is opened."""
+        return tuple(layer.name for layer in self._layers if self._is_pinned(layer))
+
+    @property
+    def pinned(self) -> bool:
+        """Whether any layer is a pin."""
+        return bool(self.pins)
 
     def database(self, name: str) -> TuningDB | None:
         """Return the database of the layer of that name; None, and a warning once, if it does not open now.
@@ -110,12 +126,20 @@ class Layers:
 
     def _each(self, ask: Callable[[TuningDB], Iterable[T]]) -> list[tuple[str, T]]:
         found: list[tuple[str, T]] = []
-        for layer in self._layers:
+        # A layer that does not open has been told of by then, and the sort is stable.
+        for layer in sorted(self._layers, key=lambda layer: not self._is_pinned(layer)):
             try:
                 found += [(layer.name, answer) for answer in layer.asked(ask)]
             except TuningDBError as error:
                 self._tell(layer, error)
         return found
+
+    def _is_pinned(self, layer: _Layer) -> bool:
+        try:
+            return layer.is_pinned()
+        except TuningDBError as error:
+            self._tell(layer, error)
+            return False
 
     def _tell(self, layer: _Layer, error: TuningDBError) -> None:
         if layer.name not in self._warned:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from .errors import DamagedError, UnwritableError
+from .errors import DamagedError
 from .nearest import sound_problem
 from .ranking import best_rows, rank
 from .records import EnvironmentRecord, ProblemRecord
@@ -268,8 +268,7 @@ def vacuum(db: TuningDB) -> int:
     Raises:
         TuningDBError: the file cannot be written, or another process keeps it busy.
     """
-    if db.readonly:
-        raise UnwritableError(db.path, "it was opened for reading only", "open it with TuningDB.open()")
+    db.check_writable()
     before = db.info()["size_bytes"]
     with db.reading() as connection:
         connection.execute("VACUUM")

@@ -265,6 +265,22 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Pin:
+    """The mark of a file that is never written again, and asked before all others.
+
+    Raises:
+        ValueError: a field is no text.
+    """
+
+    title: str  # what the caller says of it: which device it is for, say
+    made: str  # when, UTC, ISO 8601
+
+    def __post_init__(self) -> None:
+        for name in ("title", "made"):
+            object.__setattr__(self, name, _text(name, getattr(self, name)))
+
+
+@dataclass(frozen=True)
 class Winner:
     """The best configuration of one source for one problem in one environment, derived from the trials.
 

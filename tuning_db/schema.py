@@ -9,6 +9,7 @@ No CHECK calls json_valid(): with trusted_schema off, SQLite 3.40 refuses it ins
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -29,7 +30,7 @@ from .errors import (
     translated,
 )
 from .files import back_up
-from .records import OUTCOMES, PROVENANCES
+from .records import OUTCOMES, PROVENANCES, Pin, canonical
 
 APPLICATION_ID = 0x74754442  # "tuDB"; `file` and SQLite's tools can tell the file by it
 COLUMN_TYPES = {int: "INTEGER", str: "TEXT"}
@@ -41,6 +42,7 @@ _PLAIN_INDEX = re.compile(
     rf"CREATE (UNIQUE )?INDEX {_QUOTED}\s+ON {_QUOTED} \(\s*{_QUOTED}(,\s*{_QUOTED})*\s*\)"
 )
 _ADDED_COLUMNS = re.compile(rf"(, {_QUOTED} (INTEGER|TEXT))*")
+_PIN = "pin"  # the name in `meta` of the mark
 _MIGRATIONS = "_sqlite_migrations"  # sqlite-utils makes that table, each version in its own way
 
 
@@ -189,6 +191,26 @@ def lacks(connection: sqlite3.Connection, columns: Mapping[str, type]) -> list[s
     return [name for name in columns if name.lower() not in present]
 
 
+def mark_pinned(connection: sqlite3.Connection, pin: Pin) -> None:
+    """Note in the file that it is never written again."""
+    document = canonical({"title": pin.title, "made": pin.made})
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_PIN, document))
+
+
+def pin_of(connection: sqlite3.Connection, path: Path) -> Pin | None:
+    """Return the mark of a file that is never written again, None where it has none.
+
+    Raises:
+        DamagedError: it has one that cannot be read.
+    """
+    row = connection.execute("SELECT value FROM meta WHERE name = ?", (_PIN,)).fetchone()
+    try:
+        return None if row is None else Pin(**json.loads(row[0]))
+    except (ValueError, TypeError) as error:
+        reason = f"its mark as a pin is not as this package makes it ({error})"
+        raise DamagedError(path, reason, "restore a copy of the file, or pin anew") from None
+
+
 def version_of(connection: sqlite3.Connection, path: Path, application: str) -> int:
     """Return the version of the file's schema, 0 for an empty file, after a look at whether it can be used.
 
@@ -294,13 +316,15 @@ def prepare(
     All of it is one transaction that holds the write lock from its start, which lets many processes open one
     new file at once: sqlite-utils by itself begins deferred ones, and a race of those ends in "database is
     locked". `derive` fills the derived tables after an upgrade. A sound file that lacks nothing but columns
-    and cannot be written stays without them.
+    and cannot be written, or is a pin, stays without them.
 
     Raises:
         sqlite3.Error: the file does not take the tables.
         TuningDBError: `version_of` refuses the file.
     """
-    if version_of(connection, path, application) == newest() and not lacks(connection, columns):
+    if version_of(connection, path, application) == newest() and (
+        not lacks(connection, columns) or pin_of(connection, path) is not None
+    ):
         return
     try:
         with transaction(connection):

@@ -16,7 +16,7 @@ from .errors import DamagedError, TuningDBError, UnwritableError, translated
 from .files import real_path
 from .nearest import Neighbour, search
 from .ranking import Ranked, ranked_of
-from .records import EnvironmentRecord, ProblemRecord, RunRecord, Trial, Winner
+from .records import EnvironmentRecord, Pin, ProblemRecord, RunRecord, Trial, Winner
 from .rows import (
     counts,
     environments_of,
@@ -66,6 +66,7 @@ class TuningDB:
         path: the file.
         application: the name that files of this application carry; empty fits any.
         columns: the declared problem columns that the file has.
+        pin: the file's mark as one that is never written again; None where it has none.
         bad_rows: how many rows were skipped so far because their checksum did not fit.
         started: the runs begun here, by id.
         mend: called where a method meets damage, which then begins again, once. None: the error goes to the
@@ -85,6 +86,7 @@ class TuningDB:
         schema.check_columns(columns)
         self.path = Path(path)
         self.columns: Mapping[str, type] = {}
+        self.pin: Pin | None = None
         self.bad_rows = 0
         self.started: dict[str, RunRecord] = {}
         self.mend: Callable[[], None] | None = None
@@ -150,6 +152,7 @@ class TuningDB:
             schema.check_readable(connection, self.path, self.application)
         else:
             schema.prepare(connection, self.path, self._declared, self.application, derive)
+        self.pin = schema.pin_of(connection, self.path)
         lacking = schema.lacks(connection, self._declared)
         self.columns = {name: kind for name, kind in self._declared.items() if name not in lacking}
 
@@ -162,13 +165,30 @@ class TuningDB:
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translated(self.path, error) from error
 
+    @property
+    def pinned(self) -> bool:
+        """Whether the file is a pin: never written, and asked before all others."""
+        return self.pin is not None
+
+    def check_writable(self) -> None:
+        """Refuse to write a file that was opened to be read, or that is a pin.
+
+        Raises:
+            UnwritableError: it is one of these.
+        """
+        if self.pin is not None:
+            reason = f"it is a pin of {self.pin.title} from {self.pin.made}, which is never written"
+            raise UnwritableError(self.path, reason, "write to another file, and pin anew")
+        if self.readonly:
+            raise UnwritableError(self.path, "it was opened for reading only", "open it with TuningDB.open()")
+
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Give this thread's connection inside a transaction: all of the block or nothing."""
-        if self.readonly:
-            raise UnwritableError(self.path, "it was opened for reading only", "open it with TuningDB.open()")
         try:
+            self.check_writable()
             with self._connections.transaction() as connection:
+                self.check_writable()  # another file may have come to lie there
                 yield connection
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translated(self.path, error) from error

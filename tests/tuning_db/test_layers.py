@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tuning_db import EnvironmentRecord, Layers, ProblemRecord, Trial, TuningDB, connection
+from tuning_db import EnvironmentRecord, Layers, Pin, ProblemRecord, Trial, TuningDB, connection, schema
 
 Script = Callable[..., "subprocess.Popen[str]"]
 ENVIRONMENT = EnvironmentRecord({}, {})
@@ -92,4 +94,47 @@ def test_a_layer_that_is_busy_answers_when_it_is_free_again(
         holder.communicate("")
     assert [name for name, _ in layers.winners("key")] == ["user"]
     assert len(warnings) == 1 and "busy" in warnings[0]
+    layers.close()
+
+
+def pin(path: Path) -> Path:
+    """Mark a database as a pin, as what builds one does."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as marking:
+        schema.mark_pinned(marking, Pin("rtx4090", "2026-11-26T12:00:00+00:00"))
+    return path
+
+
+def test_a_pin_is_asked_before_all_others_and_is_opened_when_first_asked(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    layer(tmp_path / "site", key=9.0, site=2.0).close()
+    path = pin(tmp_path / "site")
+    layers = Layers(
+        [
+            ("user", lambda: layer(tmp_path / "u", key=1.0, user=3.0)),
+            ("late", lambda: TuningDB.open_readonly(tmp_path / "late", columns={})),
+            ("site", lambda: TuningDB.open_readonly(path, columns={})),
+        ],
+        warnings.append,
+    )
+    assert not (tmp_path / "u").exists()
+    assert [name for name, _ in layers.winners("key")] == ["site", "user"]
+    assert [name for name, _ in layers.winners("user")] == ["user"]
+    assert layers.pinned and layers.pins == ("site",)
+    layer(tmp_path / "late", key=4.0).close()
+    assert [name for name, _ in layers.winners("key")] == ["site", "user", "late"]
+    pin(tmp_path / "late")
+    assert layers.pins == ("site",), "what is open is not asked anew"
+    assert len(warnings) == 1 and "'late'" in warnings[0]
+    layers.close()
+    again = Layers(
+        [(name, TuningDB.open_readonly(tmp_path / name, columns={})) for name in ("u", "late", "site")], print
+    )
+    assert again.pins == ("late", "site")
+    assert [name for name, _ in again.winners("key")] == ["late", "site", "u"]
+    again.close()
+
+
+def test_layers_without_a_pin_say_so(tmp_path: Path) -> None:
+    layers = Layers([("user", layer(tmp_path / "u", key=1.0))], pytest.fail)
+    assert not layers.pinned and layers.pins == ()
     layers.close()
