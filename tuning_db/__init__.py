@@ -13,6 +13,7 @@ from .files import single_flight
 from .jsonl import bounded_lines, open_text
 from .layers import Layers
 from .maintenance import Pruned, Report, check, prune, rebuild, vacuum
+from .misses import Miss
 from .nearest import Neighbour
 from .ranking import Ranked
 from .records import EnvironmentRecord, Pin, ProblemRecord, RunRecord, Trial, Winner
@@ -28,6 +29,7 @@ __all__ = [
     "ForeignFileError",
     "ImportSummary",
     "Layers",
+    "Miss",
     "Neighbour",
     "NewerSchemaError",
     "Pin",

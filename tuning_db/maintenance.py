@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from .errors import DamagedError
+from .misses import misses_of
 from .nearest import sound_problem
 from .ranking import best_rows, rank
 from .records import EnvironmentRecord, ProblemRecord
@@ -30,7 +31,7 @@ MAX_MESSAGES = 20  # of each kind in a report
 Drop = Callable[[EnvironmentRecord, "str | None"], bool]
 """Says whether what was tried of a source in an environment is no longer wanted; None: nothing was tried."""
 
-_COUNTED = ("trials", "runs", "problems", "environments", "quarantine")
+_COUNTED = ("trials", "runs", "problems", "environments", "quarantine", "misses")
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Report:
 
     trials: int = 0  # looked at
     winners: int = 0  # looked at
+    misses: int = 0  # looked at; they are no fault of the file
     structure: list[str] = field(default_factory=list)  # what SQLite finds wrong with the file
     bad_rows: int = 0  # rows whose checksum does not fit, or that are nonsense; readers skip them
     stale_winners: int = 0  # winners missing, or not the ones the trials give; a rebuild mends them
@@ -85,6 +87,9 @@ def _check(db: TuningDB, accept: Accept | None, report: Report) -> None:
                 report.bad_rows += 1
                 problem = ProblemRecord(key)
             _check_problem(connection, of_problem, problem, accept, report)
+    with db.reading() as connection:
+        (report.misses,) = connection.execute("SELECT count(*) FROM misses").fetchone()
+        report.bad_rows += misses_of(connection, list(db.columns))[1]
     # Rows that refer to nothing were not met on the way.
     report.bad_rows += max(0, trials - report.trials)
 
@@ -151,10 +156,16 @@ class Pruned:
     problems: int
     environments: int
     quarantined: int
+    misses: int
 
 
 def prune(
-    db: TuningDB, *, best: int | None = None, drop: Drop | None = None, quarantine: bool = False
+    db: TuningDB,
+    *,
+    best: int | None = None,
+    drop: Drop | None = None,
+    quarantine: bool = False,
+    misses: bool = False,
 ) -> Pruned:
     """Remove what is no longer wanted, in one transaction; what is left keeps its winners as they are.
 
@@ -166,8 +177,9 @@ def prune(
             least, of those tied with the winner, of the default one, and the "wrong" and "started" ones,
             which say what must not be tried again. Predictions are counted for each predictor.
         drop: remove the trials of the environments and sources for which this returns True, and the
-            environments that are left without any.
+            environments that are left without any, and with nothing that was missed in them.
         quarantine: empty the quarantine.
+        misses: forget all that was missed.
 
     Raises:
         ValueError: `best` is less than 2, so a winner's margin would be lost.
@@ -176,6 +188,8 @@ def prune(
         raise ValueError(f"best={best} would lose the winners' margins; keep 2 or more")
     with _unchecked_references(db), db.writing() as connection:
         before = counts(connection, _COUNTED)
+        if misses:
+            connection.execute("DELETE FROM misses")
         if drop is not None:
             _drop(connection, drop)
         if best is not None:
@@ -184,7 +198,7 @@ def prune(
         if quarantine:
             connection.execute("DELETE FROM quarantine")
         # Runs stay as long as their environment: one may be under way and its next trial not here yet.
-        unused = "NOT IN (SELECT problem_id FROM trials)"
+        unused = "NOT IN (SELECT problem_id FROM trials UNION SELECT problem_id FROM misses)"
         connection.execute(f"DELETE FROM problem_sizes WHERE problem_id {unused}")
         connection.execute(f"DELETE FROM problems WHERE id {unused}")
         after = counts(connection, _COUNTED)
@@ -207,7 +221,7 @@ def _drop(connection: sqlite3.Connection, drop: Drop) -> None:
         """SELECT DISTINCT e.id, e.hash, e.doc, t.source FROM environments e
         LEFT JOIN runs r ON r.environment_id = e.id LEFT JOIN trials t ON t.run_id = r.id"""
     ).fetchall()
-    kept = set()
+    kept = {number for (number,) in connection.execute("SELECT environment_id FROM misses")}
     for number, stored_hash, document, source in pairs:
         if not _dropped(drop, stored_hash, document, source):
             kept.add(number)

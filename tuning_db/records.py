@@ -13,6 +13,7 @@ import statistics
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +122,24 @@ def storable(value: str) -> str:
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
 
-def _text(name: str, value: Any) -> str:
+def instant(name: str, value: Any) -> str:
+    """Return a time as the database keeps it: UTC, to the second, so that texts sort as times do.
+
+    Raises:
+        ValueError: it is not ISO 8601 with a zone; the message calls it `name`.
+    """
+    remedy = "give ISO 8601 with its zone, such as 2026-01-31T12:00:00Z"
+    try:
+        time = datetime.fromisoformat(as_text(name, value).replace("Z", "+00:00"))
+        if time.tzinfo is None:
+            raise ValueError("of no zone")
+        return time.astimezone(timezone.utc).isoformat(timespec="seconds")
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{name}={value!r} is no time ({error}); {remedy}") from None
+
+
+def as_text(name: str, value: Any) -> str:
+    """Return `value` as the database keeps a text; raises ValueError, which calls it `name`, for no text."""
     if not isinstance(value, str):
         raise ValueError(f"{name}={value!r} is no text; give a string")
     return storable(value)
@@ -204,7 +222,7 @@ class RunRecord:
 
     def __post_init__(self) -> None:
         for name, value in (("id", self.id), ("origin", self.origin)):
-            object.__setattr__(self, name, _text(name, value))
+            object.__setattr__(self, name, as_text(name, value))
         if not isinstance(self.finished, bool):
             raise ValueError(f"finished={self.finished!r} is neither True nor False; give one of them")
         object.__setattr__(self, "info", plain("info", self.info, scalars=False))
@@ -243,8 +261,8 @@ class Trial:
         put("samples_us", samples)
         put("max_err", largest if math.isfinite(largest) else None)
         put("error", None if self.error is None else storable(self.error))
-        put("source", _text("source", self.source))
-        put("predictor", _text("predictor", self.predictor))
+        put("source", as_text("source", self.source))
+        put("predictor", as_text("predictor", self.predictor))
         put("config", plain("config", self.config, scalars=True))
         put("detail", plain("detail", self.detail, scalars=False))
 
@@ -269,15 +287,15 @@ class Pin:
     """The mark of a file that is never written again, and asked before all others.
 
     Raises:
-        ValueError: a field is no text.
+        ValueError: the title is no text, or `made` no time.
     """
 
     title: str  # what the caller says of it: which device it is for, say
-    made: str  # when, UTC, ISO 8601
+    made: str  # when; ISO 8601, kept in UTC
 
     def __post_init__(self) -> None:
-        for name in ("title", "made"):
-            object.__setattr__(self, name, _text(name, getattr(self, name)))
+        object.__setattr__(self, "title", as_text("title", self.title))
+        object.__setattr__(self, "made", instant("made", self.made))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from .errors import (
     translated,
 )
 from .files import aside_names, in_the_way, is_ours, real_path, single_flight, suffixed
+from .misses import note
 from .salvage import Wreck
 from .schema import newest, version_of
 from .store import TuningDB
@@ -46,11 +47,11 @@ def open_healed(
 ) -> TuningDB:
     """Open a database as `TuningDB.open` does, but let no damage stop it; now or later.
 
-    A damaged file is moved aside with its journal or write-ahead log, and a fresh one begun with every run
-    and trial in them that fits its checksum; so it is too if damage is met later, by a method of the database
-    returned. Trials come in as by `import_lines`: what `accept` refuses is kept in quarantine. A file of a
-    newer schema is left alone, and one beside it used. `warn` is told, once for each. Whatever else lies
-    beside the file under a name of ours, and is no regular file of its owner, is left alone.
+    A damaged file is moved aside with its journal or write-ahead log, and a fresh one begun with every run,
+    trial and miss in them that fits its checksum; so it is too if damage is met later, by a method of the
+    database returned. Trials come in as by `import_lines`: what `accept` refuses is kept in quarantine. A
+    file of a newer schema is left alone, and one beside it used. `warn` is told, once for each. Whatever else
+    lies beside the file under a name of ours, and is no regular file of its owner, is left alone.
 
     Raises:
         ValueError: a column's name or type is unfit.
@@ -71,7 +72,7 @@ def open_healed(
         mend()
         database = TuningDB.open(path, columns=columns, application=application)
     database.mend = mend
-    if _unfinished(database):
+    if not database.pinned and _unfinished(database):
         with _flight(path, warn):
             _take_over(database, accept, warn)
     return database
@@ -196,12 +197,13 @@ def _unfinished(database: TuningDB) -> list[Path]:
 
 
 def _take_over(database: TuningDB, accept: Accept | None, warn: Callable[[str], None]) -> None:
-    """Take the runs and trials of the files moved aside over; of each one in one transaction, so once."""
+    """Take over what the files moved aside have, of each one in one transaction, so once."""
     for aside in _unfinished(database):
         try:
             wreck = Wreck(aside, database.columns)
             with database.intake(bulk=True) as intake:
                 summary = _take(Importing(intake, database.columns, accept), wreck)
+                note(intake, wreck.misses())
                 values = (_SALVAGED + aside.name, f"{summary.inserted} trials")
                 intake.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
         except OSError as error:

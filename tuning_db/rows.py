@@ -89,7 +89,7 @@ def sound(rows: Iterable[Sequence[Any]], read: Callable[..., T]) -> tuple[list[T
     return found, bad
 
 
-def _parsed(parse: Callable[[], T]) -> T:
+def parsed(parse: Callable[[], T]) -> T:
     """Return what `parse` does; a row may fit its checksum and still be nonsense, if that was made to fit."""
     try:
         return parse()
@@ -134,7 +134,7 @@ def trial_from(values: Sequence[Any]) -> Trial:
     check_types(values)
     named = dict(zip(TRIAL_COLUMNS, values, strict=True))
     del named["config_hash"]
-    return _parsed(lambda: Trial(**named | {name: json.loads(named[name]) for name in _JSON_OF_TRIAL}))
+    return parsed(lambda: Trial(**named | {name: json.loads(named[name]) for name in _JSON_OF_TRIAL}))
 
 
 class StoredTrial:
@@ -164,12 +164,12 @@ class StoredTrial:
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """The configuration."""
-        return _parsed(lambda: plain("config", _mapping(self.config_text), scalars=True))
+        return parsed(lambda: plain("config", _mapping(self.config_text), scalars=True))
 
     @cached_property
     def samples_us(self) -> tuple[float, ...]:
         """Microseconds, each one timed."""
-        samples: tuple[float, ...] = _parsed(lambda: tuple(json.loads(self.samples_text)))
+        samples: tuple[float, ...] = parsed(lambda: tuple(json.loads(self.samples_text)))
         if None in samples or not all(map(is_duration, samples)):
             raise BadRowError(f"{self.samples_text[:40]} are no times")
         return samples
@@ -198,7 +198,7 @@ def winner_from(environment: EnvironmentRecord, problem: ProblemRecord, values: 
     named = dict(zip(WINNER_COLUMNS, values, strict=True))
     del named["config_hash"]
     named |= {name: _mapping(named[name]) for name in ("config", "detail")}
-    return _parsed(lambda: Winner(environment, problem, **{**named, "finished": bool(named["finished"])}))
+    return parsed(lambda: Winner(environment, problem, **{**named, "finished": bool(named["finished"])}))
 
 
 @lru_cache(maxsize=1024)  # there are few environments, and one stands in every row
@@ -210,7 +210,7 @@ def environment_from(stored_hash: str, document: str) -> EnvironmentRecord:
     """
     if not isinstance(document, str) or digest(document) != stored_hash:
         raise BadRowError(f"environment {stored_hash} does not fit its document")
-    environment = _parsed(lambda: EnvironmentRecord(**json.loads(document)))
+    environment = parsed(lambda: EnvironmentRecord(**json.loads(document)))
     if environment.document != document:
         raise BadRowError(f"environment {stored_hash} is not in canonical form")
     return environment
@@ -218,13 +218,13 @@ def environment_from(stored_hash: str, document: str) -> EnvironmentRecord:
 
 def run_from(environment: EnvironmentRecord, run_id: str, origin: str, info: str, finished: int) -> RunRecord:
     """Return the run of a row; raises BadRowError where it is none."""
-    return _parsed(lambda: RunRecord(run_id, environment, origin, json.loads(info), bool(finished)))
+    return parsed(lambda: RunRecord(run_id, environment, origin, json.loads(info), bool(finished)))
 
 
 def problem_from(key: str, columns: Sequence[str], values: Sequence[Any]) -> ProblemRecord:
     """Return the problem of a row; raises BadRowError where a column holds what no problem can."""
     named = zip(columns, values, strict=True)
-    return _parsed(lambda: ProblemRecord(key, {name: value for name, value in named if value is not None}))
+    return parsed(lambda: ProblemRecord(key, {name: value for name, value in named if value is not None}))
 
 
 def check_declared(problem: ProblemRecord, declared: Mapping[str, type]) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from .files import is_ours, suffixed
+from .misses import MISS_COLUMNS, Miss, miss_from, newest
 from .nearest import size_and_kind
 from .records import EnvironmentRecord, ProblemRecord, RunRecord
 from .rows import (
@@ -66,7 +67,8 @@ class Wreck:
         self._problems: dict[int, list[list[Any]]] = {}
         self._sizes: dict[int, set[tuple[float, int]]] = {}  # as noted
         self._names: list[str] = []  # of the problems' columns, where the schema can still be read
-        environments: dict[int, list[EnvironmentRecord]] = {}
+        self._environments: dict[int, list[EnvironmentRecord]] = {}
+        self._misses: list[tuple[int, int, list[Any], str]] = []  # problem, environment, values, checksum
         runs: list[tuple[int, tuple[str, str, str, int]]] = []  # environment and the rest
         for row in rows_of(path):
             if _may_be_trial(row):
@@ -78,14 +80,18 @@ class Wreck:
                     self._problems.setdefault(row.rowid, []).append([text, *rest])
                     with suppress(BadRowError, IndexError):  # it may as well be an environment
                         found = environment_from(text, rest[-1])
-                        environments.setdefault(row.rowid, []).append(found)
+                        self._environments.setdefault(row.rowid, []).append(found)
                 case [str(run_id), int(environment_id), str(origin), str(info), 0 | 1 as finished]:
                     runs.append((environment_id, (run_id, origin, info, finished)))
+                case [None, int(of_problem), int(of_environment), *noted, str(stored)] if len(noted) == len(
+                    MISS_COLUMNS
+                ):
+                    self._misses.append((of_problem, of_environment, noted, stored))
                 case ["table", "problems", "problems", int(), str(sql)]:
                     self._names = _COLUMN.findall(sql)[2:]
         self.runs: dict[str, list[RunRecord]] = {}
         for environment_id, told in runs:
-            for environment in environments.get(environment_id, ()):
+            for environment in self._environments.get(environment_id, ()):
                 with suppress(BadRowError):
                     self.runs.setdefault(told[0], []).append(run_from(environment, *told))
 
@@ -97,6 +103,18 @@ class Wreck:
                 found = self._fitting(run_id, of_problem, _with_reals(values), stored)
                 if found is not None:
                     yield found
+
+    def misses(self) -> Iterator[Miss]:
+        """Yield what was missed, of each problem and environment what was noted last."""
+        yield from newest(self._fitting_misses())
+
+    def _fitting_misses(self) -> Iterator[Miss]:
+        for of_problem, of_environment, values, stored in self._misses:
+            for environment in self._environments.get(of_environment, ()):
+                for key, *named in self._problems.get(of_problem, ()):
+                    if stored == checksum((environment.hash, key), values):
+                        with suppress(BadRowError, ValueError):
+                            yield miss_from(environment, self._problem(of_problem, key, named), values)
 
     def _fitting(self, run_id: Any, of_problem: Any, values: tuple[Any, ...], stored: Any) -> Salvaged | None:
         if not isinstance(run_id, str) or not isinstance(of_problem, int):

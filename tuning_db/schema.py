@@ -123,6 +123,17 @@ _TABLES = (
         log_size REAL NOT NULL  -- sum of the integer columns' logarithms
     ) STRICT""",
     "CREATE INDEX problem_sizes_by_kind ON problem_sizes (kind, log_size)",
+    """CREATE TABLE misses (  -- what was asked for and had no entry
+        id INTEGER PRIMARY KEY,
+        problem_id INTEGER NOT NULL REFERENCES problems (id),
+        environment_id INTEGER NOT NULL REFERENCES environments (id),
+        calls INTEGER NOT NULL,
+        served TEXT NOT NULL,  -- meanwhile
+        first_seen TEXT NOT NULL,  -- UTC, ISO 8601
+        last_seen TEXT NOT NULL,
+        checksum TEXT NOT NULL,
+        UNIQUE (problem_id, environment_id)
+    ) STRICT""",
     """CREATE TABLE quarantine (  -- lines that an import refused
         line_hash TEXT PRIMARY KEY,
         reason TEXT NOT NULL,

@@ -14,6 +14,7 @@ from . import schema
 from .connection import Connections
 from .errors import DamagedError, TuningDBError, UnwritableError, translated
 from .files import real_path
+from .misses import Miss, forget, misses_of, note
 from .nearest import Neighbour, search
 from .ranking import Ranked, ranked_of
 from .records import EnvironmentRecord, Pin, ProblemRecord, RunRecord, Trial, Winner
@@ -33,7 +34,7 @@ Choice = Callable[[EnvironmentRecord], bool]  # which environments an answer may
 
 CACHE_KIB = 2000  # SQLite's default
 BULK_CACHE_KIB = 256 * 1024
-_COUNTED = ("runs", "trials", "problems", "environments")
+_COUNTED = ("runs", "trials", "problems", "environments", "misses")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -273,6 +274,41 @@ class TuningDB:
         with self.intake() as intake:
             self.bad_rows += intake.put(intake.run(run), problem, trials)
 
+    def note_misses(self, misses: Iterable[Miss]) -> None:
+        """Add calls that found no entry to those noted, in one transaction.
+
+        Of one problem and environment the calls are added up, the first and last times kept, and what served
+        last; so several processes may note theirs.
+
+        Raises:
+            ValueError: a problem has a column that was not declared.
+        """
+        self._note_misses(list(misses))
+
+    @_mended
+    def _note_misses(self, misses: list[Miss]) -> None:
+        if misses:
+            with self.intake() as intake:
+                self.bad_rows += note(intake, misses)
+
+    @_mended
+    def misses(self) -> list[Miss]:
+        """Return what was noted and not forgotten since, in the order of keys and environments' hashes.
+
+        A row whose checksum does not fit is skipped and counted in `bad_rows`.
+        """
+        with self.reading() as connection:
+            return self._noted(misses_of(connection, list(self.columns)))
+
+    def forget_misses(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Forget what was noted of these problem keys and environment hashes, if anything was."""
+        self._forget_misses(list(keys))
+
+    @_mended
+    def _forget_misses(self, keys: list[tuple[str, str]]) -> None:
+        with self.writing() as connection:
+            forget(connection, keys)
+
     def _noted(self, found: tuple[_T, int]) -> _T:
         """Return what was found, and count the rows that were bad."""
         self.bad_rows += found[1]
@@ -351,9 +387,10 @@ class TuningDB:
 
     @_mended
     def info(self) -> dict[str, Any]:
-        """Return the counts of runs, trials, winners, problems and environments; path, schema and size.
+        """Return how many runs, trials, winners, problems, environments and misses; path, schema and size.
 
         A problem has one winner in an environment, whatever sources and predictors have a best of their own.
+        `pin` and `pinned_at` are the title and the time of a pin, None of any other file.
         """
         with self.reading() as connection:
             found = counts(connection, _COUNTED)
@@ -363,7 +400,8 @@ class TuningDB:
                 """SELECT user_version, page_count * page_size
                 FROM pragma_user_version, pragma_page_count, pragma_page_size"""
             ).fetchone()
-        return {**found, "path": str(self.path), "schema_version": version, "size_bytes": size}
+        pin = {"pin": self.pin and self.pin.title, "pinned_at": self.pin and self.pin.made}
+        return {**found, "path": str(self.path), "schema_version": version, "size_bytes": size, **pin}
 
     def close(self) -> None:
         """Close the connections of every thread; the database cannot be used afterwards."""

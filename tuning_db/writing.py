@@ -103,7 +103,7 @@ class Intake:
         """
         run = self._runs.get(record.id)
         if run is None:
-            of_environment = self._environment(record.environment)
+            of_environment = self.environment(record.environment)
             values = (record.id, of_environment, record.origin, canonical(record.info), record.finished)
             new = self.connection.execute(f"{_PUT_RUN} ON CONFLICT DO NOTHING", values).rowcount
             named = of_environment, record.environment.hash, record.finished
@@ -125,7 +125,8 @@ class Intake:
         self._runs[run.id] = replace(run, finished=True)
         return self._runs[run.id]
 
-    def _environment(self, environment: EnvironmentRecord) -> int:
+    def environment(self, environment: EnvironmentRecord) -> int:
+        """Return the id of `environment`, inserted unless it is there."""
         known = self._environments.get(environment.hash)
         if known is not None:
             return known

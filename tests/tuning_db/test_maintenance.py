@@ -97,7 +97,9 @@ def test_a_check_asks_the_caller_about_each_trial(full: TuningDB) -> None:
 
 def test_pruning_keeps_the_best_and_all_that_the_winner_rests_on(full: TuningDB) -> None:
     winners = [full.winners(key) for key in ("p1", "p2")]
-    assert prune(full, best=3) == Pruned(trials=24, runs=0, problems=0, environments=0, quarantined=0)
+    assert prune(full, best=3) == Pruned(
+        trials=24, runs=0, problems=0, environments=0, quarantined=0, misses=0
+    )
     assert sorted(trial.config["B"] for trial in full.trials("p1", NEW.hash)) == [0, 1, 2, 3, 90, 92]
     assert [full.winners(key) for key in ("p1", "p2")] == winners
     rebuild(full)
@@ -109,7 +111,7 @@ def test_pruning_drops_environments(full: TuningDB) -> None:
     full.record(OLD, ProblemRecord("p3", {"N": 3}), [Trial({"B": 1}, "ok", measured_us=1.0)], origin="x")
     import_lines(full, ["garbage"])
     gone = prune(full, drop=lambda environment, _: environment.hard["toolchain"] == "3.6", quarantine=True)
-    assert gone == Pruned(trials=25, runs=3, problems=1, environments=1, quarantined=1)
+    assert gone == Pruned(trials=25, runs=3, problems=1, environments=1, quarantined=1, misses=0)
     assert full.environments() == [NEW] and [p.key for p in full.problems()] == ["p1", "p2"]
     assert check(full).ok and len(full.nearest(ProblemRecord("p", {"N": 3}))) == 2
 
@@ -125,7 +127,9 @@ def test_pruning_drops_sources(full: TuningDB) -> None:
         asked.add((environment.hash, source))
         return source == "old"
 
-    assert prune(full, drop=drop) == Pruned(trials=1, runs=0, problems=0, environments=0, quarantined=0)
+    assert prune(full, drop=drop) == Pruned(
+        trials=1, runs=0, problems=0, environments=0, quarantined=0, misses=0
+    )
     assert {source for environment, source in asked if environment == NEW.hash} == {"", "old", "new"}
     assert full.winners("p1") == before and check(full).ok
 

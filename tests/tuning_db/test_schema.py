@@ -84,6 +84,9 @@ def test_a_file_of_every_version_opens_with_all_it_has(
         assert (predicted.provenance, predicted.predicted_us, predicted.noise) == ("predicted", 3.0, None)
         assert (predicted.source, predicted.predictor, predicted.finished) == ("5f2e", "m1", False)
         assert [t.outcome for t in db.trials("N=7,dtype=float32")] == ["ok", "started"]
+        (missed,) = db.misses()
+        assert (missed.problem.key, missed.environment.soft["device"]) == ("N=7,dtype=float32", "L4")
+        assert (missed.calls, missed.served, missed.last_seen) == (12, "torch", "2026-01-02T00:00:00+00:00")
         neighbour, *_ = db.nearest(ProblemRecord("x", {"N": 60, "dtype": "float16"}))
         assert neighbour.problem.key == "N=64,dtype=float16"
         db.record(EnvironmentRecord({}, {}), ProblemRecord("new"), [Trial({}, "ok")], origin="now")

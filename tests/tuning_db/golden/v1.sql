@@ -23,6 +23,18 @@ CREATE TABLE meta (
     value TEXT NOT NULL
 ) STRICT;
 INSERT INTO "meta" VALUES('application','golden');
+CREATE TABLE misses (  -- what was asked for and had no entry
+    id INTEGER PRIMARY KEY,
+    problem_id INTEGER NOT NULL REFERENCES problems (id),
+    environment_id INTEGER NOT NULL REFERENCES environments (id),
+    calls INTEGER NOT NULL,
+    served TEXT NOT NULL,  -- meanwhile
+    first_seen TEXT NOT NULL,  -- UTC, ISO 8601
+    last_seen TEXT NOT NULL,
+    checksum TEXT NOT NULL,
+    UNIQUE (problem_id, environment_id)
+) STRICT;
+INSERT INTO "misses" VALUES(1,3,1,12,'torch','2026-01-01T00:00:00+00:00','2026-01-02T00:00:00+00:00','a536642de768e5ab051b6b1492cf6413de18092d10969899ffcb9fac75c78c7c');
 CREATE TABLE problem_sizes (  -- to find near problems by
     problem_id INTEGER PRIMARY KEY REFERENCES problems (id),
     kind INTEGER NOT NULL,  -- hash of the text columns
