@@ -11,6 +11,7 @@ import hashlib
 import json
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,21 @@ def compile_form(problem: Problem, config: Config, device: Device, cache: Path, 
 def _stand_in(dtype: torch.dtype, aligned: bool) -> Any:
     """Return what Triton specialises on as on a tensor: a dtype stands for one at a multiple of 16."""
     return dtype if aligned else torch.empty(2, dtype=dtype)[1:]
+
+
+def load_compiler() -> None:
+    """Import what Triton imports when it first specialises a call, in half a second; versions differ."""
+    for module in ("triton.compiler", "triton.experimental.gluon"):
+        with suppress(ImportError):
+            import_module(module)
+
+
+def hash_compiler() -> None:
+    """Have Triton hash itself, as it does once a process before it loads a cubin, in up to two seconds."""
+    for module in ("triton.runtime.cache", "triton.compiler.compiler"):  # by version
+        hashed = getattr(import_module(module), "triton_key", None)
+        if hashed is not None:
+            hashed()
 
 
 def is_compiled(cache: Path, name: str) -> bool:

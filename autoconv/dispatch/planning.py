@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from autoconv.compiler.specialisation import Form
+from autoconv.compiler.specialisation import Form, load_compiler
 from autoconv.device import Device
 from autoconv.dispatch.apart import raised_by_a_handler
 from autoconv.dispatch.binding import Binder
@@ -43,7 +43,9 @@ class Planner:
 
     def __init__(self, machine: Machine, settings: Settings) -> None:
         """Make plans with the files and the policy on misses that `settings` name."""
-        kernels()  # imported now: a child forked while a thread imports would wait for that for ever
+        # Imported now: a child forked while a thread imports would wait for that for ever.
+        kernels()
+        load_compiler()
         tuner = Tuner(settings)
         self._machine = machine
         self._missed = Missed(tuner.layers)
@@ -160,6 +162,7 @@ class Planner:
     def _renew(self, plan: Plan, before: Launcher, since: float, call: Call) -> None:
         assert plan.subject is not None
         was = plan.served
+        plan.calls -= 1  # this one, which is not served by what was
         try:
             plan.missed = False
             self._serve(plan, call)
@@ -169,6 +172,8 @@ class Planner:
             self.plans.serve(plan, before, was)
             warn_once(f"{plan.subject.problem} is served as before: {outcome_of(error).reason}")
             return
+        finally:
+            plan.calls += 1
         _log.info(
             "%s: %s of layer %s serves from now on, in place of %s, %.1f s after it was ready",
             plan.subject.problem, plan.served.by, plan.served.layer, was.by, time.monotonic() - since,

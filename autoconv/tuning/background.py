@@ -22,7 +22,7 @@ from weakref import WeakSet
 
 import torch
 
-from autoconv.compiler.specialisation import Form, is_compiled, specialisation
+from autoconv.compiler.specialisation import Form, hash_compiler, is_compiled, specialisation
 from autoconv.cost.prediction import floor_seconds
 from autoconv.environment import Environment
 from autoconv.kernels.aten import ATEN
@@ -75,6 +75,7 @@ class Wanted(Generic[P]):
     problem: Problem
     job: Job
     plans: list[P]
+    exactly: bool = False  # another size's entry does not do
 
     @property
     def key(self) -> Key:
@@ -211,6 +212,7 @@ class Background(Generic[P]):
         self._changed.notify_all()
 
     def _run(self) -> None:
+        hash_compiler()  # now, so that no call has to wait for that
         with WorkerPool() as pool:  # no worker starts before it has a task
             while (work := self._next()) is not None:
                 try:
@@ -303,7 +305,7 @@ class Background(Generic[P]):
     def _known(self, wanted: Wanted[P]) -> Found | None:
         """Return what serves without another sweep, if anything does."""
         found = self._tuner.find(*wanted.key)
-        if found is None or found.grade == "carried":
+        if found is None or found.grade == "carried" or (wanted.exactly and found.grade == "bucket"):
             return None
         return None if wanted.job.on_gpu and found.provenance == "predicted" else found
 
@@ -313,6 +315,7 @@ class Background(Generic[P]):
         if found is not None and self._tuner.ahead(wanted.problem, found, wanted.job.device):
             for plan in wanted.plans:
                 plan.missed = True
+            wanted.exactly = True
             self.sweep(wanted)
 
 
