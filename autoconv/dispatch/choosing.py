@@ -67,7 +67,7 @@ class Chooser:
         if not known and self.policy == "sweep" and not self._plans.forked:
             found = self._swept_for(plan.subject, plan) or found
             known = found is not None and found.grade != "carried"
-        plan.missed = plan.missed or not known
+        plan.missed = not known or (plan.missed and found is not None and found.grade == "bucket")
         if found is None and self.policy == "strict":
             self._plans.note(plan.subject, "none")
             raise MissError(str(problem), self._tuner.why_missing(problem, environment))
@@ -95,10 +95,11 @@ class Chooser:
 
     def _swept_for(self, subject: Subject, plan: Plan) -> Found | None:
         """Sweep now; None where nothing was found, or where another process is at it for too long."""
+        problem, job = subject.problem, self.job(plan, "a call missed it")
         if subject in self.swept:
+            self._background.join(Wanted(problem, job, [plan]))
             return None
         self.swept.add(subject)
-        problem, job = subject.problem, self.job(plan, "a call missed it")
         with WorkerPool() as pool:  # ended at once where a signal's handler raises below
             sweep = begun(
                 lambda: self._tuner.tune(problem, job, wait=FLIGHT_SECONDS, pool=pool), "autoconv sweep"

@@ -164,7 +164,6 @@ class Planner:
         was = plan.served
         plan.calls -= 1  # this one, which is not served by what was
         try:
-            plan.missed = False
             self._serve(plan, call)
         except Exception as error:  # as when the plan was first made
             if raised_by_a_handler(error):

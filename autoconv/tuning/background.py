@@ -145,12 +145,17 @@ class Background(Generic[P]):
     def sweep(self, wanted: Wanted[P]) -> None:
         """Have `wanted` swept beside, once a process; where very many wait already, another process may."""
         with self._changed:
-            waiting = self._wanted.get(wanted.key)
-            if waiting is not None:
-                waiting.plans += wanted.plans
+            if wanted.key in self._wanted:
+                self._wanted[wanted.key].plans += wanted.plans
             elif wanted.key not in self._swept and len(self._wanted) < MOST_WANTED:
                 self._wanted[wanted.key] = wanted
             self._wake()
+
+    def join(self, wanted: Wanted[P]) -> None:
+        """Have its plans wait too, where it waits to be swept already."""
+        with self._changed:
+            if wanted.key in self._wanted:
+                self._wanted[wanted.key].plans += wanted.plans
 
     def compile(self, uncompiled: Uncompiled[P]) -> None:
         """Have a config compiled beside, and its plans released then."""
