@@ -330,7 +330,8 @@ def folder_is_a_file(path):
 @pytest.mark.parametrize("policy", ["predict", "sweep", "background"])
 def test_a_database_that_does_not_serve_costs_one_warning(trouble, policy, monkeypatch):
     monkeypatch.setenv("AUTOCONV_ON_MISS", policy)
-    monkeypatch.setenv("AUTOCONV_SWEEP_SECONDS", "1e-6")
+    monkeypatch.setattr("autoconv.sweep.sweep._start", lambda *_: 0.0)  # no worker: every sweep is in vain
+    monkeypatch.setattr("autoconv.sweep.sweep._compile", lambda *_: [])
     path = settings.load().database
     path.parent.mkdir(parents=True)
     trouble(path)
