@@ -40,6 +40,14 @@ from tuning_db.connection import without_waiting
 IDLE_SECONDS = 5.0
 """After which the thread ends, and its workers with it, where nothing came. Starting them takes about 4 s."""
 
+QUIET_SECONDS = 1.0
+"""After the last request, before a sweep or a look begins, unless somebody waits for it. Both estimate every
+config, half a second in which the calls of other threads share the interpreter; and so a model's first
+forward is over, and has asked for all its layers, when the first of them is picked."""
+
+LONGEST_QUIET_SECONDS = 10.0
+"""After which one begins all the same."""
+
 SHARE = 0.25
 """Of the device's free memory, the most that a sweep beside the process's own work may take."""
 
@@ -133,6 +141,8 @@ class Background(Generic[P]):
         self._looked: set[tuple[object, ...]] = set()
         self._thread: threading.Thread | None = None
         self._busy = False
+        self._asked = 0.0  # of time.monotonic: the last request
+        self._waiting = 0  # callers of wait
         self._process = os.getpid()
         self.sweeps = 0
         _open.add(self)
@@ -188,9 +198,13 @@ class Background(Generic[P]):
         if not self.here:
             return True
         with self._changed:
+            self._waiting += 1
             if self._anything():
                 self._wake()
-            self._changed.wait_for(lambda: self._done() or _paused(), timeout)
+            try:
+                self._changed.wait_for(lambda: self._done() or _paused(), timeout)
+            finally:
+                self._waiting -= 1
             done = self._done()
         self._flush()
         return done
@@ -211,6 +225,7 @@ class Background(Generic[P]):
 
     def _wake(self) -> None:
         """Start the thread, or have it look; to be called with the lock."""
+        self._asked = time.monotonic()
         if self._thread is None and self.here:
             self._thread = threading.Thread(target=self._run, name="autoconv tuner", daemon=True)
             self._thread.start()
@@ -231,15 +246,17 @@ class Background(Generic[P]):
 
     def _next(self) -> Callable[[WorkerPool], None] | None:
         """Return what to do next; None, and the thread is to end, where nothing came for a while."""
-        end = time.monotonic() + IDLE_SECONDS
+        begun = time.monotonic()
         with self._changed:
             self._busy = False
             self._changed.notify_all()
-            while not self._anything() or _paused():
-                if time.monotonic() >= end:
+            while True:
+                workable = self._anything() and not _paused()
+                start = self._start(begun) if workable else begun + IDLE_SECONDS
+                if time.monotonic() >= start:
                     break
-                self._changed.wait(end - time.monotonic())
-            else:
+                self._changed.wait(start - time.monotonic())
+            if workable:
                 self._busy = True
                 return self._taken()
         with suppress(RuntimeWarning):
@@ -249,6 +266,12 @@ class Background(Generic[P]):
             if self._anything() and not _paused():  # came meanwhile
                 self._wake()
         return None
+
+    def _start(self, begun: float) -> float:
+        """Return when to take the next task; `begun` is when the thread was free for it."""
+        if self._uncompiled or self._waiting:
+            return begun
+        return min(self._asked + QUIET_SECONDS, begun + LONGEST_QUIET_SECONDS)
 
     def _taken(self) -> Callable[[WorkerPool], None]:
         if self._uncompiled:

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -108,24 +109,24 @@ def measured(model: nn.Module, shapes: list[tuple[int, ...]]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         os.environ |= {"AUTOCONV_DB": f"{folder}/tuning.db", "AUTOCONV_CACHE": f"{folder}/cache"}
         count = sum(isinstance(one, (nn.Conv1d, nn.ConvTranspose1d)) for one in model.modules())
-        by_torch = statistics.median(milliseconds(lambda: model(inputs[0]), count) for _ in range(3))
+        by_torch = statistics.median(milliseconds(partial(model, inputs[0]), count) for _ in range(3))
         autoconv.accelerate(model)
         with autoconv.recorded(DEVICE):
             autoconv.conv1d(torch.zeros(1, 16, 16), torch.zeros(16, 16, 1))  # imports kernels, and Triton
             autoconv.wait()
             with autoconv.stats() as first_seen:
-                first = milliseconds(lambda: model(inputs[0]), count)
+                first = milliseconds(partial(model, inputs[0]), count)
             begun = time.monotonic()
             autoconv.wait()
             seconds = time.monotonic() - begun
-            swapped = milliseconds(lambda: model(inputs[0]), count)
+            swapped = milliseconds(partial(model, inputs[0]), count)
             with autoconv.stats() as further_seen:
-                further = [milliseconds(lambda x=x: model(x), count) for x in inputs[1:]]
+                further = [milliseconds(partial(model, x), count) for x in inputs[1:]]
             autoconv.wait()
             for x in inputs:
                 model(x)
             with autoconv.stats() as last_seen:
-                again = [milliseconds(lambda x=x: model(x), count) for x in inputs]
+                again = [milliseconds(partial(model, x), count) for x in inputs]
     return {
         "convolutions": count,
         "sizes": len(shapes),

@@ -22,6 +22,7 @@ from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.dispatch.launchers import ByTorch
 from autoconv.dispatch.machines import Recorded
 from autoconv.lookup import Found
+from autoconv.tuning import background
 from autoconv.tuning.tuner import Tuned, Tuner
 
 DEVICE = "rtx4090"
@@ -76,6 +77,7 @@ def test_no_call_waits_for_a_sweep(monkeypatch, sweeps):
         return scripted(*args, **rest)
 
     monkeypatch.setattr(sweeps, "tune", tune)
+    monkeypatch.setattr(background, "QUIET_SECONDS", 0.0)
     with autoconv.recorded(DEVICE) as launches:
         autoconv.conv1d(X, WEIGHT)
         assert begun.wait(60)
@@ -98,6 +100,7 @@ def test_the_most_calls_times_the_least_time_come_first(sweeps, monkeypatch):
         return scripted(*args, **rest)
 
     monkeypatch.setattr(sweeps, "tune", tune)
+    monkeypatch.setattr(background, "QUIET_SECONDS", 0.0)
     first, many, large = (Problem(1, 16, 16, 1, length) for length in (16, 32, 8000))
     with autoconv.recorded(DEVICE):
         for problem, calls in ((first, 1), (many, 50), (large, 40)):
