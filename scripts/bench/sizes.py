@@ -95,8 +95,8 @@ def main() -> None:
 def scripted(tuner: Tuner, problem: Problem, job: Job, **_: Any) -> Tuned:
     """Record the least estimate as the winner."""
     config, seconds = best_guess(problem, job.device)
-    made = {"source": source_of(config.kernel) or "", "predictor": predictor_of(config.kernel)}
-    trial = Trial(config.document(), "ok", predicted_us=seconds * 1e6, max_err=0.0, **made)
+    source, predictor = source_of(config.kernel) or "", predictor_of(config.kernel)
+    trial = Trial(config.document(), "ok", seconds * 1e6, max_err=0.0, source=source, predictor=predictor)
     of_problem, of_environment = lookup.records(problem, job.environment)
     with lookup.open_user(settings.load()) as database:
         database.record(of_environment, of_problem, [trial], origin="bench")
