@@ -21,14 +21,15 @@ from autoconv.errors import (
 from autoconv.problem import Problem
 
 if TYPE_CHECKING:
+    __version__: str
     from autoconv.cost.predict import estimate, predict
     from autoconv.cost.prediction import Prediction
     from autoconv.modules import Conv1d, ConvTranspose1d, ModelNew
     from autoconv.ops import conv1d, conv_transpose1d
-    from autoconv.serving import override
+    from autoconv.serving import override, wait
     from autoconv.simulation import interpreted, recorded
-    from autoconv.swap import accelerate
-    from autoconv.watching import watched
+    from autoconv.swap import accelerate, restore
+    from autoconv.watching import stats
 
 __all__ = [
     "AutoconvError",
@@ -53,7 +54,9 @@ __all__ = [
     "override",
     "predict",
     "recorded",
-    "watched",
+    "restore",
+    "stats",
+    "wait",
 ]
 
 # Loaded on first use: what needs torch, Triton or the database.
@@ -70,11 +73,17 @@ _LAZY = {
     "override": "autoconv.serving",
     "predict": "autoconv.cost.predict",
     "recorded": "autoconv.simulation",
-    "watched": "autoconv.watching",
+    "restore": "autoconv.swap",
+    "stats": "autoconv.watching",
+    "wait": "autoconv.serving",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("autoconv")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

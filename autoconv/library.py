@@ -109,7 +109,7 @@ def _computed(call: Call) -> torch.Tensor:
     dispatcher = serving(call.x)
     if dispatcher is None:
         return by_torch(call)
-    return dispatcher.plan(*call)(call.x, call.weight, call.bias)
+    return dispatcher.plan(*call).launch(call.x, call.weight, call.bias)
 
 
 # --- derivatives --------------------------------------------------------------------------------------

@@ -147,10 +147,11 @@ def _convolved(
         window_of = stride, padding, dilation, groups
         return _by_operator(input, weight, bias, window_of, output_padding, activation)
     if output_padding is None and activation == "none":
-        return dispatcher.plan(input, weight, bias, stride, padding, dilation, groups)(input, weight, bias)
+        plan = dispatcher.plan(input, weight, bias, stride, padding, dilation, groups)
+        return plan.launch(input, weight, bias)
     kind = ("conv", 0) if output_padding is None else ("conv_transpose", output_padding)
     plan = dispatcher.plan(input, weight, bias, stride, padding, dilation, groups, *kind, activation)
-    return plan(input, weight, bias)
+    return plan.launch(input, weight, bias)
 
 
 def _unserved(

@@ -93,6 +93,21 @@ def served_by(dispatcher: Dispatcher | None) -> Iterator[None]:
         current = before
 
 
+def wait(timeout: float | None = None) -> bool:
+    """Wait until the tuner of the background has tuned and compiled all that calls so far have asked for.
+
+    What it found serves from the next call on. Under torch.use_deterministic_algorithms(True) it does
+    nothing, so there is nothing to wait for.
+
+    Args:
+        timeout: Seconds to wait at most; None: as long as it takes.
+
+    Returns:
+        Whether it has nothing more to do.
+    """
+    return current is None or current.wait(timeout)
+
+
 def made_for(x: torch.Tensor) -> Dispatcher | None:
     """Make this process's dispatcher, if `x` is one for it to serve."""
     global current

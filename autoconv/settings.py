@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import platformdirs
 
 from autoconv.errors import SettingError, suggestion
 
-ON_MISS = ("sweep", "background", "predict", "strict")
+ON_MISS = ("background", "sweep", "predict", "strict")
 """What may be done for a problem that has no tuned config."""
 
 VARIABLES: Mapping[str, tuple[str, str]] = {
@@ -26,9 +27,9 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
         "further databases, read only, in the order they are asked, set apart as in PATH",
     ),
     "AUTOCONV_ON_MISS": (
-        "sweep",
-        "what to do for a problem without a tuned config: sweep first, predict now and sweep in the "
-        "background, predict only, or be strict and raise an error",
+        "background",
+        "what to do for a problem without a tuned config: serve torch now and tune in the background, sweep "
+        "first, predict only, or be strict and raise an error",
     ),
     "AUTOCONV_CACHE": (
         "autoconv in the platform's user cache folder",
@@ -36,7 +37,8 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     ),
     "AUTOCONV_SWEEP_SECONDS": (
         "60",
-        "the longest a sweep inside a call may take once its worker processes have started, in seconds",
+        "the longest a sweep inside a call or beside it may take once its worker processes have started, in "
+        "seconds",
     ),
 }
 """Each variable's default and meaning, in words."""
@@ -51,7 +53,7 @@ class Settings:
         site_databases: read-only databases, in the order they are asked.
         on_miss: one of ON_MISS.
         cache: folder of compiled kernels.
-        sweep_seconds: bound on a sweep inside a call once its workers have started, seconds.
+        sweep_seconds: bound on a sweep inside a call or beside it once its workers have started, seconds.
         override: a read-only database that this process asks before all others; see `overriding`.
     """
 
@@ -64,6 +66,42 @@ class Settings:
 
 
 _override: Path | None = None
+
+
+class _Policy(threading.local):
+    name: str | None = None
+
+
+_policy = _Policy()
+
+
+@contextmanager
+def on_miss(policy: str) -> Iterator[None]:
+    """Have `policy`, one of ON_MISS, be in force for what this thread calls first during the block."""
+    before, _policy.name = _policy.name, policy
+    try:
+        yield
+    finally:
+        _policy.name = before
+
+
+def forced_policy() -> str | None:
+    """Return the policy that `on_miss` put in force in this thread; None where it is that of the settings."""
+    return _policy.name
+
+
+def check_policy(field: str, value: str) -> str:
+    """Return `value` as one of ON_MISS has it.
+
+    Raises:
+        SettingError: it is none.
+    """
+    policy = value.strip().lower()
+    if policy not in ON_MISS:
+        reason = f"is not a policy{suggestion(policy, ON_MISS)}"
+        remedy = f"give {', '.join(ON_MISS[:-1])} or {ON_MISS[-1]}"
+        raise SettingError(field, value, reason, remedy)
+    return policy
 
 
 @contextmanager
@@ -88,7 +126,7 @@ def load() -> Settings:
     return Settings(
         database=_path("AUTOCONV_DB", database),
         site_databases=tuple(_path("AUTOCONV_SITE_DB", site) for site in sites if site),
-        on_miss=_on_miss(os.environ.get("AUTOCONV_ON_MISS") or "sweep"),
+        on_miss=check_policy("AUTOCONV_ON_MISS", os.environ.get("AUTOCONV_ON_MISS") or "background"),
         cache=_path(
             "AUTOCONV_CACHE",
             os.environ.get("AUTOCONV_CACHE") or platformdirs.user_cache_path("autoconv", False),
@@ -125,15 +163,6 @@ def _path(variable: str, value: str | Path) -> Path:
     except RuntimeError as error:
         reason = "has a home folder that cannot be found"
         raise SettingError(variable, value, reason, "give an absolute path") from error
-
-
-def _on_miss(value: str) -> str:
-    policy = value.strip().lower()
-    if policy not in ON_MISS:
-        reason = f"is not a policy{suggestion(policy, ON_MISS)}"
-        remedy = f"give {', '.join(ON_MISS[:-1])} or {ON_MISS[-1]}"
-        raise SettingError("AUTOCONV_ON_MISS", value, reason, remedy)
-    return policy
 
 
 def _seconds(value: str) -> float:

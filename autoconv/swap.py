@@ -1,17 +1,26 @@
-"""`accelerate`: give the convolutions of an existing model the tuned forward, in place."""
+"""`accelerate` gives the convolutions of a model the tuned forward, in place; `restore` takes it back."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
 from torch import nn
 from torch.nn.utils import parametrize
 
+from autoconv.errors import FieldError
 from autoconv.modules import Conv1d, ConvTranspose1d, ModelNew
+from autoconv.settings import check_policy
 
 _TUNED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv1d: Conv1d, nn.ConvTranspose1d: ConvTranspose1d}
+_PLAIN = {tuned: plain for plain, tuned in _TUNED.items()}
+
+_MARK = (
+    "_swapped_in"  # in the __dict__ of a module that `accelerate` changed, in copies and pickles of it too
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +28,7 @@ class Swapped:
     """What `accelerate` did: qualified names of modules, and why others were left alone.
 
     A module whose weight the model hands to torch.nn.functional, as Mamba does, is swapped to no effect: its
-    forward is never called. `autoconv.watched` tells which are called.
+    forward is never called. `autoconv.stats` tells which are called.
     """
 
     swapped: tuple[str, ...]
@@ -31,29 +40,77 @@ class Swapped:
         return "\n".join([*lines, *(f"left alone: {name}: {reason}" for name, reason in self.left)])
 
 
-def accelerate(model: nn.Module) -> Swapped:
-    """Give every Conv1d and ConvTranspose1d of `model` the tuned forward, and report on it.
+def accelerate(
+    model: nn.Module, *, only: str | Sequence[str] | None = None, on_miss: str | None = None
+) -> Swapped:
+    """Give Conv1d and ConvTranspose1d modules of `model` the tuned forward, and report on it.
 
     The modules stay the same objects with the same parameters, buffers, hooks, weight norm and
     parametrizations; only their class changes, to a subclass of what it was. So a state_dict goes either way,
-    and references to a module held elsewhere stay good.
+    and references to a module held elsewhere stay good. `restore` undoes it.
 
     Args:
         model: Changed in place. A module that occurs twice is swapped once.
+        only: Qualified names of the modules to swap, or patterns of them in the manner of a shell, such as
+            "encoder.*"; None: all.
+        on_miss: What their calls do for a problem without a tuned config, in place of AUTOCONV_ON_MISS; their
+            backward passes follow that.
+
+    Raises:
+        FieldError: a name or pattern in `only` fits no convolution of the model.
+        SettingError: on_miss is no policy.
     """
+    policy = None if on_miss is None else check_policy("on_miss", on_miss)
     swapped, left = [], []
-    held = {module.conv1d for module in model.modules() if isinstance(module, ModelNew)}
-    for name, module in model.named_modules():
-        if module in held:
-            continue
+    for name, module in _picked(model, only):
         reason = _refusal(module)
         if reason is None:
             cls: Any = type(module)
             module.__class__ = _tuned_class(cls, parametrize.is_parametrized(module))
-            swapped.append(name or type(module).__name__)
+            module.__dict__[_MARK] = True
+            if policy is not None:
+                module.__dict__["on_miss"] = policy
+            swapped.append(name)
         elif reason:
-            left.append((name or type(module).__name__, reason))
+            left.append((name, reason))
     return Swapped(tuple(swapped), tuple(left))
+
+
+def restore(model: nn.Module) -> tuple[str, ...]:
+    """Give the modules that `accelerate` changed their own class back, and return their qualified names.
+
+    Parameters, buffers and hooks are those of today; parametrizations made or removed meanwhile stay so.
+
+    Args:
+        model: Changed in place.
+    """
+    restored = []
+    for name, module in model.named_modules():
+        if module.__dict__.pop(_MARK, False):
+            module.__dict__.pop("on_miss", None)
+            cls: Any = type(module)
+            module.__class__ = _plain_class(cls)
+            restored.append(name or type(module).__name__)
+    return tuple(restored)
+
+
+def _picked(model: nn.Module, only: str | Sequence[str] | None) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules that `only` names, by their qualified names, but for those that a ModelNew holds."""
+    held = {module.conv1d for module in model.modules() if isinstance(module, ModelNew)}
+    named = {
+        name or type(module).__name__: module
+        for name, module in model.named_modules()
+        if module not in held and _refusal(module) != ""
+    }
+    patterns = ["*"] if only is None else [only] if isinstance(only, str) else list(only)
+    for pattern in patterns:
+        if only is not None and not any(fnmatchcase(name, pattern) for name in named):
+            known = ", ".join(list(named)[:3]) or "none"
+            reason, remedy = "fits no convolution of the model", f"give names or patterns of such as {known}"
+            raise FieldError("accelerate", "only", pattern, reason, remedy)
+    for name, module in named.items():
+        if any(fnmatchcase(name, pattern) for pattern in patterns):
+            yield name, module
 
 
 def _refusal(module: nn.Module) -> str | None:
@@ -79,15 +136,31 @@ def _tuned_class(cls: Any, parametrized: bool) -> type[nn.Module]:
     if cls in _TUNED:
         return _TUNED[cls]
     if parametrized:
-        # torch makes such a class for one module, with its parameters as properties, and takes its first
-        # base when the parametrization is removed: that base has to be a tuned class.
-        of_torch = {key: value for key, value in vars(cls).items() if key not in ("__dict__", "__weakref__")}
-        return type(cls.__name__, (_tuned_class(cls.__bases__[0], False),), of_torch)
-    base = next(base for base in _TUNED if issubclass(cls, base))
-    # Behind `cls` in the order of resolution, so that what it overrides and its super() calls still work.
-    made = type(cls.__name__, (cls, _TUNED[base]), {"__module__": cls.__module__, "__reduce_ex__": _reduce})
-    made.__qualname__ = cls.__qualname__
+        made = _rebased(cls, _tuned_class(cls.__bases__[0], False))
+    else:
+        base = next(base for base in _TUNED if issubclass(cls, base))
+        # Behind `cls` in the order of resolution, so that what it overrides and its super() calls still work.
+        body = {"__module__": cls.__module__, "__reduce_ex__": _reduce}
+        made = type(cls.__name__, (cls, _TUNED[base]), body)
+        made.__qualname__ = cls.__qualname__
+    _PLAIN[made] = cls
     return made
+
+
+def _plain_class(cls: Any) -> type[nn.Module]:
+    """Return the class that `cls` was made from; of one that torch made meanwhile, one like it."""
+    if cls in _PLAIN:
+        return _PLAIN[cls]
+    return _rebased(cls, _plain_class(cls.__bases__[0]))
+
+
+def _rebased(cls: Any, base: type[nn.Module]) -> type[nn.Module]:
+    """Return a class like `cls`, which torch made for one module, with its parameters as properties.
+
+    torch takes its first base when the parametrization is removed.
+    """
+    of_torch = {key: value for key, value in vars(cls).items() if key not in ("__dict__", "__weakref__")}
+    return type(cls.__name__, (base,), of_torch)
 
 
 def _reduce(module: nn.Module, _protocol: Any) -> tuple[Any, ...]:

@@ -55,7 +55,8 @@ def build(name: str) -> None:
         tuner = Tuner(files)
         with WorkerPool() as pool:
             for problem in PROBLEMS:
-                tuner.tune(problem, Job(device, environment, files.cache, on_gpu=False), pool=pool)
+                job = Job(device, environment, files.cache, on_gpu=False)
+                tuner.tune(problem, job, again=True, pool=pool)  # whatever the packaged file has so far
         with lookup.open_user(files) as database:
             lines = [line for line in export_lines(database) if json.loads(line)["trial"]["outcome"] == "ok"]
     text = FOLDER / f"{device.name}-triton{environment.triton}.jsonl"

@@ -7,15 +7,16 @@ gives way to torch at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
+from autoconv.compiler.specialisation import note_compiled, specialisation
 from autoconv.config import Config
 from autoconv.dispatch.apart import raised_by_a_handler
 from autoconv.dispatch.launchers import ByTorch, Launcher, canonical_inputs, fitted
 from autoconv.dispatch.machines import Machine
-from autoconv.dispatch.plans import Subject
+from autoconv.dispatch.plans import Plan, Plans, Subject
 from autoconv.dispatch.signature import Call
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernel as kernel_called
@@ -27,37 +28,47 @@ from autoconv.tuning.ahead import compiled_ahead
 from autoconv.tuning.tuner import Tuner
 from tuning_db import Trial
 
+TORCH_WON = "torch's own is the fastest"
+IN_VAIN = "nothing that was tried is right"
+FAILS = "the config found does not run"
+
 FALLBACKS = 3  # further configs to try where one does not compile or load, before torch serves
 
 
 class Binder:
     """Binds configs to calls on one machine."""
 
-    def __init__(self, machine: Machine, settings: Settings, tuner: Tuner) -> None:
-        """Bind for `machine`; `tuner` records what fails."""
+    def __init__(self, machine: Machine, settings: Settings, tuner: Tuner, plans: Plans) -> None:
+        """Bind for `plans` on `machine`; `tuner` records what fails."""
         self._machine = machine
         self._settings = settings
         self._tuner = tuner
+        self._plans = plans
 
-    def bind(
-        self, found: Found, subject: Subject, call: Call, retire: Callable[[Launcher, Launcher], bool]
-    ) -> Launcher:
+    def bind(self, found: Found, plan: Plan, call: Call) -> tuple[Launcher, str]:
         """Return the launcher of `found`, or of what serves in its place: never one that fails in a launch.
 
         Args:
             found: The config.
-            subject: What it is for.
+            plan: What it is for.
             call: The first of the calls to come.
-            retire: Puts the second launcher in the place of the first, for calls to come; returns whether
-                that had not been done before.
+
+        Returns:
+            The launcher, and why it is torch's, "" where it is a kernel's.
         """
-        by_torch = ByTorch(*call[3:])
-        if found.config == ATEN or self._fails_ahead(found, subject):
-            return by_torch
+        subject, by_torch = plan.subject, ByTorch(*call[3:])
+        assert subject is not None
+        if found.config == ATEN:
+            return by_torch, TORCH_WON if found.provenance != "default" else IN_VAIN
+        if self._fails_ahead(found, subject):
+            return by_torch, FAILS
         loaded = self._loaded(found.config, subject, call)
         if loaded is None:
-            return by_torch
+            return by_torch, FAILS
         config, launch = loaded
+        if self._machine.compiles:
+            name = specialisation(subject.problem, config, subject.device, plan.form)
+            note_compiled(self._settings.cache, name)
 
         def guarded(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             try:
@@ -68,12 +79,16 @@ class Binder:
                 failure = error
             # First the result. Where torch fails as well, as for want of memory for y, no config is at fault.
             y = by_torch(x, weight, bias)
-            if retire(guarded, by_torch):
+            with self._plans.alone():
+                first = plan.launch is guarded
+                if first:
+                    self._plans.serve(plan, by_torch, plan.served._replace(why=FAILS))
+            if first:
                 failed = self._failed(config, subject, failure)
                 warn_once(f"{failed}; torch serves {subject.problem} from now on")
             return y
 
-        return guarded
+        return guarded, ""
 
     def _fails_ahead(self, found: Found, subject: Subject) -> bool:
         """Return whether a config out of somebody else's file does not compile, which a worker process tries.

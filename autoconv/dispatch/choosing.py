@@ -2,91 +2,117 @@
 
 from __future__ import annotations
 
-import threading
-
 from autoconv.dispatch.apart import begun
 from autoconv.dispatch.machines import Machine
-from autoconv.dispatch.plans import Key, Plans, Subject
+from autoconv.dispatch.plans import Plan, Plans, Subject
 from autoconv.errors import MissError
 from autoconv.lookup import Found, warn_once
-from autoconv.settings import Settings
+from autoconv.settings import Settings, forced_policy
 from autoconv.sweep.outcomes import outcome_of
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.process import Cancelled
 from autoconv.sweep.sweep import Job
+from autoconv.tuning.background import SHARE, Background, Wanted
 from autoconv.tuning.tuner import FLIGHT_SECONDS, Tuner
 
 
 class Chooser:
-    """Looks configs up, and sweeps as the policy says; at most one sweep of a subject in a process.
+    """Looks configs up, and has swept what the policy says; at most one sweep of a subject in a process.
 
     Attributes:
-        swept: what this process sweeps or has swept; never a second time.
-        provisional: the plans to drop when the sweep beside them ends, by its subject.
+        swept: what calls of this process have swept; never a second time.
     """
 
-    def __init__(self, machine: Machine, settings: Settings, tuner: Tuner, plans: Plans) -> None:
+    def __init__(
+        self, machine: Machine, settings: Settings, tuner: Tuner, plans: Plans, background: Background[Plan]
+    ) -> None:
         """Choose for `plans` of calls on `machine`."""
         self._machine = machine
         self._settings = settings
         self._tuner = tuner
         self._plans = plans
+        self._background = background
         self.swept: set[Subject] = set()
-        self.provisional: dict[Subject, set[Key]] = {}
 
-    def choose(self, subject: Subject, key: Key, ordinal: int) -> Found:
-        """Return the config for the plan at `key`, of calls on the device at `ordinal`.
+    @property
+    def policy(self) -> str:
+        """What a call of this thread does on a miss."""
+        return forced_policy() or self._settings.on_miss
 
-        To be called under the plans' lock.
+    @property
+    def beside(self) -> bool:
+        """Whether a call that has no plan yet may leave work to the tuner of the background."""
+        return self.policy == "background" and self._background.here
+
+    def job(self, plan: Plan, why: str, share: float = 1.0) -> Job:
+        """Return the sweep of a plan's subject."""
+        assert plan.subject is not None
+        _, device, environment = plan.subject
+        seconds, on_gpu = self._settings.sweep_seconds, self._machine.on_gpu
+        return Job(
+            device, environment, self._settings.cache, on_gpu, seconds, ordinal=plan.ordinal, share=share,
+            why=why,
+        )  # fmt: skip
+
+    def choose(self, plan: Plan) -> Found | None:
+        """Return the config for `plan`; None where torch is to serve. To be called under the plans' lock.
 
         Raises:
             MissError: the policy is strict, and the database has no entry.
         """
-        problem, device, environment = subject
+        assert plan.subject is not None
+        problem, device, environment = plan.subject
         found = self._tuner.find(problem, environment)
-        policy = self._settings.on_miss
-        if found is None and policy == "strict":
+        known = found is not None and found.grade != "carried"
+        if not known and self.policy == "sweep" and not self._plans.forked:
+            found = self._swept_for(plan.subject, plan) or found
+            known = found is not None and found.grade != "carried"
+        plan.missed = not known or (plan.missed and found is not None and found.grade == "bucket")
+        if found is None and self.policy == "strict":
+            self._plans.note(plan.subject, "none")
             raise MissError(str(problem), self._tuner.why_missing(problem, environment))
-        if found is None and policy in ("sweep", "background") and not self._plans.forked:
-            seconds, on_gpu = self._settings.sweep_seconds, self._machine.on_gpu
-            job = Job(device, environment, self._settings.cache, on_gpu, seconds, ordinal=ordinal)
-            found = self._swept_for(subject, job, key)
-        return found or self._tuner.provisional(problem, environment, device)
+        if found is None and self.policy == "predict":
+            return self._tuner.provisional(problem, environment, device)
+        if self.beside and not self._tuner.layers.pinned:
+            self._queue(plan, found)
+        return found
 
-    def _swept_for(self, subject: Subject, job: Job, key: Key) -> Found | None:
-        """Sweep now or in a thread, as the policy says; None where a guess has to serve, if only for now."""
-        if subject in self.provisional:
-            self.provisional[subject].add(key)
-            return None
+    def _queue(self, plan: Plan, found: Found | None) -> None:
+        """Have swept beside what is not tuned, or only predicted where it can be measured."""
+        assert plan.subject is not None
+        problem = plan.subject.problem
+        if found is None or found.grade == "carried":
+            why = "a call missed it"
+        elif self._machine.on_gpu and found.provenance == "predicted":
+            why = "a call is served by a prediction"
+        elif found.grade == "bucket":
+            why = "the model knows of something much better than what serves"
+            self._background.look(Wanted(problem, self.job(plan, why, SHARE), [plan]))
+            return
+        else:
+            return
+        self._background.sweep(Wanted(problem, self.job(plan, why, SHARE), [plan]))
+
+    def _swept_for(self, subject: Subject, plan: Plan) -> Found | None:
+        """Sweep now; None where nothing was found, or where another process is at it for too long."""
+        problem, job = subject.problem, self.job(plan, "a call missed it")
         if subject in self.swept:
+            self._background.join(Wanted(problem, job, [plan]))
             return None
         self.swept.add(subject)
-        if self._settings.on_miss == "sweep":
-            found = self._tune(subject, job, FLIGHT_SECONDS)
-            if found is None or found.hit:
-                return found
-            # Another process is at it, and takes longer than a call should wait.
-        self.provisional[subject] = {key}
-        beside = self._sweep_beside
-        threading.Thread(target=beside, args=(subject, job), name="autoconv tuner", daemon=True).start()
-        return None
-
-    def _sweep_beside(self, subject: Subject, job: Job) -> None:
-        """Sweep, or wait for the process that does; then drop the provisional plans, to be made anew."""
-        try:
-            self._tune(subject, job, wait=2 * job.seconds)
-        finally:
-            with self._plans.alone():
-                self._plans.drop(self.provisional.pop(subject))
-
-    def _tune(self, subject: Subject, job: Job, wait: float) -> Found | None:
-        problem = subject.problem
         with WorkerPool() as pool:  # ended at once where a signal's handler raises below
-            sweep = begun(lambda: self._tuner.tune(problem, job, wait=wait, pool=pool), "autoconv sweep")
+            sweep = begun(
+                lambda: self._tuner.tune(problem, job, wait=FLIGHT_SECONDS, pool=pool), "autoconv sweep"
+            )
             error = sweep.exception()
         if error is None:
-            return sweep.result().found
+            found = sweep.result().found
+            if found is None or found.grade in ("exact", "soft"):
+                return found
+            # Another process is at it, and its result may serve later.
+            self._background.sweep(Wanted(problem, job, [plan]))
+            return None
         if not isinstance(error, Cancelled):  # by the interpreter's exit
             # Processes, files, compilers: whatever a sweep fails of, a convolution must not fail.
-            warn_once(f"the sweep of {problem} failed, a prediction serves: {outcome_of(error).reason}")
+            warn_once(f"the sweep of {problem} failed, torch serves: {outcome_of(error).reason}")
         return None

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from autoconv.dispatch.launchers import ByTorch, Launcher
+from autoconv.dispatch.figures import Figures, Served
+from autoconv.dispatch.launchers import Launcher
 from autoconv.dispatch.machines import Machine
 from autoconv.dispatch.planning import Planner
-from autoconv.dispatch.plans import Plans
+from autoconv.dispatch.plans import Plan
 from autoconv.dispatch.signature import (
     NO_MEMORY,
     Call,
@@ -22,6 +23,8 @@ from autoconv.dispatch.signature import (
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 
+UNKEYED = Served(why="its tensors have no memory of their own")
+
 _FLOAT32 = torch.float32  # one lookup less in every call
 
 
@@ -32,24 +35,28 @@ class Dispatcher:
         """Serve what `machine` serves, with the files and the policy on misses that `settings` name."""
         self.machine = machine
         self.serves = machine.serves
-        plans = Plans()
-        self._plans = plans.by_key
-        self._planner = Planner(machine, settings, plans)
+        self._planner = Planner(machine, settings)
+        self._plans = self._planner.plans.by_key
 
     @property
-    def plans(self) -> tuple[Launcher, ...]:
-        """The plans that are kept now."""
-        return tuple(self._plans.values())
+    def launchers(self) -> tuple[Launcher, ...]:
+        """What serves the plans that are kept now."""
+        return tuple(plan.launch for plan in list(self._plans.values()))
 
     @property
     def swept(self) -> frozenset[Problem]:
-        """The problems that this process sweeps or has swept."""
+        """The problems that calls of this process sweep or have swept."""
         return frozenset(subject.problem for subject in list(self._planner.chooser.swept))
 
-    @property
-    def provisional(self) -> frozenset[Problem]:
-        """Those of them whose plans are dropped when the sweep beside them ends."""
-        return frozenset(subject.problem for subject in list(self._planner.chooser.provisional))
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the tuner of the background has nothing to do; return whether it has not."""
+        return self._planner.background.wait(timeout)
+
+    def figures(self) -> Figures:
+        """Return the counts so far."""
+        plans, chooser = self._planner.plans, self._planner.chooser
+        sweeps = self._planner.background.sweeps + len(chooser.swept)
+        return Figures(plans.counts(), plans.misses, sweeps, len(plans.by_key), plans.evicted)
 
     def plan(
         self,
@@ -61,8 +68,8 @@ class Dispatcher:
         dilation: Numbers,
         groups: int,
         *kind: Any,
-    ) -> Launcher:
-        """Return what computes this call and every later one of its signature.
+    ) -> Plan:
+        """Return the plan of this call and every later one of its signature, which is counted as one call.
 
         The arguments are the fields of Call, as the caller gave them; `kind` is those from `op` on. On a hit
         this reads a dictionary: it takes no lock, does no I/O and allocates no memory of the device.
@@ -96,11 +103,12 @@ class Dispatcher:
             return self._unkeyed(Call(x, weight, bias, stride, padding, dilation, groups, *kind))
         if plan is None:
             plan = self._planner.planned(key, Call(x, weight, bias, stride, padding, dilation, groups, *kind))
+        plan.calls += 1
         return plan
 
-    def _unkeyed(self, call: Call) -> Launcher:
+    def _unkeyed(self, call: Call) -> Plan:
         """Plan a call without a key: with numbers of other types, or tensors without memory, as in vmap."""
         plain = Call(*map(plain_number, call))
         if any(one is not given for one, given in zip(plain, call, strict=True)):
             return self.plan(*plain)
-        return ByTorch(*call[3:])
+        return self._planner.passing(call, UNKEYED)

@@ -25,6 +25,7 @@ class Machine(Protocol):
     """What the dispatcher needs to know of the place where kernels run."""
 
     on_gpu: bool  # whether candidates can be checked and timed there
+    compiles: bool  # whether kernels are compiled before they run there
     device_type: str  # of the tensors served, as torch names it
     serves: Callable[[torch.Tensor], bool]  # whether convolutions of x run here; all others are torch's
 
@@ -47,6 +48,7 @@ class Cuda:
     """The CUDA devices of this process."""
 
     on_gpu = True
+    compiles = True
     device_type = "cuda"
 
     def __init__(self) -> None:
@@ -96,6 +98,7 @@ class Recorded:
     """
 
     on_gpu = False
+    compiles = True
     device_type = "cpu"
 
     def __init__(self, device: Device) -> None:
@@ -127,6 +130,8 @@ class Interpreted(Recorded):
 
     To be used in a process that had TRITON_INTERPRET=1 before Triton was imported.
     """
+
+    compiles = False
 
     def bind(
         self, kernel: Kernel, problem: Problem, config: Config, *_tensors: torch.Tensor | None

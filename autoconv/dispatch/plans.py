@@ -1,19 +1,29 @@
-"""The plans of a process by the signatures of their calls, and the lock under which they are made."""
+"""The plans of a process by the signatures of their calls, the lock they are made under, and the counts."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
+from autoconv.compiler.specialisation import Form
 from autoconv.device import Device
+from autoconv.dispatch.figures import Served
 from autoconv.dispatch.launchers import Launcher
 from autoconv.environment import Environment
 from autoconv.problem import Problem
+from autoconv.tuning.missed import Missed, now
 
 Key: TypeAlias = tuple[object, ...]  # all of a call that its plan depends on
+
+MOST_PLANS = 8192
+"""Plans kept, of some 4 KB each; the oldest go. To make one anew takes less than a millisecond."""
+
+
+_NO_FORM = Form((0, 0, 0))
 
 
 class Subject(NamedTuple):
@@ -24,12 +34,56 @@ class Subject(NamedTuple):
     environment: Environment
 
 
-class Plans:
-    """One plan for each call signature; whoever reads `by_key` alone needs no lock."""
+@dataclass(eq=False, slots=True)
+class Plan:
+    """How the calls of one signature are served.
 
-    def __init__(self) -> None:
-        """Start without any."""
-        self.by_key: dict[Key, Launcher] = {}
+    Attributes:
+        launch: computes a call; replaced when something better is there.
+        served: what `launch` is.
+        subject: None of what no kernel runs.
+        ordinal: of the device.
+        form: how the tensors lie.
+        numbers: the call's arguments after its tensors.
+        missed: whether its calls are noted as ones of a problem that is to be tuned.
+        calls: since they were last counted up.
+        counted: those before.
+        since: when it was made.
+    """
+
+    launch: Launcher
+    served: Served
+    subject: Subject | None = None
+    ordinal: int = -1
+    form: Form = _NO_FORM
+    numbers: tuple[Any, ...] = ()
+    missed: bool = False
+    calls: int = 0
+    counted: int = 0
+    since: str = ""
+
+    @property
+    def total(self) -> int:
+        """Return how often it was called."""
+        return self.calls + self.counted
+
+
+class Plans:
+    """One plan for each call signature, the newest MOST_PLANS; whoever reads `by_key` alone needs no lock.
+
+    Attributes:
+        by_key: the plans.
+        evicted: how many had to go.
+        misses: how many found no entry when they were made.
+    """
+
+    def __init__(self, missed: Missed) -> None:
+        """Start without any; calls of what was not tuned are noted in `missed`."""
+        self.by_key: dict[Key, Plan] = {}
+        self.evicted = 0
+        self.misses = 0
+        self._missed = missed
+        self._calls: Counter[Served] = Counter()
         self._lock = threading.RLock()
         self._process = os.getpid()
 
@@ -42,16 +96,45 @@ class Plans:
         """Return the lock under which plans are made. A forked child's may be held by a thread it has not."""
         return nullcontext() if self.forked else self._lock
 
-    def replace(self, key: Key, plan: Launcher, by: Launcher) -> bool:
-        """Put `by` in the place of `plan`; return whether it was still there."""
+    def keep(self, key: Key, plan: Plan) -> Plan:
+        """Keep `plan`, unless there is one for this key, which is returned then; the oldest goes for it."""
         with self.alone():
-            there = self.by_key.get(key) is plan
-            if there:
-                self.by_key[key] = by
-        return there
+            kept = self.by_key.setdefault(key, plan)
+            if len(self.by_key) > MOST_PLANS:
+                oldest = next(iter(self.by_key))
+                self._count_up(self.by_key.pop(oldest))
+                self.evicted += 1
+            return kept
 
-    def drop(self, keys: Iterable[Key]) -> None:
-        """Have the plans of these signatures made anew."""
+    def serve(self, plan: Plan, launch: Launcher, served: Served) -> None:
+        """Have `launch` serve the calls of `plan` from now on."""
         with self.alone():
-            for key in keys:
-                self.by_key.pop(key, None)
+            self._count_up(plan)
+            plan.launch, plan.served = launch, served
+
+    def note(self, subject: Subject, served: str) -> None:
+        """Note a call of what was not tuned, of which no plan is kept."""
+        if not self.forked:  # where nobody writes it
+            self._missed.add(subject.problem, subject.environment, 1, served, now())
+
+    def once(self, served: Served) -> None:
+        """Count a call of which no plan is kept."""
+        with self.alone():
+            self._calls[served] += 1
+
+    def counts(self) -> Counter[Served]:
+        """Return how many calls were served by what. Of calls that threads make at once, some may lack."""
+        with self.alone():
+            for plan in list(self.by_key.values()):
+                self._count_up(plan)
+            return Counter(self._calls)
+
+    def _count_up(self, plan: Plan) -> None:
+        calls, plan.calls = plan.calls, 0
+        if not calls:
+            return
+        plan.counted += calls
+        self._calls[plan.served] += calls
+        if plan.missed and plan.subject is not None and not self.forked:
+            problem, _, environment = plan.subject
+            self._missed.add(problem, environment, calls, plan.served.by, plan.since)

@@ -30,12 +30,18 @@ class Bench:
     One at a time, in a single worker: two candidates timed at once would time each other.
     """
 
-    def __init__(self, problem: Problem, device: Device, ordinal: int, workers: Workers) -> None:
-        """Use the `device` at CUDA ordinal `ordinal`, as this process counts, by way of `workers`."""
+    def __init__(
+        self, problem: Problem, device: Device, ordinal: int, workers: Workers, share: float = 1.0
+    ) -> None:
+        """Use the `device` at CUDA ordinal `ordinal`, as this process counts, by way of `workers`.
+
+        `share` is how much of the memory that is free on it may be taken.
+        """
         self._problem = problem
         self._device = device
         self._ordinal = ordinal
         self._workers = workers
+        self._share = share
         self._free_bytes = 0
 
     def open(self) -> None:
@@ -47,7 +53,7 @@ class Bench:
         free = self._perform(Open(self._ordinal, self._device.name), math.inf)
         if isinstance(free, (Failed, Skipped)):
             raise Unavailable(f"{device_name(self._ordinal)} cannot be used: {free.reason}")
-        self._free_bytes = free
+        self._free_bytes = int(free * self._share)
         lacking = self._lacking(ATEN)
         if lacking is not None:
             raise Unavailable(lacking)
@@ -71,12 +77,14 @@ class Bench:
     ) -> None:
         """Check and time the candidates in the order given; those the deadline leaves over are never winners.
 
+        The first is done whatever the deadline, so that no sweep ends without having tried anything.
+
         Raises:
             Unavailable: the device or its memory is not to be had any more.
         """
         for done, (config, prediction) in enumerate(compiled):
             progress("measure", done, len(compiled))
-            recorder.add(self._trial(config, prediction, deadline))
+            recorder.add(self._trial(config, prediction, deadline if done else math.inf))
         progress("measure", len(compiled), len(compiled))
 
     def _trial(self, config: Config, prediction: Prediction, deadline: float) -> Trial:
@@ -95,4 +103,5 @@ class Bench:
         return answer
 
     def _lacking(self, config: Config) -> str | None:
-        return shortage(needed_bytes(self._problem, config, self._device), self._free_bytes)
+        needed = needed_bytes(self._problem, config, self._device)
+        return shortage(needed, self._free_bytes, self._share)

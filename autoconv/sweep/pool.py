@@ -68,11 +68,11 @@ class Workers:
         self._end_idle()
 
     def perform(
-        self, tasks: Iterable[Task[Result]], deadline: float = float("inf")
+        self, tasks: Iterable[Task[Result]], deadline: float = float("inf"), *, sure: int = 0
     ) -> Iterator[Result | Failed | Skipped]:
         """Yield what came of each task, in the order of the tasks, the workers working at once.
 
-        From `deadline`, a time of `time.monotonic`, every task is skipped.
+        From `deadline`, a time of `time.monotonic`, every task but the first `sure` ones is skipped.
 
         Raises:
             Cancelled: the workers were closed, or the interpreter exits.
@@ -83,9 +83,10 @@ class Workers:
         answers: dict[int, Any] = {}
         try:
             for number in range(len(queue)):
-                while number not in answers and time.monotonic() < deadline:
+                until = deadline if number >= sure else float("inf")
+                while number not in answers and time.monotonic() < until:
                     self._hand_out(queue, busy)
-                    self._collect(busy, answers, deadline)
+                    self._collect(busy, answers, until)
                 yield answers.pop(number, Skipped("the deadline came first"))
         finally:
             for worker in busy:

@@ -52,8 +52,10 @@ def needed_bytes(problem: Problem, config: Config, device: Device) -> int:
     return max(timed, checked) + scratch
 
 
-def shortage(needed: int, free: int) -> str | None:
-    """Say what is lacking, or None where `free` bytes are enough."""
+def shortage(needed: int, free: int, share: float = 1.0) -> str | None:
+    """Say what is lacking, or None where `free` bytes, which are that share of what is free, are enough."""
     if needed <= free:
         return None
-    return f"{needed / 2**30:.2f} GiB of the device's memory are needed, {free / 2**30:.2f} GiB are free"
+    asked = f"{needed / 2**30:.2f} GiB of the device's memory are needed"
+    beside = "" if share == 1 else f", of which a sweep beside other work takes {share:.0%} at most"
+    return f"{asked}, {free / share / 2**30:.2f} GiB are free{beside}"

@@ -6,6 +6,7 @@ ends the sweep and is written down against no candidate.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,8 @@ from tuning_db import Trial, TuningDB, Winner
 
 SHORTLIST = 16  # candidates to compile
 
+_log = logging.getLogger("autoconv")
+
 Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
 Result = TypeVar("Result")
 Subject = TypeVar("Subject")
@@ -45,9 +48,11 @@ class Job:
     environment: Environment
     cache: Path  # folder of compiled resources
     on_gpu: bool  # the device is present: check and time on it
-    seconds: float = float("inf")  # after which no candidate is begun, and those in work are left
+    seconds: float = float("inf")  # then no candidate but the first is begun, and those in work are left
     shortlist: int = SHORTLIST
     ordinal: int = 0  # of the device among this process's, where it is present
+    share: float = 1.0  # of the memory that is free there, the most that may be taken
+    why: str = "asked for"  # the sweep is made, in the log's words
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,19 @@ class Swept:
     seconds: float
     stopped: str | None = None  # why it ended early, where that was the machine's fault
 
+    def told(self) -> str:
+        """Say, in one line, what was found."""
+        if self.winner is None:
+            return f"no winner, {self.why_none()}"
+        return f"{Config.from_document(self.winner.config)}, {self.winner.provenance}"
+
     def why_none(self) -> str:
         """Say, in one line, why there is no winner."""
         if self.stopped is not None:
             return self.stopped
         failed = [trial for trial in self.trials if trial.error is not None]
         if not failed:
-            return "no candidate was done in the time given"
+            return "no candidate was left to try"
         outcomes = Counter(trial.outcome for trial in self.trials)
         told = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
         return f"no candidate passed ({told}; the first: {' '.join(str(failed[0].error).split())})"
@@ -92,29 +103,30 @@ def sweep(
     source, is not tried. The trial of the least estimate, which would serve without a sweep, is marked as the
     default.
 
-    The job's seconds do not run while worker processes start.
+    The job's seconds do not run while worker processes start. Whatever they are, the first candidate is
+    compiled and checked: a prior, where there is one, or else the best by the estimate.
 
     Raises:
         Cancelled: the pool was closed meanwhile.
         ProblemError: no kernel runs this problem.
     """
     begun = time.monotonic()
+    _log.info("sweep of %s for %s begins: %s", problem, job.device.name, job.why)
     configs = candidates(problem, job.device)
     estimated = shortlist(problem, configs, job.device, job.shortlist)
     first = [config for config in priors if config in configs]
-    chosen = list(dict.fromkeys([*first, *_each_kernel_first(estimated)]))
+    chosen = list(dict.fromkeys([*first, estimated[0], *_each_kernel_first(estimated)]))
     recorder = Recorder(
         problem, job.environment, database, default=estimated[0], on_gpu=job.on_gpu, again=again
     )
     chosen = [config for config in chosen if config not in recorder.done]
     compiled: list[tuple[Config, Prediction]] = []
-    bench = Bench(problem, job.device, job.ordinal, pool.gpu) if job.on_gpu else None
+    bench = Bench(problem, job.device, job.ordinal, pool.gpu, job.share) if job.on_gpu else None
     stopped, deadline = None, begun + job.seconds
     try:
-        if time.monotonic() < deadline:
-            deadline += _start(pool, bench, len(chosen))
-            if bench and ATEN not in recorder.done:
-                recorder.baseline = bench.time_torch()
+        deadline += _start(pool, bench, len(chosen))
+        if bench and ATEN not in recorder.done:
+            recorder.baseline = bench.time_torch()
         compiled = _compile(problem, chosen, job, recorder, pool.compilers, deadline, progress)
         if bench:
             compiled.sort(key=lambda pair: pair[0] not in first)  # stable: the others stay by prediction
@@ -126,7 +138,7 @@ def sweep(
         recorder.finish()
     except Unavailable as unavailable:
         stopped = unavailable.reason
-    return Swept(
+    swept = Swept(
         winner=recorder.winner(),
         trials=tuple(recorder.trials),
         recorded=recorder.recorded,
@@ -135,6 +147,10 @@ def sweep(
         seconds=time.monotonic() - begun,
         stopped=stopped,
     )
+    _log.info(
+        "sweep of %s for %s ends after %.1f s: %s", problem, job.device.name, swept.seconds, swept.told()
+    )
+    return swept
 
 
 def _each_kernel_first(configs: list[Config]) -> list[Config]:
@@ -177,7 +193,7 @@ def _compile(
     """Compile `configs` and return those that can run, best prediction first, those that spill last."""
     tasks = [Compile(problem, config, job.device, job.cache) for config in configs]
     runnable = []
-    for config, resources in _answers(workers, tasks, configs, "compile", deadline, progress):
+    for config, resources in _answers(workers, tasks, configs, "compile", deadline, progress, sure=1):
         if isinstance(resources, Skipped):
             continue
         if isinstance(resources, Failed):
@@ -206,10 +222,12 @@ def _check(
     """
     left = list(compiled)
     while left and not recorder.settled(left[0][1]):
+        sure = 0 if recorder.checked else 1
         size = CHECKED - recorder.checked % CHECKED  # of an interrupted sweep's batch, what is left of it
         batch, left = left[:size], left[size:]
         tasks = [Verify.fresh(problem, config, on_gpu=False) for config, _ in batch]
-        for (config, prediction), verdict in _answers(workers, tasks, batch, "check", deadline, progress):
+        answers = _answers(workers, tasks, batch, "check", deadline, progress, sure=sure)
+        for (config, prediction), verdict in answers:
             recorder.add(checked_trial(config, prediction, verdict))
     for config, prediction in left:
         recorder.add(compiled_trial(config, prediction))
@@ -222,9 +240,11 @@ def _answers(
     doing: str,
     deadline: float,
     progress: Progress,
+    *,
+    sure: int,
 ) -> Iterator[tuple[Subject, Result | Failed | Skipped]]:
-    """Yield each subject with what came of its task, telling `progress` of each."""
-    answers = workers.perform(tasks, deadline)
+    """Yield each subject with what came of its task, telling `progress`; `sure` as `perform` has it."""
+    answers = workers.perform(tasks, deadline, sure=sure)
     for done, (subject, answer) in enumerate(zip(subjects, answers, strict=True), start=1):
         progress(doing, done, len(tasks))
         yield subject, answer

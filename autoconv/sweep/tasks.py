@@ -19,6 +19,7 @@ from autoconv.sweep.reduced import fits_gpu, fits_interpreter, reduced
 
 if TYPE_CHECKING:
     from autoconv.compiler.resources import Resources
+    from autoconv.compiler.specialisation import Form
     from autoconv.sweep.verify import Verdict
 
 Result = TypeVar("Result", covariant=True)
@@ -79,6 +80,26 @@ class Compile:
         from autoconv.compiler.candidate import compile_candidate
 
         return compile_candidate(self.problem, self.config, self.device, self.cache)
+
+
+@dataclass(frozen=True)
+class Specialise:
+    """Cross-compile every launch of calls of one form with `config`, for this process's parent to load."""
+
+    problem: Problem
+    config: Config
+    device: Device
+    cache: Path
+    form: Form
+
+    needs: ClassVar[str] = "autoconv.compiler.specialisation"
+
+    def perform(self) -> bool:
+        """Compile; the cubins are left in Triton's cache."""
+        from autoconv.compiler.specialisation import compile_form
+
+        compile_form(self.problem, self.config, self.device, self.cache, self.form)
+        return True
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def test_a_config_that_does_not_compile(run):
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("AUTOCONV_ON_MISS", "maybe", "is not a policy; give sweep, background, predict or strict"),
+        ("AUTOCONV_ON_MISS", "maybe", "is not a policy; give background, sweep, predict or strict"),
         ("AUTOCONV_SWEEP_SECONDS", "soon", "is not a number of seconds above 0; give such as 60"),
         ("AUTOCONV_DB", "~nobody-of-that-name/x.db", "has a home folder that cannot be found; "
          "give an absolute path"),

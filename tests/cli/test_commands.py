@@ -80,9 +80,9 @@ def test_tune_is_content_with_what_the_package_brings(run, no_workers):
     assert fields["config"] == one_object(run("lookup", SEED, "--device", "rtx4090", "--json"))["config"]
 
 
-def test_tune_is_not_content_with_a_near_size(tuned, run, monkeypatch):
-    monkeypatch.setattr("autoconv.cli.common.Target.job", _no_time)
-    fields = one_object(run("tune", PROBLEM.replace("L=16", "L=17"), "--device", "rtx4090", "--json"))
+def test_tune_is_not_content_with_a_near_size(tuned, run):
+    near = PROBLEM.replace("L=16", "L=17")
+    fields = one_object(run("tune", near, "--device", "rtx4090", "--seconds", "1", "--json"))
     assert fields["swept"] is True
 
 
@@ -100,19 +100,14 @@ def test_several_problems_are_several_lines(tuned, run):
 
 
 def test_a_sweep_cut_short_is_a_negative_answer(run, monkeypatch):
-    monkeypatch.setattr("autoconv.cli.common.Target.job", _no_time)
+    monkeypatch.setattr("autoconv.sweep.sweep._start", lambda *_: 0.0)
+    monkeypatch.setattr("autoconv.sweep.sweep._compile", lambda *_: [])
     shown = run("tune", PROBLEM, "--device", "l4", "--json")
     assert shown.exit_code == 1
     fields = one_object(shown)
     assert [fields[name] for name in ("provenance", "kernel", "config", "grid", "predicted_ms")] == [None] * 5
     person = run("tune", PROBLEM, "--device", "l4")
     assert (person.exit_code, "torch serves this problem" in person.stdout) == (1, True)
-
-
-def _no_time(self, seconds=0.0):
-    from autoconv.sweep.sweep import Job
-
-    return Job(self.device, self.environment, self.settings.cache, self.on_gpu, 1e-6)
 
 
 # --- lookup ---------------------------------------------------------------------------------------

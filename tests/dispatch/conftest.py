@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 import pytest
 
 import autoconv
 from autoconv import Config, Problem, device, lookup, serving, settings
 from autoconv.compiler.recording import RecordedLaunch
+from autoconv.compiler.specialisation import note_compiled, specialisation
 from autoconv.cost.version import predictor_of
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.environment import Environment
 from autoconv.kernels.source import source_of
+from autoconv.sweep.candidates import best_guess
+from autoconv.sweep.pool import Workers
+from autoconv.sweep.sweep import Job
+from autoconv.sweep.tasks import Specialise
+from autoconv.tuning.tuner import Tuned, Tuner
 from tuning_db import Trial
 
 DEVICE = "rtx4090"
@@ -37,6 +44,45 @@ def remember(environment: Environment) -> Remember:
             database.record(environment_record, problem_record, [trial], origin="test")
 
     return put
+
+
+@pytest.fixture
+def compiled_here(monkeypatch: pytest.MonkeyPatch) -> list[Specialise]:
+    """Have what is to be compiled beside only noted as compiled: no worker starts, and a call compiles it.
+
+    Returns the tasks, as they come.
+    """
+    tasks: list[Specialise] = []
+
+    def perform(_workers: Workers, given: Iterable[Specialise], *_: object) -> Iterator[bool]:
+        for task in given:
+            tasks.append(task)
+            name = specialisation(task.problem, task.config, task.device, task.form)
+            note_compiled(task.cache, name)
+            yield True
+
+    monkeypatch.setattr(Workers, "perform", perform)
+    return tasks
+
+
+@dataclass
+class ScriptedSweeps:
+    """Sweeps that find the least estimate at once, and record it as the winner."""
+
+    remember: Remember
+    problems: list[Problem] = field(default_factory=list)  # swept so far
+
+    def tune(self, tuner: Tuner, problem: Problem, job: Job, **_: object) -> Tuned:
+        self.problems.append(problem)
+        self.remember(problem, best_guess(problem, job.device)[0])
+        return Tuned(tuner.find(problem, job.environment), None)
+
+
+@pytest.fixture
+def sweeps(monkeypatch: pytest.MonkeyPatch, remember: Remember, compiled_here: object) -> ScriptedSweeps:
+    scripted = ScriptedSweeps(remember)
+    monkeypatch.setattr(Tuner, "tune", lambda tuner, *args, **rest: scripted.tune(tuner, *args, **rest))
+    return scripted
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ def test_where_a_launch_fails_torch_serves_from_then_on(good, op, predicting):
             last = call(autoconv)
         torch.testing.assert_close(call(autoconv), call(functional))
         torch.testing.assert_close(last, call(functional))
-        plans = serving.current.plans
+        plans = serving.current.launchers
     signatures = 2 if op == "backward" else 1
     assert [type(plan) for plan in plans] == [ByTorch] * signatures
     messages = [str(one.message) for one in warned]
@@ -174,11 +174,11 @@ def test_where_torch_fails_as_well_no_config_is_at_fault(predicting, monkeypatch
 
     with recording(device_called(DEVICE)), serving.served_by(Dispatcher(Failing(1), settings.load())):
         convolve()
-        (plan,) = serving.current.plans
+        (plan,) = serving.current.launchers
         monkeypatch.setattr(functional, "conv1d", no_memory)
         with pytest.raises(torch.OutOfMemoryError, match="of torch"):
             convolve()
-        assert serving.current.plans == (plan,)
+        assert serving.current.launchers == (plan,)
     assert trials(PROBLEM) == []
 
 
@@ -187,7 +187,7 @@ def test_a_launch_without_memory_is_the_moment_s_fault_and_no_config_s(predictin
     with recording(device_called(DEVICE)), serving.served_by(Dispatcher(failing, settings.load())):
         with pytest.warns(RuntimeWarning, match="out of memory.*; torch serves"):
             y = convolve()
-        assert [type(plan) for plan in serving.current.plans] == [ByTorch]
+        assert [type(plan) for plan in serving.current.launchers] == [ByTorch]
     assert torch.equal(y, functional.conv1d(X, WEIGHT))
     assert trials(PROBLEM) == []
 
@@ -329,7 +329,8 @@ def folder_is_a_file(path):
 @pytest.mark.parametrize("policy", ["predict", "sweep", "background"])
 def test_a_database_that_does_not_serve_costs_one_warning(trouble, policy, monkeypatch):
     monkeypatch.setenv("AUTOCONV_ON_MISS", policy)
-    monkeypatch.setenv("AUTOCONV_SWEEP_SECONDS", "1e-6")
+    monkeypatch.setattr("autoconv.sweep.sweep._start", lambda *_: 0.0)  # no worker: every sweep is in vain
+    monkeypatch.setattr("autoconv.sweep.sweep._compile", lambda *_: [])
     path = settings.load().database
     path.parent.mkdir(parents=True)
     trouble(path)
@@ -337,8 +338,7 @@ def test_a_database_that_does_not_serve_costs_one_warning(trouble, policy, monke
         warnings.simplefilter("always")
         for x in (X, X, X[:1]):
             autoconv.conv1d(x, WEIGHT)
-        while serving.current.provisional:
-            pass
+        assert autoconv.wait(60)
     if policy == "predict":
         assert len(launches) == 3
     about_the_file = [warning for warning in warned if str(path) in str(warning.message)]

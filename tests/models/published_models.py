@@ -109,8 +109,8 @@ def test_an_accelerated_model_computes_the_same(made, least, monkeypatch, capsys
         assert len(report.swapped) >= least, str(report)
         with autoconv.interpreted("rtx4090"):
             y = run(model)
-            plans = list(serving.current._plans.values())
-    served = Counter("torch" if isinstance(plan, ByTorch) else "autoconv" for plan in plans)
+            launchers = serving.current.launchers
+    served = Counter("torch" if isinstance(launch, ByTorch) else "autoconv" for launch in launchers)
     error = ((y - expected).norm() / expected.norm()).item()
     with capsys.disabled():
         print(

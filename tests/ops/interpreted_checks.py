@@ -63,7 +63,8 @@ def arguments(x_shape, w_shape, rest, dtype=torch.float32) -> dict[str, Any]:
 
 def is_torchs(call: dict[str, Any]) -> bool:
     numbers = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, **call}
-    return isinstance(serving.current.plan(x=numbers.pop("input"), **numbers), ByTorch)
+    plan = serving.current.plan(x=numbers.pop("input"), **numbers)
+    return isinstance(plan.launch, ByTorch)
 
 
 def assert_near(y: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:

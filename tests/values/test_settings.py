@@ -21,7 +21,7 @@ def test_defaults():
     loaded = settings.load()
     assert loaded.database == Path(platformdirs.user_data_dir("autoconv", False)) / "tuning.db"
     assert loaded.cache == Path(platformdirs.user_cache_dir("autoconv", False))
-    assert (loaded.site_databases, loaded.on_miss, loaded.sweep_seconds) == ((), "sweep", 60.0)
+    assert (loaded.site_databases, loaded.on_miss, loaded.sweep_seconds) == ((), "background", 60.0)
 
 
 def test_an_empty_variable_is_an_unset_one(monkeypatch):
@@ -58,11 +58,11 @@ def test_each_policy_is_accepted(monkeypatch, policy):
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("AUTOCONV_ON_MISS", "maybe", "is not a policy; give sweep, background, predict or strict"),
+        ("AUTOCONV_ON_MISS", "maybe", "is not a policy; give background, sweep, predict or strict"),
         (
             "AUTOCONV_ON_MISS",
             "sweeep",
-            "is not a policy, did you mean sweep?; give sweep, background, predict or strict",
+            "is not a policy, did you mean sweep?; give background, sweep, predict or strict",
         ),
         ("AUTOCONV_SWEEP_SECONDS", "soon", "is not a number of seconds above 0; give such as 60"),
         ("AUTOCONV_SWEEP_SECONDS", "0", "is not a number of seconds above 0; give such as 60"),

@@ -1,0 +1,370 @@
+"""The tuner of the background: one thread a process that works a queue, with one pool of worker processes.
+
+A call never waits for it. First it has compiled what is known but not compiled yet, so that the plans that
+wait only have to load it; then it sweeps what was missed, the problem with the most calls times the least
+time of a call first; last it looks, of sizes that a neighbouring size's entry serves, whether the model knows
+of something much better. It writes what was missed, under every policy.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from weakref import WeakSet
+
+import torch
+
+from autoconv.compiler.specialisation import Form, hash_compiler, is_compiled, specialisation
+from autoconv.cost.prediction import floor_seconds
+from autoconv.environment import Environment
+from autoconv.kernels.aten import ATEN
+from autoconv.lookup import Found, warn_once
+from autoconv.lookup.buckets import module_shape
+from autoconv.problem import Problem
+from autoconv.sweep.outcomes import Failed, outcome_of
+from autoconv.sweep.pool import WorkerPool
+from autoconv.sweep.process import Cancelled
+from autoconv.sweep.sweep import Job
+from autoconv.sweep.tasks import Specialise
+from autoconv.sweep.trials import failed_trial
+from autoconv.tuning.tuner import Tuner
+from tuning_db.connection import without_waiting
+
+IDLE_SECONDS = 5.0
+"""After which the thread ends, and its workers with it, where nothing came. Starting them takes about 4 s."""
+
+QUIET_SECONDS = 1.0
+"""After the last request, before a sweep or a look begins, unless somebody waits for it. Both estimate every
+config, half a second in which the calls of other threads share the interpreter; and so a model's first
+forward is over, and has asked for all its layers, when the first of them is picked."""
+
+LONGEST_QUIET_SECONDS = 10.0
+"""After which one begins all the same."""
+
+SHARE = 0.25
+"""Of the device's free memory, the most that a sweep beside the process's own work may take."""
+
+MOST_WANTED = 1024
+"""Problems that wait to be swept; what comes beyond is noted as missed, and queued when planned anew."""
+
+MOST_LOOKS = 64
+"""Sizes that wait to be looked at; a look estimates every config, which takes half a second of a core."""
+
+Key: TypeAlias = tuple[Problem, Environment]
+
+
+class Plan(Protocol):
+    """What waits for a result."""
+
+    missed: bool  # whether its calls are of a problem that is to be tuned
+    form: Form
+
+    @property
+    def total(self) -> int:
+        """Return how often it was called."""
+
+
+P = TypeVar("P", bound=Plan)
+
+
+@dataclass(eq=False)
+class Wanted(Generic[P]):
+    """A problem that plans wait for."""
+
+    problem: Problem
+    job: Job
+    plans: list[P]
+    exactly: bool = False  # another size's entry does not do
+
+    @property
+    def key(self) -> Key:
+        """What names it in the queue."""
+        return self.problem, self.job.environment
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """The module shape: a swept size may serve all of it that lies near."""
+        return module_shape(self.problem)
+
+    @property
+    def worth(self) -> float:
+        """The least time that its calls can have taken, seconds.
+
+        By the roofline: estimates of every config take half a second, and only an order is wanted here.
+        """
+        return floor_seconds(self.problem, self.job.device) * sum(plan.total for plan in self.plans)
+
+
+@dataclass(frozen=True, eq=False)
+class Uncompiled(Generic[P]):
+    """A config that is known for plans of one form, and not compiled yet."""
+
+    name: str  # of the specialisation
+    task: Specialise
+    job: Job
+    plans: tuple[P, ...]
+
+
+class Background(Generic[P]):
+    """The queue, and the thread that works it as long as there is something to do.
+
+    Attributes:
+        sweeps: how many were made.
+    """
+
+    def __init__(
+        self, tuner: Tuner, release: Callable[[Sequence[P]], None], flush: Callable[[], None]
+    ) -> None:
+        """Work for `tuner`.
+
+        `release` is told of plans for which there is now something better that only has to be loaded; `flush`
+        writes what was missed.
+        """
+        self._tuner = tuner
+        self._release = release
+        self._flush = flush
+        self._changed = threading.Condition()
+        self._uncompiled: list[Uncompiled[P]] = []
+        self._wanted: dict[Key, Wanted[P]] = {}
+        self._looks: deque[Wanted[P]] = deque()
+        self._swept: set[Key] = set()
+        self._looked: set[tuple[object, ...]] = set()
+        self._thread: threading.Thread | None = None
+        self._busy = False
+        self._asked = 0.0  # of time.monotonic: the last request
+        self._waiting = 0  # callers of wait
+        self._process = os.getpid()
+        self.sweeps = 0
+        _open.add(self)
+
+    @property
+    def here(self) -> bool:
+        """Whether this is the process whose queue it is; in a forked child nothing is ever done."""
+        return os.getpid() == self._process
+
+    def sweep(self, wanted: Wanted[P]) -> None:
+        """Have `wanted` swept beside, once a process; where very many wait already, another process may."""
+        with self._changed:
+            if wanted.key in self._wanted:
+                self._wanted[wanted.key].plans += wanted.plans
+            elif wanted.key not in self._swept and len(self._wanted) < MOST_WANTED:
+                self._wanted[wanted.key] = wanted
+            self._wake()
+
+    def join(self, wanted: Wanted[P]) -> None:
+        """Have its plans wait too, where it waits to be swept already."""
+        with self._changed:
+            if wanted.key in self._wanted:
+                self._wanted[wanted.key].plans += wanted.plans
+
+    def compile(self, uncompiled: Uncompiled[P]) -> None:
+        """Have a config compiled beside, and its plans released then."""
+        with self._changed:
+            self._uncompiled.append(uncompiled)
+            self._wake()
+
+    def look(self, wanted: Wanted[P]) -> None:
+        """Have it looked at some time whether what serves is far behind the best that the model knows."""
+        problem = wanted.problem
+        # What serves does not change with every size: one look does for sizes within a fourth of an octave.
+        near = (*wanted.shape, round(4 * math.log2(problem.N * problem.L_out)))
+        with self._changed:
+            if near not in self._looked and len(self._looks) < MOST_LOOKS:
+                self._looked.add(near)
+                self._looks.append(wanted)
+                self._wake()
+
+    def wake(self) -> None:
+        """Have what was missed written soon."""
+        if self.here:  # a child's lock may be held by a thread it has not
+            with self._changed:
+                self._wake()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until the queue is done, and what was missed is written; return whether the queue is done.
+
+        Under torch's deterministic algorithms it is not worked, and so there is nothing to wait for.
+        """
+        if not self.here:
+            return True
+        with self._changed:
+            self._waiting += 1
+            if self._anything():
+                self._wake()
+            try:
+                self._changed.wait_for(lambda: self._done() or _paused(), timeout)
+            finally:
+                self._waiting -= 1
+            done = self._done()
+        self._flush()
+        return done
+
+    def flush_at_exit(self) -> None:
+        """Write what was missed, unless the database is busy: nobody's exit waits for that."""
+        if self.here:
+            with without_waiting():
+                self._flush()
+
+    # --- the thread ---------------------------------------------------------------------------------
+
+    def _anything(self) -> bool:
+        return bool(self._uncompiled or self._wanted or self._looks)
+
+    def _done(self) -> bool:
+        return not (self._anything() or self._busy)
+
+    def _wake(self) -> None:
+        """Start the thread, or have it look; to be called with the lock."""
+        self._asked = time.monotonic()
+        if self._thread is None and self.here:
+            self._thread = threading.Thread(target=self._run, name="autoconv tuner", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def _run(self) -> None:
+        hash_compiler()  # now, so that no call has to wait for that
+        with WorkerPool() as pool:  # no worker starts before it has a task
+            while (work := self._next()) is not None:
+                try:
+                    work(pool)
+                    self._flush()
+                except Cancelled:  # by the interpreter's exit
+                    return
+                except Exception as error:  # processes, files, compilers: no call depends on any of it
+                    with suppress(RuntimeWarning):  # where a filter makes errors of warnings
+                        warn_once(f"the background tuner gave up a task: {outcome_of(error).reason}")
+
+    def _next(self) -> Callable[[WorkerPool], None] | None:
+        """Return what to do next; None, and the thread is to end, where nothing came for a while."""
+        begun = time.monotonic()
+        with self._changed:
+            self._busy = False
+            self._changed.notify_all()
+            while True:
+                workable = self._anything() and not _paused()
+                start = self._start(begun) if workable else begun + IDLE_SECONDS
+                if time.monotonic() >= start:
+                    break
+                self._changed.wait(start - time.monotonic())
+            if workable:
+                self._busy = True
+                return self._taken()
+        with suppress(RuntimeWarning):
+            self._flush()
+        with self._changed:
+            self._thread = None
+            if self._anything() and not _paused():  # came meanwhile
+                self._wake()
+        return None
+
+    def _start(self, begun: float) -> float:
+        """Return when to take the next task; `begun` is when the thread was free for it."""
+        if self._uncompiled or self._waiting:
+            return begun
+        return min(self._asked + QUIET_SECONDS, begun + LONGEST_QUIET_SECONDS)
+
+    def _taken(self) -> Callable[[WorkerPool], None]:
+        if self._uncompiled:
+            batch, self._uncompiled = self._uncompiled, []
+            return lambda pool: self._compile(batch, pool)
+        if self._wanted:
+            # It stays in the queue meanwhile, for more plans to wait for it.
+            wanted = max(self._wanted.values(), key=lambda one: one.worth)
+            return lambda pool: self._tune(wanted, pool)
+        look = self._looks.popleft()
+        return lambda _: self._look_at(look)
+
+    # --- its tasks ----------------------------------------------------------------------------------
+
+    def _compile(self, batch: list[Uncompiled[P]], pool: WorkerPool) -> None:
+        """Compile each specialisation once, and release the plans of those that do."""
+        tasks = {one.name: one.task for one in batch}
+        answers = dict(zip(tasks, pool.compilers.perform(tasks.values()), strict=True))
+        for one in batch:
+            answer = answers[one.name]
+            if answer is True:
+                self._release(one.plans)
+            elif isinstance(answer, Failed) and tasks.pop(one.name, None) is not None:
+                trial = failed_trial(one.task.config, answer, "compile")
+                self._tuner.record(one.task.problem, one.job.environment, trial, origin="background")
+                does_not = f"{one.task.config} does not compile for {one.job.device.name}"
+                warn_once(f"{does_not} ({answer.reason}); torch serves {one.task.problem}")
+
+    def _tune(self, wanted: Wanted[P], pool: WorkerPool) -> None:
+        """Sweep, unless something serves by now; then see to the plans that wait, of other sizes too."""
+        try:
+            if self._known(wanted) is None and wanted.key not in self._swept:
+                self.sweeps += 1
+                self._swept.add(wanted.key)
+                self._tuner.tune(wanted.problem, wanted.job, wait=2 * wanted.job.seconds, pool=pool)
+        finally:
+            if not _paused():  # else it stays, and is seen to later
+                self._take_out(wanted)
+        with self._changed:
+            alike = [one for one in self._wanted.values() if one.shape == wanted.shape]
+        for one in alike:
+            if not _paused() and self._known(one) is not None:
+                self._take_out(one)
+
+    def _take_out(self, wanted: Wanted[P]) -> None:
+        """Take it out of the queue, and give its plans what serves by now."""
+        with self._changed:
+            self._wanted.pop(wanted.key, None)
+        found = self._known(wanted)
+        if found is None:
+            return
+        for plan in wanted.plans:
+            uncompiled = uncompiled_for(found, wanted.problem, wanted.job, plan)
+            if uncompiled is None:
+                self._release([plan])
+            else:
+                self.compile(uncompiled)
+
+    def _known(self, wanted: Wanted[P]) -> Found | None:
+        """Return what serves without another sweep, if anything does."""
+        found = self._tuner.find(*wanted.key)
+        if found is None or found.grade == "carried" or (wanted.exactly and found.grade == "bucket"):
+            return None
+        return None if wanted.job.on_gpu and found.provenance == "predicted" else found
+
+    def _look_at(self, wanted: Wanted[P]) -> None:
+        """Have it swept where what serves is far behind."""
+        found = self._tuner.find(*wanted.key)
+        if found is not None and self._tuner.ahead(wanted.problem, found, wanted.job.device):
+            for plan in wanted.plans:
+                plan.missed = True
+            wanted.exactly = True
+            self.sweep(wanted)
+
+
+def uncompiled_for(found: Found, problem: Problem, job: Job, plan: P) -> Uncompiled[P] | None:
+    """Return what has to be compiled before `plan` may load `found`; None where nothing has."""
+    if found.config == ATEN:
+        return None
+    name = specialisation(problem, found.config, job.device, plan.form)
+    if is_compiled(job.cache, name):
+        return None
+    task = Specialise(problem, found.config, job.device, job.cache, plan.form)
+    return Uncompiled(name, task, job, (plan,))
+
+
+def _paused() -> bool:
+    """Return whether the user wants the same numbers from every call: then nothing is tuned or swapped."""
+    return torch.are_deterministic_algorithms_enabled()
+
+
+_open: WeakSet[Background[Any]] = WeakSet()
+
+
+@atexit.register
+def _flush_all() -> None:
+    for background in list(_open):
+        background.flush_at_exit()

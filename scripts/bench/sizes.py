@@ -1,0 +1,177 @@
+"""What a model's first forward costs beyond torch's, and one at a further size, as one JSON object.
+
+    python scripts/bench/sizes.py [sizes]
+
+A HiFi-GAN generator of 78 convolutions at so many lengths and a Whisper encoder at so many batch sizes, both
+narrow, under the default policy with an empty database, on a driver that stands in for a GPU. Sweeps are
+scripted: each finds the least estimate at once, so what is timed is what a call does, and compiling is real.
+Each time is of a whole forward, divided by the convolutions; torch's own part of it is in all but the last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+
+import autoconv
+from autoconv import lookup, settings
+from autoconv.cost.version import predictor_of
+from autoconv.kernels.source import source_of
+from autoconv.problem import Problem
+from autoconv.sweep.candidates import best_guess
+from autoconv.sweep.sweep import Job
+from autoconv.tuning.tuner import Tuned, Tuner
+from autoconv.watching import Stats
+from tuning_db import Trial
+
+DEVICE = "rtx4090"
+SIZES = 10
+WIDTH = 32  # channels after the generator's first convolution; the published one has 512
+
+
+class Generator(nn.Module):
+    """HiFi-GAN's generator (Kong et al. 2020, V1), narrow: transposed by 8, 8, 2 and 2, 72 dilated ones."""
+
+    def __init__(self, width: int = WIDTH) -> None:
+        super().__init__()
+        self.before = nn.Conv1d(80, width, 7, padding=3)
+        self.ups, self.blocks = nn.ModuleList(), nn.ModuleList()
+        for taps, stride in ((16, 8), (16, 8), (4, 2), (4, 2)):
+            self.ups.append(nn.ConvTranspose1d(width, width // 2, taps, stride, (taps - stride) // 2))
+            width //= 2
+            for of_block in (3, 7, 11):
+                for dilation in (1, 1, 3, 1, 5, 1):
+                    zeros = (of_block - 1) * dilation // 2
+                    self.blocks.append(nn.Conv1d(width, width, of_block, 1, zeros, dilation))
+        self.after = nn.Conv1d(width, 1, 7, padding=3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a waveform, (N, 1, 256 L), of mel frames, (N, 80, L)."""
+        x = self.before(x)
+        for number, up in enumerate(self.ups):
+            x = up(x)
+            for conv in self.blocks[18 * number : 18 * number + 18]:
+                x = x + conv(torch.relu(x))
+        y: torch.Tensor = self.after(x)
+        return y
+
+
+class Encoder(nn.Module):
+    """The two convolutions in front of Whisper's encoder, narrow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv1d(80, 64, 3, padding=1), nn.Conv1d(64, 64, 3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return features, (N, 64, L / 2), of mel frames, (N, 80, L)."""
+        y: torch.Tensor = torch.relu(self.two(torch.relu(self.one(x))))
+        return y
+
+
+def main() -> None:
+    """Measure both models and print the object."""
+    sizes = int(sys.argv[1]) if len(sys.argv) > 1 else SIZES
+    setattr(Tuner, "tune", scripted)  # noqa: B010 - shadows a method
+    found = {
+        "generator at lengths": measured(Generator(), [(1, 80, 20 + 2 * n) for n in range(sizes)]),
+        "encoder at batch sizes": measured(Encoder(), [(n, 80, 300) for n in range(1, 1 + sizes)]),
+    }
+    print(json.dumps({"benchmark": "sizes", "environment": environment(), **found}))
+
+
+def scripted(tuner: Tuner, problem: Problem, job: Job, **_: Any) -> Tuned:
+    """Record the least estimate as the winner."""
+    config, seconds = best_guess(problem, job.device)
+    source, predictor = source_of(config.kernel) or "", predictor_of(config.kernel)
+    trial = Trial(config.document(), "ok", seconds * 1e6, max_err=0.0, source=source, predictor=predictor)
+    of_problem, of_environment = lookup.records(problem, job.environment)
+    with lookup.open_user(settings.load()) as database:
+        database.record(of_environment, of_problem, [trial], origin="bench")
+    return Tuned(tuner.find(problem, job.environment), None)
+
+
+def measured(model: nn.Module, shapes: list[tuple[int, ...]]) -> dict[str, Any]:
+    """Return what forwards at these shapes cost, in milliseconds a convolution, and who computed them."""
+    inputs = [torch.randn(shape) for shape in shapes]
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        os.environ |= {"AUTOCONV_DB": f"{folder}/tuning.db", "AUTOCONV_CACHE": f"{folder}/cache"}
+        count = sum(isinstance(one, (nn.Conv1d, nn.ConvTranspose1d)) for one in model.modules())
+        by_torch = statistics.median(milliseconds(partial(model, inputs[0]), count) for _ in range(3))
+        autoconv.accelerate(model)
+        with autoconv.recorded(DEVICE):
+            autoconv.conv1d(torch.zeros(1, 16, 16), torch.zeros(16, 16, 1))  # imports kernels, and Triton
+            autoconv.wait()
+            with autoconv.stats() as first_seen:
+                first = milliseconds(partial(model, inputs[0]), count)
+            begun = time.monotonic()
+            autoconv.wait()
+            seconds = time.monotonic() - begun
+            swapped = milliseconds(partial(model, inputs[0]), count)
+            with autoconv.stats() as further_seen:
+                further = [milliseconds(partial(model, x), count) for x in inputs[1:]]
+            autoconv.wait()
+            for x in inputs:
+                model(x)
+            with autoconv.stats() as last_seen:
+                again = [milliseconds(partial(model, x), count) for x in inputs]
+    return {
+        "convolutions": count,
+        "sizes": len(shapes),
+        "ms_a_convolution": {
+            "torch": round(by_torch, 3),
+            "first forward beyond torch": round(first - by_torch, 3),
+            "first after the queue": round(swapped, 3),
+            "further size, median": round(statistics.median(further), 3),
+            "further size, worst": round(max(further), 3),
+            "repeated size, median": round(statistics.median(again), 4),
+        },
+        "queue_seconds": round(seconds, 1),
+        "calls": {
+            "first": told(first_seen), "further": told(further_seen), "repeated": told(last_seen)
+        },
+    }  # fmt: skip
+
+
+def told(seen: Stats) -> dict[str, Any]:
+    """Return what served."""
+    grades: dict[str, int] = {}
+    for (grade, _), count in seen.calls.items():
+        grades[grade] = grades.get(grade, 0) + count
+    return {"kernels": grades, "torch": seen.by_torch, "sweeps": seen.sweeps}
+
+
+def milliseconds(call: Callable[[], object], count: int) -> float:
+    """Return how long a call takes, in milliseconds a convolution."""
+    begun = time.perf_counter()
+    call()
+    return (time.perf_counter() - begun) * 1e3 / count
+
+
+def environment() -> dict[str, object]:
+    """Return what the figures depend on beside the code."""
+    return {
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "triton": version("triton"),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "stands_in_for": DEVICE,
+    }
+
+
+if __name__ == "__main__":
+    main()
