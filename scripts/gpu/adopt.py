@@ -20,12 +20,11 @@ from typing import Any
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
 from hatch_build import build_database
-from scripts.gpu.summary import layer_table, loaded, model_table, pairs, summed
+from scripts.gpu.summary import layer_table, loaded, model_table, pairs, summed, told_against_torch
 
 ROOT = Path(__file__).resolve().parents[2]
 PREBUILT = ROOT / "tuning_db" / "prebuilt"
 PAGE = ROOT / "docs" / "measured.md"
-SAMPLES = 25  # kept of a trial, evenly spaced in its sorted samples: they give the same median and quartiles
 
 
 def main() -> None:
@@ -59,12 +58,12 @@ def adopted(out: Path, best: int) -> Path:
     environment = machine.get("environment")
     if machine.get("rehearsal") or not environment:
         raise RefusedError("a rehearsal measures nothing" if machine else f"{out} holds no machine.json")
-    lines = [json.loads(line) for line in (out / "export.jsonl").read_text().splitlines()]
-    kept = [line for line in lines if shippable(line, environment["device"])]
+    lines = (out / "export.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if shippable(json.loads(line), environment["device"])]
     if not kept:
         raise RefusedError("it has no measured trial of today's kernels")
     text = PREBUILT / f"{environment['device']}-triton{environment['triton']}-measured.jsonl"
-    text.write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in chosen(kept, best)))
+    text.write_text("".join(chosen(kept, best)))
     build_database(ROOT)  # which raises on a line that is damaged or contradicts another
     return text
 
@@ -78,29 +77,21 @@ def shippable(line: dict[str, Any], device: str) -> bool:
     return bool(here and today and trial["outcome"] == "ok" and trial["samples_us"])
 
 
-def chosen(lines: Iterable[dict[str, Any]], best: int) -> list[dict[str, Any]]:
-    """Return of each problem its best trials, torch's and the default's, with fewer samples each."""
-    of_problem: dict[str, list[dict[str, Any]]] = defaultdict(list)
+def chosen(lines: Iterable[str], best: int) -> list[str]:
+    """Return of each problem the lines of its best trials, of torch's and of the default."""
+    of_problem: dict[str, list[tuple[float, str, bool, str]]] = defaultdict(list)
     for line in lines:
-        of_problem[line["problem"]["key"]].append(line)
+        parsed = json.loads(line)
+        trial = parsed["trial"]
+        us, default = statistics.median(trial["samples_us"]), trial["detail"].get("default", False)
+        of_problem[parsed["problem"]["key"]].append((us, trial["config"]["kernel"], default, line))
     kept = []
-    for _, rows in sorted(of_problem.items()):
-        rows.sort(key=lambda line: statistics.median(line["trial"]["samples_us"]))
-        ours = [line for line in rows if line["trial"]["config"]["kernel"] != ATEN.kernel]
-        others = [line for line in rows if line["trial"]["config"]["kernel"] == ATEN.kernel]
-        others += [line for line in ours[best:] if line["trial"]["detail"].get("default")]
-        kept += [thinned(line) for line in (*ours[:best], *others)]
+    for _, trials in sorted(of_problem.items()):
+        ours = sorted(trial for trial in trials if trial[1] != ATEN.kernel)
+        torchs = [trial for trial in trials if trial[1] == ATEN.kernel]
+        rest = [trial for trial in ours[best:] if trial[2]]
+        kept += [line for *_, line in (*ours[:best], *torchs, *rest)]
     return kept
-
-
-def thinned(line: dict[str, Any]) -> dict[str, Any]:
-    """Return a line with at most SAMPLES of its samples, spread evenly over all of them."""
-    samples = sorted(line["trial"]["samples_us"])
-    if len(samples) > SAMPLES:
-        last = len(samples) - 1
-        samples = [samples[round(number * last / (SAMPLES - 1))] for number in range(SAMPLES)]
-    rounded = [round(us, 3) for us in samples]
-    return {**line, "trial": {**line["trial"], "samples_us": rounded, "measured_us": None}}
 
 
 def page(out: Path, date: str) -> str:
@@ -116,10 +107,10 @@ def page(out: Path, date: str) -> str:
         'benchmark mode, "first guess" what the model would serve untuned, "floor" every byte moved once '
         "at the data sheet's bandwidth, or the operations at its peak rate.",
         layer_table(found["layers"]),
-        f"The best config is faster than the better of torch's two by {found['faster_than_torch']}, as a "
-        "geometric mean over the layers. Where torch is faster, it serves.",
+        told_against_torch(found),
         "## The model against it",
-        "Over all configs that were timed, the winners and those drawn at random alike:",
+        "Over all configs that were timed, the winners and those drawn at random alike. Which measurements "
+        "its constants were chosen with, [the cost model](cost_model.md) says.",
         model_table(found["model"]),
         "## What the card reaches",
         pairs("GB/s", machine["gbps"]) + ".",

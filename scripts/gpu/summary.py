@@ -46,11 +46,7 @@ def summed(out: Path) -> dict[str, Any]:
         "calls": loaded(out / "calls.json").get("host_us", {}),
         "stores": loaded(out / "stores.json"),
         "layers": [layer(row) for row in layers],
-        "faster_than_torch": geometric_mean(
-            min(row["torch_us"], row["torch_benchmark_us"]) / row["best"]["us"]
-            for row in layers
-            if row["best"]
-        ),
+        "torch_over_ours": against_torch(layers),
         "model": by_kernel(layers),
     }
 
@@ -111,10 +107,32 @@ def compared(ratios: list[float]) -> dict[str, float]:
     }
 
 
-def geometric_mean(values: Iterable[float]) -> float | None:
-    """Return the geometric mean, or None of nothing."""
-    found = list(values)
-    return round(statistics.geometric_mean(found), 3) if found else None
+def against_torch(layers: Iterable[Row]) -> dict[str, Any]:
+    """Return how torch's better time compares with ours, and the layers that torch wins."""
+    ratios = {
+        row["layer"]: min(row["torch_us"], row["torch_benchmark_us"]) / row["best"]["us"]
+        for row in layers
+        if row["best"]
+    }
+    if not ratios:
+        return {}
+    return {
+        "geometric_mean": round(statistics.geometric_mean(ratios.values()), 2),
+        "median": round(statistics.median(ratios.values()), 2),
+        "torch_wins": [name for name, ratio in ratios.items() if ratio < 1],
+    }
+
+
+def told_against_torch(found: Mapping[str, Any]) -> str:
+    """Return `against_torch` in words."""
+    ratio = found["torch_over_ours"]
+    if not ratio:
+        return ""
+    wins = ", ".join(ratio["torch_wins"]) or "none"
+    return (
+        f"Torch's better time over ours: {ratio['median']} in the median, {ratio['geometric_mean']} as a "
+        f"geometric mean. Torch wins, and so serves: {wins}."
+    )
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -134,8 +152,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     parts.append(pairs("A call costs the host, us", found["calls"]))
     parts.append(pairs("Stores, us", {name: row["us"] for name, row in found["stores"].items()}))
     parts.append(layer_table(found["layers"], "scripted" if found["rehearsal"] else "measured"))
-    if found["faster_than_torch"]:
-        parts.append(f"Torch's better time over ours: {found['faster_than_torch']} (geometric mean).")
+    parts.append(told_against_torch(found))
     if not found["rehearsal"]:
         parts.append(model_table(found["model"]))
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -114,10 +114,18 @@ def test_what_stages_left_is_summed_up_and_what_they_did_not_is_missing(tmp_path
     lines = [json.dumps(row(layer=f"layer {number}")) for number in range(30)]
     (tmp_path / "layers.jsonl").write_text("\n".join(lines))
     found = summary.summed(tmp_path)
-    assert found["faster_than_torch"] == 2.0  # over the better of torch's two
+    assert found["torch_over_ours"]["geometric_mean"] == 2.0  # over the better of torch's two
     text = summary.markdown(found)
     assert len(text.splitlines()) <= 100
     assert "| layer 29 | dense | 50.0 | 60.0 | 120.0 | 100.0 | 40.0 | 20.0 |" in text
+
+
+def test_what_torch_wins_is_told() -> None:
+    layers = [row(), row(layer="another", torch_benchmark_us=25.0), row(layer="none", best=None)]
+    found = summary.against_torch(layers)
+    assert found == {"geometric_mean": 1.0, "median": 1.25, "torch_wins": ["another"]}
+    assert "so serves: another." in summary.told_against_torch({"torch_over_ours": found})
+    assert summary.told_against_torch({"torch_over_ours": summary.against_torch([])}) == ""
 
 
 def test_a_layer_without_a_winner_is_shown_without_times() -> None:
@@ -147,15 +155,10 @@ def test_only_what_was_measured_on_the_device_with_todays_kernels_is_shipped() -
     assert not adopt.shippable(line("dense", 5.0), "rtx4090")
 
 
-def test_the_best_torch_s_and_the_default_are_kept_of_each_problem() -> None:
-    lines = [line("dense", float(us), default=us == 9) for us in (7, 3, 9, 5, 8)]
-    kept = adopt.chosen([*lines, line("aten", 6.0)], best=2)
-    told = [(one["trial"]["config"]["kernel"], one["trial"]["samples_us"][0]) for one in kept]
+def test_the_best_torch_s_and_the_default_are_kept_of_each_problem_as_they_are() -> None:
+    trials = [line("dense", float(us), default=us == 9) for us in (7, 3, 9, 5, 8)]
+    lines = [json.dumps(one) for one in (*trials, line("aten", 6.0))]
+    kept = adopt.chosen(lines, best=2)
+    assert set(kept) <= set(lines)
+    told = [(one["config"]["kernel"], one["samples_us"][0]) for one in (json.loads(k)["trial"] for k in kept)]
     assert told == [("dense", 3.0), ("dense", 5.0), ("aten", 6.0), ("dense", 9.0)]
-
-
-def test_fewer_samples_have_the_same_median() -> None:
-    samples = [float(number % 101) for number in range(101)]
-    thin = adopt.thinned(line("dense", 0.0, samples_us=samples))["trial"]["samples_us"]
-    assert len(thin) == adopt.SAMPLES
-    assert thin == sorted(thin) and thin[adopt.SAMPLES // 2] == 50.0 and (thin[0], thin[-1]) == (0.0, 100.0)
