@@ -28,7 +28,7 @@ class Script:
         """Answer for `device`."""
         self._device = device
 
-    def perform(self, tasks: Iterable[Task[Any]], deadline: float = float("inf")) -> Iterator[Any]:  # noqa: ARG002
+    def perform(self, tasks: Iterable[Task[Any]], *_: Any, **__: Any) -> Iterator[Any]:
         """Yield what the worker would, had it a GPU."""
         for task in tasks:
             yield self._answer(task)

@@ -101,7 +101,7 @@ def test_the_most_calls_times_the_least_time_come_first(sweeps, monkeypatch):
 
     monkeypatch.setattr(sweeps, "tune", tune)
     monkeypatch.setattr(background, "QUIET_SECONDS", 0.0)
-    first, many, large = (Problem(1, 16, 16, 1, length) for length in (16, 32, 8000))
+    first, many, large = (Problem(1, 16, 16, 1, length) for length in (16, 64, 8000))
     with autoconv.recorded(DEVICE):
         for problem, calls in ((first, 1), (many, 50), (large, 40)):
             for _ in range(calls):

@@ -14,12 +14,13 @@ import torch
 import autoconv
 from autoconv import Config, Problem
 from autoconv.compiler.recording import RecordedLaunch, recording
-from autoconv.device import Device, find
+from autoconv.device import find
+from autoconv.dispatch.choosing import Chooser
 from autoconv.dispatch.machines import Recorded
-from autoconv.environment import Environment
+from autoconv.dispatch.plans import Plan
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.kernels.sizes import x_strides_of
-from autoconv.lookup import open_user
+from autoconv.lookup import Found, open_user
 from autoconv.settings import load
 
 DEVICE = "rtx4090"
@@ -202,14 +203,14 @@ def test_a_hit_needs_neither_the_database_nor_the_lock(remember, launches, dispa
     with open_user(load()) as database:
         database.path.unlink()
     planning, served = threading.Event(), threading.Event()
-    environment = dispatcher.machine.environment
+    choose = Chooser.choose
 
-    def slow(index: int, device: Device) -> Environment:
+    def slow(chooser: Chooser, plan: Plan) -> Found | None:
         planning.set()
         assert served.wait(60)
-        return environment(index, device)
+        return choose(chooser, plan)
 
-    monkeypatch.setattr(dispatcher.machine, "environment", slow)
+    monkeypatch.setattr(Chooser, "choose", slow)
     other = threading.Thread(target=dispatcher.plan, args=(x[:1], w, bias, 1, 0, 1, 1))
     other.start()  # a first call, which makes its plan under the lock
     assert planning.wait(60)

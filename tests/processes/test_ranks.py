@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from autoconv import lookup
-from autoconv.cli import main
+from autoconv.cli import cli
 from autoconv.config import Config
 from autoconv.device import find
 from autoconv.environment import Environment
@@ -60,9 +61,8 @@ def test_ranks_in_any_order_serve_what_the_pin_says(
     recorded(machine.database, PINNED, warps=4, us=9.0)
     pin = tmp_path / "pin.db"
     monkeypatch.setenv("AUTOCONV_DB", str(machine.database))
-    with pytest.raises(SystemExit) as done:
-        main(["db", "pin", str(pin), "--device", "rtx4090"])
-    assert done.value.code == 0
+    done = CliRunner().invoke(cli, ["db", "pin", str(pin), "--device", "rtx4090"])
+    assert done.exit_code == 0, done.output
     machine.variables |= {"AUTOCONV_SITE_DB": str(pin), "AUTOCONV_ON_MISS": policy}
     lengths = json.dumps({name: problem.L for name, problem in SIZES.items()})
     order = random.Random(policy)

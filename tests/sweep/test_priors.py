@@ -32,7 +32,7 @@ class Workers:
     def __init__(self) -> None:
         self.configs: list[Config] = []
 
-    def perform(self, tasks: Iterable[Task[Any]], _: float = 0.0) -> list[Any]:
+    def perform(self, tasks: Iterable[Task[Any]], *_: Any, **__: Any) -> list[Any]:
         return [self._done(task) for task in tasks]
 
     def _done(self, task: Task[Any]) -> Any:

@@ -48,7 +48,7 @@ class Mortal(Workers):
 class Each(Mortal):
     """Answers task by task, so that what is answered is recorded before the next is begun."""
 
-    def perform(self, tasks: Iterable[Task[Any]], _: float = 0.0) -> Any:
+    def perform(self, tasks: Iterable[Task[Any]], *_: Any, **__: Any) -> Any:
         return map(self._done, tasks)
 
 
