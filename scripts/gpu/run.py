@@ -48,7 +48,7 @@ class Stage:
 STAGES = (
     Stage("machine", ("scripts.gpu.machine", "{out}"), 40),
     Stage("numerics", (*PYTEST, *PARALLEL, "tests/gpu/test_launches.py", "tests/gpu/test_numerics.py"), 140),
-    Stage("layers", ("scripts.gpu.layers", "{out}"), 230),
+    Stage("layers", ("scripts.gpu.layers", "{out}"), 220),
     Stage("sweeps", (*PYTEST, "tests/gpu/test_tuning.py"), 80),
     Stage("calls", ("scripts.gpu.calls", "{out}"), 30, rehearsed=False),
     Stage("stores", ("scripts.gpu.stores", "{out}"), 30, rehearsed=False),

@@ -78,6 +78,10 @@ def test_a_stage_past_its_limit_is_ended_with_all_that_it_started(tmp_path: Path
     assert not child.exists() or child.read_text().split()[2] == "Z"
 
 
+def test_all_stages_together_are_given_ten_minutes() -> None:
+    assert sum(stage.seconds for stage in run.STAGES) <= 600
+
+
 def test_every_layer_is_one_that_the_kernels_run() -> None:
     assert len(layers.LAYERS) >= 24
     for problem in layers.LAYERS.values():
