@@ -15,6 +15,8 @@ from autoconv import lookup as lookups
 from autoconv.cli.common import print_json
 from autoconv.kernels.registry import kernels, supporting
 from autoconv.problem import Problem
+from autoconv.sweep.candidates import candidates
+from autoconv.sweep.sweep import Swept
 
 PROBLEM = "N=1,Cin=16,Cout=16,K=1,L=16"
 ODD = "N=2,Cin=5,Cout=7,K=4,L=61,stride=3,dilation=2,padding=3,bias=1"
@@ -80,9 +82,15 @@ def test_tune_is_content_with_what_the_package_brings(run, no_workers):
     assert fields["config"] == one_object(run("lookup", SEED, "--device", "rtx4090", "--json"))["config"]
 
 
-def test_tune_is_not_content_with_a_near_size(tuned, run):
-    near = PROBLEM.replace("L=16", "L=17")
-    fields = one_object(run("tune", near, "--device", "rtx4090", "--seconds", "1", "--json"))
+def in_vain(problem, job, *_, **__):
+    """Stand in for a sweep, and find nothing among its candidates."""
+    assert candidates(problem, job.device)
+    return Swept(None, (), recorded=True, candidates=0, compiled=0, seconds=0.0)
+
+
+def test_tune_is_not_content_with_a_near_size(tuned, run, monkeypatch):
+    monkeypatch.setattr("autoconv.tuning.tuner.sweep", in_vain)
+    fields = one_object(run("tune", PROBLEM.replace("L=16", "L=17"), "--device", "rtx4090", "--json"))
     assert fields["swept"] is True
 
 
@@ -100,8 +108,7 @@ def test_several_problems_are_several_lines(tuned, run):
 
 
 def test_a_sweep_cut_short_is_a_negative_answer(run, monkeypatch):
-    monkeypatch.setattr("autoconv.sweep.sweep._start", lambda *_: 0.0)
-    monkeypatch.setattr("autoconv.sweep.sweep._compile", lambda *_: [])
+    monkeypatch.setattr("autoconv.tuning.tuner.sweep", in_vain)
     shown = run("tune", PROBLEM, "--device", "l4", "--json")
     assert shown.exit_code == 1
     fields = one_object(shown)

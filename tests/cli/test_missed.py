@@ -19,7 +19,7 @@ from autoconv.sweep.candidates import best_guess
 from autoconv.tuning import tuner
 from autoconv.tuning.backlog import backlog
 from tests.cli.conftest import PROBLEM, Run, Tuned
-from tests.cli.test_commands import documented
+from tests.cli.test_commands import documented, in_vain
 from tuning_db import BusyError, EnvironmentRecord, Miss, ProblemRecord, TuningDB
 
 SMALL, LARGE = Problem.parse(PROBLEM), Problem.parse("N=8,Cin=256,Cout=256,K=5,L=8192")
@@ -172,9 +172,7 @@ def test_tune_missed_of_one_device_leaves_the_others(tuned: Tuned, run: Run) -> 
 def test_what_was_swept_in_vain_stays_and_what_no_kernel_runs_goes(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.cli.test_commands import _no_time
-
-    monkeypatch.setattr("autoconv.cli.common.Target.job", _no_time)
+    monkeypatch.setattr("autoconv.tuning.tuner.sweep", in_vain)
     note(miss(SMALL), miss(BEYOND))
     shown = run("tune", "--missed", "--json")
     assert shown.exit_code == 1, shown.output

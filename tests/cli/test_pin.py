@@ -73,7 +73,7 @@ def test_it_answers_as_the_layers_do(
     assert {found.layer for found in served.values()} == {"user", "site 1", "prebuilt"}
     assert pinned(run, target)["problems"] == len(served)
     for problem, found in served.items():
-        assert from_file(target, problem) == replace(found, layer="pin")
+        assert from_file(target, problem) == replace(found, layer="pin", pinned=True)
     assert fields_of(run("db", "check", str(target), "--json"), "check")["ok"]
 
 

@@ -84,7 +84,7 @@ def test_what_would_not_load_is_neither_offered_nor_sound() -> None:
 def test_float32_that_lies_along_the_columns_is_copied_element_by_element() -> None:
     config = Config(
         "pointwise",
-        {"BLOCK_CO": 128, "BLOCK_L": 128, "BLOCK_R": 16, "GROUP_L": 1},
+        {"BLOCK_CO": 128, "BLOCK_L": 128, "BLOCK_R": 16, "GROUP_L": 1, "X_BYTES": 16},
         num_warps=4,
         num_stages=4,
     )
