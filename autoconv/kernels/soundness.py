@@ -8,6 +8,7 @@ offers is sound; the reverse need not hold.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 from autoconv.config import Config
@@ -67,7 +68,7 @@ def check_sound(problem: Problem, config: Config, arch: Architecture | None) -> 
     Args:
         problem: The problem.
         config: Any config.
-        arch: Of the device; None for one that is not known, which has the most that any known one has.
+        arch: Of the device; None for one that is not known, which may run what any known one may.
 
     Raises:
         ConfigError: it may not; the error names the field at fault.
@@ -78,7 +79,7 @@ def check_sound(problem: Problem, config: Config, arch: Architecture | None) -> 
     if config.num_stages > MOST_STAGES:
         reason = f"is more than {MOST_STAGES}"
         raise ConfigError("num_stages", config.num_stages, reason, "give fewer stages")
-    _check_block(problem, config, kernel.work(problem, config), arch or _roomiest())
+    _check_block(problem, config, kernel.work(problem, config), (arch,) if arch else _roomiest_first())
     _check_launch(problem, config, kernel)
 
 
@@ -91,10 +92,11 @@ def refusal(problem: Problem, config: Config, arch: Architecture | None) -> str 
     return None
 
 
-def _check_block(problem: Problem, config: Config, work: Work, arch: Architecture) -> None:
+def _check_block(problem: Problem, config: Config, work: Work, archs: Sequence[Architecture]) -> None:
     largest, *_, smallest = _extents(config)
-    reason = excess(work, config, arch)
-    if reason is not None:
+    reason = excess(work, config, archs[0])
+    # How many stages a block keeps in flight differs by architecture, so the roomiest may not hold the most.
+    if reason is not None and all(excess(work, config, arch) is not None for arch in archs[1:]):
         raise ConfigError(largest, config.tiles[largest], reason, "give a smaller tile, or fewer stages")
     if not work.tensor_cores:
         return
@@ -129,5 +131,5 @@ def _extents(config: Config) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _roomiest() -> Architecture:
-    return max(ARCHITECTURES.values(), key=lambda arch: arch.shared_per_block_max)
+def _roomiest_first() -> tuple[Architecture, ...]:
+    return tuple(sorted(ARCHITECTURES.values(), key=lambda arch: -arch.shared_per_block_max))

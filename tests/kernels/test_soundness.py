@@ -39,6 +39,16 @@ def test_what_a_space_offers_is_sound(
         assert refusal(problem, config, None) is None  # on a device that the catalogue lacks
 
 
+def test_a_device_that_is_not_known_may_run_what_any_known_one_may() -> None:
+    """Of the deepest pipelines sm_80 keeps a stage less in shared memory than sm_90, which has more of it."""
+    tiles = {"BLOCK_CO": 256, "BLOCK_L": 64, "BLOCK_R": 64}
+    deep = Config("dense", tiles, num_warps=4, num_stages=3)
+    wide = Problem(1, 63, 331, 134, 716, stride=3, dilation=3)
+    assert refusal(wide, deep, find("a100-80gb").arch) is None
+    assert "bytes in shared memory" in str(refusal(wide, deep, find("h200").arch))
+    assert refusal(wide, deep, None) is None
+
+
 @pytest.mark.parametrize("device", sorted(CATALOGUE))
 def test_the_smallest_tiles_of_the_smallest_problem_are_sound(device: str) -> None:
     offered = candidates(TINY, find(device))
