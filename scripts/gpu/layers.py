@@ -72,7 +72,7 @@ LAYERS = {
     "seed fp16": P(64, 64, 128, 3, 224280, stride=3, dilation=4, dtype="float16"),
     "ieee": P(4, 64, 128, 3, 4096, padding=1, precision="ieee"),
 }
-REHEARSED = 2  # layers
+REHEARSED = 1  # layers
 SHORTLIST = 12
 SWEEP_SECONDS = 30.0
 SAMPLED = 8  # further configs of a layer, drawn at random

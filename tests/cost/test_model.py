@@ -117,8 +117,8 @@ def test_a_better_device_is_never_slower(case: tuple[Problem, Config], factor: f
 @given(cases(), st.integers(2, 5))
 def test_more_work_is_never_faster(case: tuple[Problem, Config], factor: int) -> None:
     problem, config = case
-    # Other blocks are sampled of a larger grid, whose rows may end elsewhere in a sector; with few blocks, each
-    # makes a difference.
+    # Other blocks are sampled of a larger grid, and their rows may end elsewhere in a sector; of a few blocks
+    # each makes a difference.
     before = estimate(problem, config, RTX4090).seconds * (1 - 2e-3)
     assert estimate(replace(problem, N=problem.N * factor), config, RTX4090).seconds >= before
     longer = replace(problem, L=problem.L + 16 * problem.stride * factor)  # of the same divisibility

@@ -42,7 +42,7 @@ def test_a_rehearsal_goes_as_far_as_the_touch_of_the_device(tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "summary.json").read_text())
-    assert found["rehearsal"] and [row["layer"] for row in found["layers"]] == list(layers.LAYERS)[:2]
+    assert found["rehearsal"] and [row["layer"] for row in found["layers"]] == list(layers.LAYERS)[:1]
     for row in found["layers"]:
         assert row["measured_us"] > 0 and row["kernel"] in kernels()
     assert {name: row["rc"] for name, row in found["stages"].items()} == {
@@ -70,7 +70,7 @@ def test_a_stage_past_its_limit_is_ended_with_all_that_it_started(tmp_path: Path
     environment = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment}"
     try:
-        result = run.run(run.Stage("endless", ("endless_stage",), seconds=5.0), tmp_path, None)
+        result = run.run(run.Stage("endless", ("endless_stage",), seconds=15.0), tmp_path, None)
     finally:
         os.environ["PYTHONPATH"] = environment
     assert result["rc"] != 0
