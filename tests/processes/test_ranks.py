@@ -23,7 +23,7 @@ from tuning_db import Trial, TuningDB
 RANKS = 8
 ENVIRONMENT = Environment.current(find("rtx4090"))
 PINNED = Problem(2, 32, 64, 3, 400)
-SIZES = {"pinned": PINNED, "in its bucket": replace(PINNED, L=300), "far off": replace(PINNED, L=4000)}
+SIZES = {"pinned": PINNED, "in its bucket": replace(PINNED, L=304), "far off": replace(PINNED, L=4000)}
 
 RANK = """
 import json, sys, time
