@@ -128,7 +128,7 @@ def is_compiled(cache: Path, name: str) -> bool:
 
 
 def note_compiled(cache: Path, name: str) -> None:
-    """Have `is_compiled` say so from now on; a folder that cannot be written is no error."""
+    """Have `is_compiled` say so from now on; a folder that cannot be written is not an error."""
     note = _note(cache, name)
     with suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)

@@ -36,9 +36,7 @@ class Found:
     config: Config
     provenance: str  # one of PROVENANCES; in a bucket, that of the entry at its own size
     grade: str  # one of GRADES
-    layer: (
-        str  # "process", "user", "site 1", ..., "prebuilt"; "memory" where no file took it, "none" of a guess
-    )
+    layer: str  # "process", "user", "site 1" ..., "prebuilt"; "memory": no file took it; "none": a guess
     measured_us: float | None  # None of a bucket or transferred: the time is another's
     predicted_us: float | None  # likewise
     tuned: Problem | None = None  # what it was tuned for, where that is another size: of a bucket

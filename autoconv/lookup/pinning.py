@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from autoconv.environment import IDENTITY, Environment
+from autoconv.environment import Environment
 from autoconv.errors import ProblemError
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
-from autoconv.lookup import Found, PredictorOf, find, records
+from autoconv.lookup import Found, PredictorOf, find
+from autoconv.lookup.found import hard_fits, same_device
 from autoconv.problem import Problem
-from tuning_db import EnvironmentRecord, Layers, Trial, TuningDB, Winner, entry_lines
+from tuning_db import Layers, Trial, TuningDB, Winner, entry_lines
 
 
 def unpinned(layers: Layers, warn: Callable[[str], None]) -> Layers:
@@ -27,7 +28,6 @@ def in_force(layers: Layers, environment: Environment, predictor_of: PredictorOf
     driver. With the winner come the other configs of today's kernels that passed: a bucket is served by one
     of them.
     """
-    here = records(Problem(N=1, Cin=1, Cout=1, K=1, L=1), environment)[1]
     for record in layers.problems():
         try:
             problem = Problem.from_key(record.key)
@@ -38,7 +38,8 @@ def in_force(layers: Layers, environment: Environment, predictor_of: PredictorOf
         if found is None or database is None:
             continue
         for winner in database.winners(record.key):
-            if _is(winner, found) and _same_place(winner.environment, here):
+            there = winner.environment
+            if _is(winner, found) and hard_fits(there, environment) and same_device(there, environment):
                 yield list(_lines(database, winner))
                 break
 
@@ -47,10 +48,6 @@ def _is(winner: Winner, found: Found) -> bool:
     """Return whether they tell the same config and times; of two environments that do, either will do."""
     one = winner.config, winner.provenance, winner.measured_us, winner.predicted_us
     return one == (found.config.document(), found.provenance, found.measured_us, found.predicted_us)
-
-
-def _same_place(there: EnvironmentRecord, here: EnvironmentRecord) -> bool:
-    return there.hard == here.hard and all(there.soft.get(name) == here.soft[name] for name in IDENTITY)
 
 
 def _lines(database: TuningDB, winner: Winner) -> Iterator[str]:
