@@ -10,7 +10,19 @@ import tuning_db
 from autoconv.lookup.buckets import SIZES
 from autoconv.lookup.elsewhere import priors, transferred
 from autoconv.lookup.families import find
-from autoconv.lookup.found import GRADES, HITS, OWN, PROVENANCES, SERVING, Found, PredictorOf, records
+from autoconv.lookup.found import (
+    GRADES,
+    HITS,
+    OF_ITS_OWN,
+    OWN,
+    PROVENANCES,
+    SERVING,
+    TIMED,
+    Found,
+    PredictorOf,
+    records,
+    times_of,
+)
 from autoconv.lookup.legality import refusal
 from autoconv.lookup.misses import why_missing
 from autoconv.lookup.runs import outdated, tried
@@ -20,9 +32,10 @@ from autoconv.settings import Settings
 from tuning_db import Layers, TuningDB, open_healed
 
 __all__ = [
-    "APPLICATION", "COLUMNS", "GRADES", "HITS", "OWN", "PREBUILT", "PROVENANCES", "SERVING", "Found",
-    "PredictorOf", "Shelf", "find", "open_as_it_is", "open_file", "open_layers", "open_user", "outdated",
-    "priors", "records", "refusal", "transferred", "tried", "warn_once", "why_missing",
+    "APPLICATION", "COLUMNS", "GRADES", "HITS", "OF_ITS_OWN", "OWN", "PREBUILT", "PROVENANCES", "SERVING",
+    "TIMED", "Found", "PredictorOf", "Shelf", "find", "open_as_it_is", "open_file", "open_layers",
+    "open_user", "outdated", "priors", "records", "refusal", "times_of", "transferred", "tried", "warn_once",
+    "why_missing",
 ]  # fmt: skip
 
 APPLICATION = "autoconv"

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from weakref import WeakSet
 
@@ -304,7 +304,7 @@ class Background(Generic[P]):
             if self._known(wanted) is None and wanted.key not in self._swept:
                 self.sweeps += 1
                 self._swept.add(wanted.key)
-                self._tuner.tune(wanted.problem, wanted.job, wait=2 * wanted.job.seconds, pool=pool)
+                self._tuner.tune(wanted.problem, self._beside(wanted), wait=2 * wanted.job.seconds, pool=pool)
         finally:
             if not _paused():  # else it stays, and is seen to later
                 self._take_out(wanted)
@@ -313,6 +313,13 @@ class Background(Generic[P]):
         for one in alike:
             if not _paused() and self._known(one) is not None:
                 self._take_out(one)
+
+    def _beside(self, wanted: Wanted[P]) -> Job:
+        """Return the sweep of it as it is made here: on a GPU in pairs with what serves now."""
+        if not wanted.job.on_gpu:
+            return wanted.job
+        found = self._tuner.find(*wanted.key)
+        return replace(wanted.job, beside=ATEN if found is None else found.config)
 
     def _take_out(self, wanted: Wanted[P]) -> None:
         """Take it out of the queue, and give its plans what serves by now."""

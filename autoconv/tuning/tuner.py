@@ -83,7 +83,7 @@ class Tuner:
 
     def estimated(self, found: Found, problem: Problem, device: Device) -> Found:
         """Return `found` with its estimated time for `problem` where it has no time of its own."""
-        if found.config == ATEN or found.measured_us is not None or found.predicted_us is not None:
+        if found.config == ATEN or found.has_time:
             return found
         return replace(found, predicted_us=estimate(problem, found.config, device).seconds * 1e6)
 
@@ -125,8 +125,8 @@ class Tuner:
         """Sweep `problem`, unless some layer has it already or another process is at it.
 
         It has it where a sweep came to its end, here or elsewhere, and, where the device is present,
-        measured; the user's database only if the kernels that it tried are today's.
-        What was tried here before with the kernels of today, in a sweep that was interrupted, say, is not
+        measured; times taken beside other work do only for a sweep that is made so too. The user's database
+        has it only if the kernels that it tried are today's. What was tried here before with the kernels of today, in a sweep that was interrupted, say, is not
         tried again.
 
         Args:
@@ -201,7 +201,7 @@ class Tuner:
     def _known(self, problem: Problem, job: Job, grades: Collection[str]) -> Found | None:
         """Return an entry of these grades, of any layer, that a sweep now could not better in provenance."""
         self._shelf.forget()  # another process may have swept it meanwhile
-        provenances = ("measured",) if job.on_gpu else ("measured", "predicted")
+        provenances = lookup.TIMED if job.beside else ("measured",) if job.on_gpu else lookup.OF_ITS_OWN
         known = self._shelf.known(problem, job.environment, grades, provenances)
         return None if known is not None and known.layer == "user" and self._outdated(problem, job) else known
 
@@ -219,15 +219,9 @@ class Tuner:
         if user is None:
             return None
         shelf = Shelf(Layers([("user", user)], self._warn), predictor_of)
-        return shelf.known(problem, environment, lookup.OWN, ("measured", "predicted"), finished=False)
+        return shelf.known(problem, environment, lookup.OWN, lookup.OF_ITS_OWN, finished=False)
 
 
 def _unwritten(winner: Winner) -> Found:
-    return Found(
-        Config.from_document(winner.config),
-        winner.provenance,
-        "exact",
-        "memory",
-        measured_us=winner.measured_us,
-        predicted_us=winner.predicted_us,
-    )
+    config = Config.from_document(winner.config)
+    return Found(config, winner.provenance, "exact", "memory", **lookup.times_of(winner))

@@ -21,7 +21,9 @@ from autoconv.dispatch import plans
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.dispatch.launchers import ByTorch
 from autoconv.dispatch.machines import Recorded
+from autoconv.kernels.aten import ATEN
 from autoconv.lookup import Found
+from autoconv.sweep.sweep import Job
 from autoconv.tuning import background
 from autoconv.tuning.tuner import Tuned, Tuner
 
@@ -209,6 +211,35 @@ def test_of_a_size_far_behind_the_best_the_tuner_sweeps_that_itself(monkeypatch,
         autoconv.conv1d(X, WEIGHT)
         assert autoconv.wait(60)
     assert [miss.problem.key for miss in misses()] == [PROBLEM.key()]
+
+
+class Gpu(Recorded):
+    """A device that is not here, on which candidates could be timed."""
+
+    on_gpu = True
+
+
+@pytest.mark.parametrize("served", [None, "carried"])
+def test_on_a_gpu_it_times_in_pairs_with_what_serves_now(served, monkeypatch, compiled_here):
+    jobs: list[Job] = []
+
+    def tune(_: Tuner, __: Problem, job: Job, **___: Any) -> Tuned:
+        jobs.append(job)
+        return Tuned(None, None)
+
+    monkeypatch.setattr(Tuner, "tune", tune)
+    if served:
+        Elsewhere(monkeypatch, served)
+    else:
+        monkeypatch.setattr(Tuner, "find", lambda *_: None)
+    device = device_called(DEVICE)
+    dispatcher = Dispatcher(Gpu(device), settings.load())
+    with recording(device), serving.served_by(dispatcher):
+        autoconv.conv1d(X, WEIGHT)
+        assert autoconv.wait(60)
+    assert [(job.on_gpu, job.beside, job.share) for job in jobs] == [
+        (True, SMALL if served else ATEN, background.SHARE)
+    ]
 
 
 # --- where nothing is swept or swapped ------------------------------------------------------------

@@ -86,6 +86,20 @@ def test_what_serves(database_of: Callable[[str], Database], opened: Callable[[]
         assert not found.pinned
 
 
+def test_what_was_timed_beside_other_work_is_no_measurement(
+    database_of: Callable[[str], Database], opened: Callable[[], Layers]
+) -> None:
+    """Of one problem a measurement comes first, whatever its layer; a nearer size's time comes before it."""
+    database_of("user").add(config(8), predicted_us=0.5)
+    database_of("site 1").add(config(4), measured_us=2.0, predicted_us=9.0, contended=True)
+    expected = Found(config(4), "contended", "exact", "site 1", None, 9.0, contended_us=2.0)
+    assert found_in(opened()) == expected
+    database_of("user").add(config(2), problem=NEAR, measured_us=1.0)
+    assert found_in(opened()) == expected
+    database_of("prebuilt").add(config(1), measured_us=3.0, environment=replace(HERE, cuda_driver="1.0"))
+    assert found_in(opened()) == Found(config(1), "measured", "soft", "prebuilt", 3.0, None)
+
+
 # --- carried --------------------------------------------------------------------------------------
 
 
