@@ -32,8 +32,9 @@ from autoconv.lookup.found import (
 from autoconv.problem import Problem
 from tuning_db import EnvironmentRecord, Layers, Ranked, Sibling, Winner
 
-HANDFUL = 8
-"""Of an entry's configs, the best at its own size, are asked for their estimates at another one."""
+HANDFUL = 24
+"""Of an entry's configs, the best at its own size, are asked for their estimates at another one: all of a
+sweep's, of which the last were tried for the sake of other sizes."""
 
 
 class Entry(NamedTuple):

@@ -22,7 +22,7 @@ from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.kernels.aten import ATEN
 from autoconv.problem import Problem
-from autoconv.sweep.candidates import candidates, shortlist
+from autoconv.sweep.candidates import candidates, to_compile
 from autoconv.sweep.measure import Bench
 from autoconv.sweep.outcomes import Failed, Unavailable
 from autoconv.sweep.pool import WorkerPool, Workers
@@ -114,7 +114,7 @@ def sweep(
     begun = time.monotonic()
     _log.info("sweep of %s for %s begins: %s", problem, job.device.name, job.why)
     configs = candidates(problem, job.device)
-    estimated = shortlist(problem, configs, job.device, job.shortlist)
+    estimated = to_compile(problem, configs, job.device, job.shortlist)
     first = [config for config in priors if config in configs]
     chosen = list(dict.fromkeys([*first, estimated[0], *_each_kernel_first(estimated)]))
     recorder = Recorder(
