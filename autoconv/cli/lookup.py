@@ -44,7 +44,7 @@ def lookup(problem: str, device: str, tell_why: bool, as_json: bool) -> None:
     found = shown is not None and shown.grade in SERVING
     fields = _fields(parsed, at, shown, found)
     if tell_why or not found:
-        fields["why"] = at.tuner.why_missing(parsed, at.environment)
+        fields["why"] = at.tuner.why_missing(parsed, at.environment, served=found)
     if as_json:
         print_json(fields)
     else:

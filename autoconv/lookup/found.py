@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from autoconv.config import Config
 from autoconv.environment import IDENTITY, Environment
@@ -24,9 +25,9 @@ estimate; or torch, where a pinned file lacks the problem."""
 TIMED = ("measured", "contended")
 OF_ITS_OWN = (*TIMED, "predicted")
 PROVENANCES = (*OF_ITS_OWN, "transferred", "default")
-"""What stands behind a config: its own times; times beside other work, taken in turn with what served then and
-told in proportion to that; its own predictions; what was found elsewhere; or nothing: torch's own convolution
-where a sweep was in vain, or where a pinned file lacks the problem."""
+"""What stands behind a config: its own times; times beside other work, taken in turn with what served then
+and told in proportion to that; its own predictions; what was found elsewhere; or nothing: torch's own
+convolution where a sweep was in vain, or where a pinned file lacks the problem."""
 
 PredictorOf = Callable[[str], str]
 """What predicts times of a kernel today: MODEL-KERNEL, of which MODEL is alike for all kernels."""
@@ -61,10 +62,22 @@ class Found:
         return replace(self, measured_us=None, predicted_us=None, contended_us=None)
 
 
-def times_of(winner: Winner) -> dict[str, float | None]:
-    """Return a winner's times by the names that `Found` has for them: a contended one is not measured."""
-    named = "contended_us" if winner.provenance == "contended" else "measured_us"
-    return {"measured_us": None, "predicted_us": winner.predicted_us, named: winner.measured_us}
+class Times(TypedDict):
+    """The times of a `Found`, microseconds."""
+
+    measured_us: float | None
+    predicted_us: float | None
+    contended_us: float | None
+
+
+def times_of(winner: Winner) -> Times:
+    """Return a winner's times as `Found` has them: one taken beside other work is not measured."""
+    contended = winner.provenance == "contended"
+    return Times(
+        measured_us=None if contended else winner.measured_us,
+        predicted_us=winner.predicted_us,
+        contended_us=winner.measured_us if contended else None,
+    )
 
 
 def records(problem: Problem, environment: Environment) -> tuple[ProblemRecord, EnvironmentRecord]:

@@ -47,8 +47,8 @@ def time_beside(
     inputs = _inputs(problem, where)
     own, other = _ways(problem, config, *inputs), _ways(problem, against, *inputs)
     columns = list(zip(*gpu.time_alternately([*own, *other], seconds=seconds), strict=True))
-    best = (min(ways, key=statistics.median) for ways in (columns[: len(own)], columns[len(own) :]))
-    return tuple(zip(*best, strict=True))
+    fastest = min(columns[: len(own)], key=statistics.median)
+    return tuple(zip(fastest, min(columns[len(own) :], key=statistics.median), strict=True))
 
 
 def time_torch(problem: Problem, *, where: str, seconds: float, benchmark: bool) -> list[float]:
