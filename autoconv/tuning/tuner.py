@@ -20,6 +20,7 @@ from autoconv.settings import Settings
 from autoconv.sweep.candidates import best_guess
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job, Progress, Swept, sweep
+from autoconv.tuning.recent import Recent
 from tuning_db import Layers, Trial, TuningDB, TuningDBError, Winner, single_flight
 
 FLIGHT_SECONDS = 10.0
@@ -54,7 +55,7 @@ class Tuner:
         self._warn = warn
         self.layers = lookup.open_layers(settings, warn)
         self._shelf = Shelf(self.layers, predictor_of)
-        self._in_vain: set[tuple[Problem, Environment]] = set()  # swept here, and no winner found
+        self._in_vain: Recent[tuple[Problem, Environment]] = Recent()  # swept here, and no winner found
 
     @property
     def _user(self) -> TuningDB | None:
@@ -87,9 +88,9 @@ class Tuner:
             return found
         return replace(found, predicted_us=estimate(problem, found.config, device).seconds * 1e6)
 
-    def why_missing(self, problem: Problem, environment: Environment) -> list[str]:
-        """Say, a line a field, what the nearest entry differs in."""
-        return lookup.why_missing(self.layers, problem, environment, predictor_of)
+    def why_missing(self, problem: Problem, environment: Environment, *, served: bool = False) -> list[str]:
+        """Say, a line a field, what the nearest entry differs in, be it `served` by one all the same."""
+        return lookup.why_missing(self.layers, problem, environment, predictor_of, served=served)
 
     def guess(self, problem: Problem, device: Device) -> Found:
         """Return the config with the least estimated time; nothing is compiled or checked."""
@@ -126,8 +127,8 @@ class Tuner:
 
         It has it where a sweep came to its end, here or elsewhere, and, where the device is present,
         measured; times taken beside other work do only for a sweep that is made so too. The user's database
-        has it only if the kernels that it tried are today's. What was tried here before with the kernels of today, in a sweep that was interrupted, say, is not
-        tried again.
+        has it only if the kernels that it tried are today's. What was tried here before with the kernels of
+        today, in a sweep that was interrupted, say, is not tried again.
 
         Args:
             problem: The problem.
