@@ -31,8 +31,8 @@ fuzz: setup  ## EXAMPLES random problems in the interpreter, the same ones for t
 	FUZZ_EXAMPLES=$(EXAMPLES) $(RUN) -m pytest tests/kernels/test_numerics.py -k float64 \
 		--hypothesis-seed=$(SEED) -o faulthandler_timeout=0
 
-stress: setup  ## What the tuning database survives, thousands of times, as a table; under ten minutes
-	$(RUN) -m pytest tests/faults --stress -q -o faulthandler_timeout=0
+stress: setup  ## What the tuning database survives, thousands of times, as a table; ten thousand sizes of a layer; ten minutes
+	$(RUN) -m pytest tests/faults tests/dispatch/test_sizes.py --stress -q -o faulthandler_timeout=0
 
 lint: setup
 	$(RUN) -m ruff check .

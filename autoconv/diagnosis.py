@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 from autoconv import device as devices
 from autoconv import gpu, lookup, settings
@@ -38,7 +39,7 @@ def diagnose() -> list[Finding]:
     except SettingError as error:
         return [Finding("settings", "failure", str(error))]
     looks: list[Callable[[Settings], Finding]] = [
-        _triton, _numpy, _tools, _gpu, _database, _prebuilt, _cache, _temporary,
+        _triton, _numpy, _tools, _gpu, _database, _misses, _pins, _prebuilt, _cache, _temporary,
     ]  # fmt: skip
     return [look(now) for look in looks]
 
@@ -101,6 +102,41 @@ def _database(now: Settings) -> Finding:
         return Finding("database", "failure", error.reason, f"{error.remedy}; the file is {error.path}")
     detail = f"{info['winners']} winners, {info['trials']} trials in {info['path']}"
     return Finding("database", "ok", f"{detail} (SQLite {sqlite3.sqlite_version})")
+
+
+def _misses(now: Settings) -> Finding:
+    try:
+        with lookup.open_as_it_is(now) as database:
+            misses = database.misses()
+    except TuningDBError:  # which is told already
+        return Finding("misses", "ok", "none that can be read")
+    if not misses:
+        return Finding("misses", "ok", "none: all that was called for since is tuned")
+    problems, calls = len({miss.problem.key for miss in misses}), sum(miss.calls for miss in misses)
+    detail = f"{problems} problems were called for {calls} times and are not tuned"
+    return Finding(
+        "misses", "warning", detail, "`autoconv db missed` lists them, `autoconv tune --missed` tunes them"
+    )
+
+
+def _pins(now: Settings) -> Finding:
+    """Look at the files that others wrote: which are pins, and which cannot be read."""
+    process, sites = lookup.read_only_files(now)
+    pinned, unread = [], []
+    for path in (*process.values(), *sites.values()):
+        try:
+            with lookup.open_file(path) as database:
+                if database.pin is not None:
+                    pinned.append(f"{path} pins {database.pin.title} since {database.pin.made}")
+        except TuningDBError as error:
+            unread.append(error)
+    remedy = "; ".join(error.remedy for error in unread)
+    detail = "; ".join([*pinned, *(f"{error.path}: {error.reason}" for error in unread)])
+    if any(Path(error.path).suffix == lookup.PIN_SUFFIX for error in unread):
+        return Finding("pins", "failure", f"{detail}; torch serves everything", remedy)
+    if unread:
+        return Finding("pins", "warning", f"{detail}; nothing of it serves", remedy)
+    return Finding("pins", "ok", detail or "none")
 
 
 def _prebuilt(_: Settings) -> Finding:

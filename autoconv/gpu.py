@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
@@ -36,9 +36,7 @@ def current(index: int) -> Device | None:
         return None
     properties = torch.cuda.get_device_properties(index)
     known = devices.by_product(properties.name, properties.multi_processor_count, properties.total_memory)
-    if known is not None:
-        return known
-    return devices.derived(
+    return known or devices.derived(
         properties.name,
         capability=10 * properties.major + properties.minor,
         sms=properties.multi_processor_count,
@@ -98,25 +96,27 @@ def capturing() -> bool:
 
 
 def time_callable(call: Callable[[], object], *, seconds: float) -> list[float]:
-    """Return the times of single calls, in microseconds, each with a cold L2.
+    """Return the times of single calls, in microseconds; see `time_alternately`."""
+    return [us for (us,) in time_alternately([call], seconds=seconds)]
+
+
+def time_alternately(calls: Sequence[Callable[[], object]], *, seconds: float) -> list[tuple[float, ...]]:
+    """Return the times of calls made in turn, in microseconds, a tuple a round, each with a cold L2.
 
     A buffer of twice the L2 or more is overwritten before each call, so that no call finds the tensors of the
     one before, and so often that the call is enqueued before the device is done with that. There are
-    LEAST_SAMPLES at least and MOST_SAMPLES at most.
-
-    Args:
-        call: Enqueues work on torch's current stream of the current device.
-        seconds: How long the samples may take together, flushing included.
+    LEAST_SAMPLES rounds at least and MOST_SAMPLES at most, which may take `seconds` together, flushing
+    included. Each call enqueues work on torch's current stream of the current device.
     """
     flush = torch.empty(flushed_bytes(current(torch.cuda.current_device())), dtype=torch.int8, device="cuda")
-    for _ in range(WARM_UP):
+    for call in WARM_UP * list(calls):
         call()
-    passes = _passes(call, flush)
-    samples: list[float] = []
+    passes = [_passes(call, flush) for call in calls]
+    rounds: list[tuple[float, ...]] = []
     end = time.monotonic() + seconds
-    while len(samples) < LEAST_SAMPLES or (len(samples) < MOST_SAMPLES and time.monotonic() < end):
-        samples.append(_sample(call, flush, passes))
-    return samples
+    while len(rounds) < LEAST_SAMPLES or (len(rounds) < MOST_SAMPLES and time.monotonic() < end):
+        rounds.append(tuple([_sample(call, flush, often) for call, often in zip(calls, passes, strict=True)]))
+    return rounds
 
 
 def _passes(call: Callable[[], object], flush: torch.Tensor) -> int:

@@ -96,8 +96,9 @@ def served_by(dispatcher: Dispatcher | None) -> Iterator[None]:
 def wait(timeout: float | None = None) -> bool:
     """Wait until the tuner of the background has tuned and compiled all that calls so far have asked for.
 
-    What it found serves from the next call on. Under torch.use_deterministic_algorithms(True) it does
-    nothing, so there is nothing to wait for.
+    What it found serves from the next call on. What was missed so far is written to the user's database
+    before this returns, even where the time was too short. The tuner does nothing under
+    torch.use_deterministic_algorithms(True), so there is nothing else to wait for then.
 
     Args:
         timeout: Seconds to wait at most; None: as long as it takes.

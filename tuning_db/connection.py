@@ -125,7 +125,9 @@ class _Handle:
     def hold(self, connection: sqlite3.Connection, file: tuple[int, int] | None, waits: float) -> None:
         self.close()
         self.connection, self.file, self.waits = connection, file, waits
-        self.close = weakref.finalize(self, _close, connection, self.pid)
+        self.close = closing = weakref.finalize(self, _close, connection, self.pid)
+        # The exit of the process closes it: a daemon's thread may be in it then, and others write at exit.
+        closing.atexit = False
 
 
 class _Lent(threading.local):

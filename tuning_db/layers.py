@@ -58,12 +58,23 @@ class Layers:
 
     A layer that cannot be opened or read answers nothing, and `warn` is told so once; no layer's trouble is
     an exception. It is tried again whenever the layers are asked, then without a wait for others' locks.
+    One that is said to be a pin, or was one when it was last read, is a pin all the same.
     """
 
-    def __init__(self, layers: Iterable[tuple[str, TuningDB | Opening]], warn: Callable[[str], None]) -> None:
-        """Take databases, or what opens them when they are first asked, in order of precedence."""
+    def __init__(
+        self,
+        layers: Iterable[tuple[str, TuningDB | Opening]],
+        warn: Callable[[str], None],
+        *,
+        pins: Collection[str] = (),
+    ) -> None:
+        """Take databases, or what opens them when they are first asked, in order of precedence.
+
+        `pins` names those that are pins as long as they do not open and say otherwise.
+        """
         self._layers = [_Layer(name, source) for name, source in layers]
         self._warn = warn
+        self._said_to_be_pins = frozenset(pins)
         self._warned: set[str] = set()
 
     @property
@@ -73,13 +84,22 @@ class Layers:
 
     @property
     def pins(self) -> tuple[str, ...]:
-        """The names of the layers that are pins, in order of precedence; to know it, each is opened."""
+        """The names of the layers that are pins, in order of precedence; to know them, each layer is opened.
+
+        Those among them that cannot be read are there too.
+        """
         return tuple(layer.name for layer in self._layers if self._is_pinned(layer))
 
     @property
     def pinned(self) -> bool:
         """Whether any layer is a pin."""
         return bool(self.pins)
+
+    @property
+    def unread_pins(self) -> tuple[str, ...]:
+        """The names of the pins that did not answer when they were asked last."""
+        pins = self.pins
+        return tuple(layer.name for layer in self._layers if layer.in_trouble and layer.name in pins)
 
     @property
     def in_trouble(self) -> bool:
@@ -155,12 +175,15 @@ class Layers:
             return layer.is_pinned()
         except TuningDBError as error:
             self._tell(layer, error)
-            return False
+            return layer.name in self._said_to_be_pins
 
     def _tell(self, layer: _Layer, error: TuningDBError) -> None:
         if layer.name not in self._warned:
             self._warned.add(layer.name)
-            self._warn(f"layer {layer.name!r} is skipped until it answers: {error}")
+            skipped = f"layer {layer.name!r} is skipped until it answers"
+            if layer.name in self._said_to_be_pins or (layer.database and layer.database.pinned):
+                skipped = f"pinned layer {layer.name!r} does not answer, and no other stands in for it"
+            self._warn(f"{skipped}: {error}")
 
     def close(self) -> None:
         """Close every layer that was opened."""

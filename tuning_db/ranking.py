@@ -51,8 +51,8 @@ class Contender:
 class Ranking:
     """The configurations that compete, best first."""
 
-    provenance: str  # what their times rest on: "measured" or "predicted"
-    predictor: str  # which predicted; empty where measured
+    provenance: str  # what their times rest on, one of PROVENANCES
+    predictor: str  # which predicted; empty where timed
     contenders: list[Contender]  # at least one
 
     @property
@@ -84,9 +84,10 @@ def rank(trials: Iterable[StoredTrial]) -> list[Ranking]:
     """Rank the configurations among `trials` of one problem in one environment; empty where none competes.
 
     Only configurations with an "ok" trial and a time compete, and none that was "wrong" in any run of the
-    same source. Where any was measured, only measured ones compete; else those of each predictor among
-    themselves, and there are as many rankings as predictors, in the order of their names. The least median
-    over the runs comes first, then the smaller config hash.
+    same source. Where any was measured, only measured ones compete; else those timed beside other work, if
+    there are some; else those of each predictor among themselves, and there are as many rankings as
+    predictors, in the order of their names. The least median over the runs comes first, then the smaller
+    config hash.
     """
     trials = list(trials)
     wrong = {(trial.config_hash, trial.source) for trial in trials if trial.outcome == "wrong"}
@@ -95,9 +96,11 @@ def rank(trials: Iterable[StoredTrial]) -> list[Ranking]:
         for trial in trials
         if trial.outcome == "ok" and (not wrong or (trial.config_hash, trial.source) not in wrong)
     ]
-    measured = [trial for trial in sound if trial.measured_us is not None]
-    if measured:
-        return [Ranking("measured", "", _contenders(measured, "measured"))]
+    timed = [trial for trial in sound if trial.measured_us is not None]
+    quiet = [trial for trial in timed if not trial.contended]
+    if timed:
+        provenance = "measured" if quiet else "contended"
+        return [Ranking(provenance, "", _contenders(quiet or timed, provenance))]
     predicted = [trial for trial in sound if trial.predicted_us is not None]
     return [
         Ranking(
@@ -126,7 +129,7 @@ def _median(times: list[float]) -> float:
 
 
 def _time(trial: StoredTrial, provenance: str) -> float:
-    time = trial.measured_us if provenance == "measured" else trial.predicted_us
+    time = trial.predicted_us if provenance == "predicted" else trial.measured_us
     return float("inf") if time is None else time
 
 
@@ -143,7 +146,7 @@ class Ranked:
     place: int  # 0 is the best
     config: dict[str, Any]
     source: str
-    provenance: str  # "measured" or "predicted": what its place rests on
+    provenance: str  # what its place rests on, one of PROVENANCES
     predictor: str  # which predicted; places are among the predictions of one predictor
     time_us: float  # microseconds, median over the runs
 
@@ -193,11 +196,11 @@ def best_rows(trials: Iterable[StoredTrial]) -> list[tuple[Any, ...]]:
 def _row(source: str, ranking: Ranking) -> tuple[Any, ...]:
     best = ranking.contenders[0]
     typical = best.typical(ranking.provenance)
-    measured = ranking.provenance == "measured"
+    timed = ranking.provenance != "predicted"
     return (
         source, ranking.predictor, best.config_hash, typical.config_text, ranking.provenance,
-        best.time if measured else None, typical.predicted_us if measured else best.time, best.max_err,
-        ranking.margin, ranking.ties, best.noise if measured else None, ranking.default_us,
+        best.time if timed else None, typical.predicted_us if timed else best.time, best.max_err,
+        ranking.margin, ranking.ties, best.noise if timed else None, ranking.default_us,
         int(ranking.finished), typical.detail_text,
     )  # fmt: skip
 

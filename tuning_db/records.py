@@ -45,7 +45,8 @@ else:
 
 FINISHED_OUTCOMES = ("ok", "compiled", "resources", "compile", "launch", "wrong", "timeout", "crash")
 OUTCOMES = ("started", *FINISHED_OUTCOMES)
-PROVENANCES = ("measured", "predicted")
+PROVENANCES = ("measured", "contended", "predicted")
+"""Best first. contended: timed beside other work; such times compare among themselves alone."""
 _SCALARS = (str, int, float, bool, type(None))
 _EXACT = frozenset({str, int, bool, type(None)})  # scalars that need no further look
 _INT64 = 2**63
@@ -243,7 +244,7 @@ class Trial:
     measured_us: float | None = None  # microseconds; the median of the samples unless given
     max_err: float | None = None  # largest error seen; an infinite or NaN one is kept as None
     error: str | None = None  # what went wrong, in words
-    detail: Mapping[str, Any] = field(default_factory=dict)  # any JSON; "default": true has a meaning
+    detail: Mapping[str, Any] = field(default_factory=dict)  # any JSON; "default", "contended" mean something
     source: str = ""  # names the code that was tried; any text of the caller's
     predictor: str = ""  # names what made `predicted_us`, likewise; empty where nothing was predicted
 
@@ -277,6 +278,11 @@ class Trial:
         return self.detail.get("default") is True
 
     @property
+    def contended(self) -> bool:
+        """Whether its time was taken beside other work: its detail has "contended": true."""
+        return self.detail.get("contended") is True
+
+    @property
     def finished(self) -> bool:
         """Whether the trial came to an end; one left "started" took its process down with it."""
         return self.outcome != "started"
@@ -302,8 +308,9 @@ class Pin:
 class Winner:
     """The best configuration of one source for one problem in one environment, derived from the trials.
 
-    There is one where anything of that source was measured there, and else one a predictor: measured and
-    predicted times do not compare, nor do those of two predictors. Whoever asks knows which sources are
+    There is one where anything of that source was timed there, and else one a predictor: measured and
+    predicted times do not compare, nor do those of two predictors. Times taken beside other work count only
+    where there are no others. Whoever asks knows which sources are
     today's, and chooses among those.
 
     Raises:
@@ -314,9 +321,9 @@ class Winner:
     environment: EnvironmentRecord
     problem: ProblemRecord
     config: Mapping[str, Any]
-    provenance: str  # "measured" or "predicted": what the choice, the margin and the ties rest on
+    provenance: str  # one of PROVENANCES: what the choice, the margin and the ties rest on
     measured_us: float | None  # microseconds, median over the runs; None where only predicted
-    predicted_us: float | None  # microseconds, median over the runs; of the trial told about, if measured
+    predicted_us: float | None  # microseconds, median over the runs; of the trial told about, if timed
     max_err: float | None  # the largest over the runs
     margin: float | None  # runner-up's time / winner's time - 1; None without a runner-up
     ties: int  # other configurations within TIE_TOLERANCE of the winner
@@ -324,7 +331,7 @@ class Winner:
     default_us: float | None = None  # microseconds, of the default configuration; same provenance
     detail: Mapping[str, Any] = field(default_factory=dict)  # of the trial nearest the median
     source: str = ""  # of its trials
-    predictor: str = ""  # of its trials where predicted; empty where measured
+    predictor: str = ""  # of its trials where predicted; empty where timed
     finished: bool = True  # whether a run that came to its end is among those it was chosen from
 
     def __post_init__(self) -> None:
@@ -333,8 +340,9 @@ class Winner:
         for name in ("measured_us", "predicted_us", "default_us"):
             if not is_duration(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)!r} is no duration; give microseconds, or None")
-        if getattr(self, f"{self.provenance}_us") is None:
-            raise ValueError(f"{self.provenance}_us=None, and the choice rests on it; give microseconds")
+        rests_on = "predicted_us" if self.provenance == "predicted" else "measured_us"
+        if getattr(self, rests_on) is None:
+            raise ValueError(f"{rests_on}=None, and the choice rests on it; give microseconds")
         for name in ("max_err", "margin", "noise"):
             if not is_figure(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)!r} is no number; give a finite one, or None")

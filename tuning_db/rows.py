@@ -177,9 +177,17 @@ class StoredTrial:
     @property
     def is_default(self) -> bool:
         """Whether it is the configuration in use without tuning."""
+        return self._marked("default")
+
+    @property
+    def contended(self) -> bool:
+        """Whether its time was taken beside other work."""
+        return self._marked("contended")
+
+    def _marked(self, name: str) -> bool:
         try:
-            return '"default":true' in self.detail_text and _mapping(self.detail_text).get("default") is True
-        except BadRowError:  # a reader of its detail will say so; it is none's default
+            return f'"{name}":true' in self.detail_text and _mapping(self.detail_text).get(name) is True
+        except BadRowError:  # a reader of its detail will say so
             return False
 
 

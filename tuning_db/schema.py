@@ -85,7 +85,7 @@ _TABLES = (
         predictor TEXT NOT NULL,  -- names what predicted; empty where nothing did
         outcome TEXT NOT NULL CHECK (outcome IN ({_quoted(OUTCOMES)})),
         predicted_us REAL,
-        measured_us REAL,  -- the median of the samples
+        measured_us REAL,  -- the median of the samples; beside other work where the detail says contended
         samples_us TEXT NOT NULL,
         max_err REAL,
         error TEXT,
@@ -101,11 +101,11 @@ _TABLES = (
         environment_id INTEGER NOT NULL REFERENCES environments (id),
         problem_id INTEGER NOT NULL REFERENCES problems (id),
         source TEXT NOT NULL,
-        predictor TEXT NOT NULL,  -- empty where measured
+        predictor TEXT NOT NULL,  -- empty where timed
         config_hash TEXT NOT NULL,
         config TEXT NOT NULL,
         provenance TEXT NOT NULL CHECK (provenance IN ({_quoted(PROVENANCES)})),
-        measured_us REAL,
+        measured_us REAL,  -- beside other work where the provenance is contended
         predicted_us REAL,
         max_err REAL,
         margin REAL,  -- runner-up / winner - 1

@@ -44,7 +44,7 @@ def lookup(problem: str, device: str, tell_why: bool, as_json: bool) -> None:
     found = shown is not None and shown.grade in SERVING
     fields = _fields(parsed, at, shown, found)
     if tell_why or not found:
-        fields["why"] = at.tuner.why_missing(parsed, at.environment)
+        fields["why"] = at.tuner.why_missing(parsed, at.environment, served=found)
     if as_json:
         print_json(fields)
     else:
@@ -73,6 +73,7 @@ def _fields(problem: Problem, at: Target, shown: Found | None, found: bool) -> d
         "config": shown.config.to_json() if shown else None,
         "predicted_ms": milliseconds(shown.predicted_us) if shown else None,
         "measured_ms": milliseconds(shown.measured_us) if shown else None,
+        "contended_ms": milliseconds(shown.contended_us) if shown else None,
         "floor_ms": floor_seconds(problem, at.device) * 1e3,
     }
 
@@ -88,9 +89,10 @@ def _say(fields: dict[str, Any], shown: Found | None) -> None:
         say(f"{shown.config}  {shown.provenance}, grade {shown.grade}, layer {shown.layer}{pinned}")
         if shown.tuned is not None:
             say(f"  tuned for {shown.tuned}")
-        for kind in ("measured", "predicted"):
+        for kind in ("measured", "contended", "predicted"):
             if fields[f"{kind}_ms"] is not None:
-                say(f"  {kind} {fields[f'{kind}_ms']:.4g} ms")
+                remark = ", timed beside other work; `autoconv tune` measures it" * (kind == "contended")
+                say(f"  {kind} {fields[f'{kind}_ms']:.4g} ms{remark}")
         say(f"  floor {fields['floor_ms']:.4g} ms")
     for line in fields.get("why", ()):
         say(f"  {line}")

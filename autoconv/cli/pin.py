@@ -23,7 +23,8 @@ def pin(file: Path, device: str, again: bool, as_json: bool) -> None:
     Of all layers but pins, that is the exact or soft entry that a lookup gives for each problem, with the
     other configs that passed, for its bucket. FILE is read-only and marked as a pin. Named in
     AUTOCONV_SITE_DB it is asked before all other databases; what it holds is final, and what it lacks goes
-    to torch. Exit status 1: nothing is tuned for the device, and no file was written.
+    to torch. Let its name end in .pin: then all goes to torch where it cannot be read. Exit status 1:
+    nothing is tuned for the device, and no file was written.
     """
     from autoconv.cost.version import predictor_of
     from autoconv.lookup.pinning import in_force, unpinned

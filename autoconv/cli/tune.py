@@ -168,6 +168,7 @@ def _fields(problem: Problem, at: Target, tuned: Tuned) -> dict[str, Any]:
         "grid": list(grid) if grid else None,
         "predicted_ms": milliseconds(found.predicted_us) if found else None,
         "measured_ms": milliseconds(found.measured_us) if found else None,
+        "contended_ms": milliseconds(found.contended_us) if found else None,
         "floor_ms": floor_seconds(problem, at.device) * 1e3,
         "swept": swept is not None,
         "candidates": swept.candidates if swept else 0,
@@ -185,6 +186,7 @@ def _print(fields: dict[str, Any]) -> None:
         "grid": " x ".join(str(axis) for axis in fields["grid"] or ()),
         "predicted": _ms(fields["predicted_ms"]),
         "measured": _ms(fields["measured_ms"]),
+        **({} if fields["contended_ms"] is None else {"contended": _ms(fields["contended_ms"])}),
         "floor": _ms(fields["floor_ms"]),
         "from": f"{how}, {fields['seconds']:.1f} s" if fields["swept"] else "the database, no sweep",
     }

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
-from autoconv.compiler.specialisation import note_compiled, specialisation
+from autoconv.compiler.specialisation import Form, note_compiled, specialisation
 from autoconv.config import Config
 from autoconv.dispatch.apart import raised_by_a_handler
 from autoconv.dispatch.launchers import ByTorch, Launcher, canonical_inputs, fitted
@@ -60,7 +60,7 @@ class Binder:
         assert subject is not None
         if found.config == ATEN:
             return by_torch, TORCH_WON if found.provenance != "default" else IN_VAIN
-        if self._fails_ahead(found, subject):
+        if self._fails_ahead(found, subject, plan.form):
             return by_torch, FAILS
         loaded = self._loaded(found.config, subject, call)
         if loaded is None:
@@ -90,13 +90,13 @@ class Binder:
 
         return guarded, ""
 
-    def _fails_ahead(self, found: Found, subject: Subject) -> bool:
+    def _fails_ahead(self, found: Found, subject: Subject, form: Form) -> bool:
         """Return whether a config out of somebody else's file does not compile, which a worker process tries.
 
         Raises:
             Unavailable: the machine is at fault, not the config.
         """
-        trial = compiled_ahead(found, subject.problem, subject.device, self._settings)
+        trial = compiled_ahead(found, subject.problem, subject.device, form, self._settings)
         if trial is None:
             return False
         self._record(subject, trial)

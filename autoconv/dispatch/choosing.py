@@ -12,15 +12,17 @@ from autoconv.sweep.outcomes import outcome_of
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.process import Cancelled
 from autoconv.sweep.sweep import Job
-from autoconv.tuning.background import SHARE, Background, Wanted
+from autoconv.tuning.background import SHARE, Background
+from autoconv.tuning.recent import Recent
 from autoconv.tuning.tuner import FLIGHT_SECONDS, Tuner
+from autoconv.tuning.waiting import Wanted
 
 
 class Chooser:
     """Looks configs up, and has swept what the policy says; at most one sweep of a subject in a process.
 
     Attributes:
-        swept: what calls of this process have swept; never a second time.
+        swept: what calls of this process have swept; not a second time, unless very many came since.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class Chooser:
         self._tuner = tuner
         self._plans = plans
         self._background = background
-        self.swept: set[Subject] = set()
+        self.swept: Recent[Subject] = Recent()
 
     @property
     def policy(self) -> str:

@@ -46,7 +46,7 @@ class Dispatcher:
     @property
     def swept(self) -> frozenset[Problem]:
         """The problems that calls of this process sweep or have swept."""
-        return frozenset(subject.problem for subject in list(self._planner.chooser.swept))
+        return frozenset(subject.problem for subject in self._planner.chooser.swept)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the tuner of the background has nothing to do; return whether it has not."""
@@ -55,7 +55,7 @@ class Dispatcher:
     def figures(self) -> Figures:
         """Return the counts so far."""
         plans, chooser = self._planner.plans, self._planner.chooser
-        sweeps = self._planner.background.sweeps + len(chooser.swept)
+        sweeps = self._planner.background.sweeps + chooser.swept.added
         return Figures(plans.counts(), plans.misses, sweeps, len(plans.by_key), plans.evicted)
 
     def plan(

@@ -27,9 +27,10 @@ from autoconv.lookup import Found, warn_once
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.outcomes import outcome_of
-from autoconv.tuning.background import Background, uncompiled_for
+from autoconv.tuning.background import Background
 from autoconv.tuning.missed import Missed, now
 from autoconv.tuning.tuner import Tuner
+from autoconv.tuning.waiting import uncompiled_for
 
 _log = logging.getLogger("autoconv")
 
@@ -123,12 +124,13 @@ class Planner:
         What was tuned for this very problem is compiled in the call, once: so a call before the capture of a
         graph is enough to have the tuned kernel captured.
         """
-        if found.grade in ("exact", "soft") or not self.chooser.beside or not self._machine.compiles:
+        background = self.chooser.policy == "background" and self._machine.compiles
+        if found.grade in ("exact", "soft") or not background:
             return False
         assert plan.subject is not None
         job = self.chooser.job(plan, "")
         uncompiled = uncompiled_for(found, plan.subject.problem, job, plan)
-        if uncompiled is not None:
+        if uncompiled is not None and self.background.here:  # in a forked child torch serves on
             self.background.compile(uncompiled)
         return uncompiled is not None
 

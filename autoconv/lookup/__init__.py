@@ -10,7 +10,19 @@ import tuning_db
 from autoconv.lookup.buckets import SIZES
 from autoconv.lookup.elsewhere import priors, transferred
 from autoconv.lookup.families import find
-from autoconv.lookup.found import GRADES, HITS, OWN, PROVENANCES, SERVING, Found, PredictorOf, records
+from autoconv.lookup.found import (
+    GRADES,
+    HITS,
+    OF_ITS_OWN,
+    OWN,
+    PROVENANCES,
+    SERVING,
+    TIMED,
+    Found,
+    PredictorOf,
+    records,
+    times_of,
+)
 from autoconv.lookup.legality import refusal
 from autoconv.lookup.misses import why_missing
 from autoconv.lookup.runs import outdated, tried
@@ -20,9 +32,10 @@ from autoconv.settings import Settings
 from tuning_db import Layers, TuningDB, open_healed
 
 __all__ = [
-    "APPLICATION", "COLUMNS", "GRADES", "HITS", "OWN", "PREBUILT", "PROVENANCES", "SERVING", "Found",
-    "PredictorOf", "Shelf", "find", "open_as_it_is", "open_file", "open_layers", "open_user", "outdated",
-    "priors", "records", "refusal", "transferred", "tried", "warn_once", "why_missing",
+    "APPLICATION", "COLUMNS", "GRADES", "HITS", "OF_ITS_OWN", "OWN", "PIN_SUFFIX", "PREBUILT", "PROVENANCES",
+    "SERVING", "TIMED", "Found", "PredictorOf", "Shelf", "find", "open_as_it_is", "open_file", "open_layers",
+    "open_user", "outdated", "priors", "read_only_files", "records", "refusal", "times_of", "transferred",
+    "tried", "warn_once", "why_missing",
 ]  # fmt: skip
 
 APPLICATION = "autoconv"
@@ -32,6 +45,9 @@ COLUMNS: Mapping[str, type] = {
 }
 """The columns of the problems table, beside the canonical key; those of the sizes last, for the index over
 them serves who asks for all sizes of a module shape."""
+
+PIN_SUFFIX = ".pin"
+"""Of a file that is a pin even where it cannot be read: a rank that cannot must not serve something else."""
 
 PREBUILT = Path(tuning_db.__file__).parent / "prebuilt" / "autoconv.db"
 
@@ -65,15 +81,26 @@ def open_file(path: Path, *, immutable: bool = False) -> TuningDB:
 
 
 def open_layers(settings: Settings, warn: Callable[[str], None] = warn_once) -> Layers:
-    """Return every layer, in order of precedence; each is opened when it is first asked."""
+    """Return every layer, in order of precedence; each is opened when it is first asked.
+
+    As long as a file named *.pin cannot be read, nothing serves but torch.
+    """
 
     def site(path: Path) -> Callable[[], TuningDB]:
         return lambda: open_file(path)
 
+    process, sites = read_only_files(settings)
     layers: list[tuple[str, Callable[[], TuningDB]]] = [
-        *([] if settings.override is None else [("process", site(settings.override))]),
+        *((name, site(path)) for name, path in process.items()),
         ("user", lambda: open_user(settings, warn)),
-        *((f"site {number}", site(path)) for number, path in enumerate(settings.site_databases, start=1)),
+        *((name, site(path)) for name, path in sites.items()),
         ("prebuilt", lambda: open_file(PREBUILT, immutable=True)),
     ]
-    return Layers(layers, warn)
+    pins = [name for name, path in {**process, **sites}.items() if path.suffix == PIN_SUFFIX]
+    return Layers(layers, warn, pins=pins)
+
+
+def read_only_files(settings: Settings) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the file that the process named, if it did, and the site's, by the names of their layers."""
+    process = {} if settings.override is None else {"process": settings.override}
+    return process, {f"site {number}": path for number, path in enumerate(settings.site_databases, start=1)}

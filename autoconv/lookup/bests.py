@@ -1,4 +1,4 @@
-"""The best of one problem's winners: of today's kernels, each layer, environment and model by itself."""
+"""The best of one problem's winners: of today's kernels, of each layer, environment, provenance and model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from autoconv.environment import IDENTITY, Environment
 from autoconv.errors import ConfigError
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
-from autoconv.lookup.found import Found, PredictorOf
+from autoconv.lookup.found import PROVENANCES, Found, PredictorOf, times_of
 from autoconv.lookup.legality import runnable
 from autoconv.problem import Problem
 from tuning_db import Winner
@@ -20,7 +20,7 @@ _SOFT_OF_PREDICTION = (*IDENTITY, "triton_patch")
 
 
 class Best(NamedTuple):
-    """The best entry of one layer, environment and model."""
+    """The best entry of one layer, environment, provenance and model."""
 
     found: Found  # "exact" or "soft"
     winner: Winner
@@ -32,18 +32,19 @@ def bests(
     environment: Environment,
     predictor_of: PredictorOf,
 ) -> list[Best]:
-    """Return the fastest of today's kernels from each layer, environment and model, in their order.
+    """Return the fastest of today's kernels of each layer, environment, provenance and model, in this order.
 
     What this process's own model predicted comes before what others did.
     """
-    groups: dict[tuple[str, str, bool, str], list[tuple[Winner, Config]]] = {}
+    groups: dict[tuple[str, str, bool, int, str], list[tuple[Winner, Config]]] = {}
     for layer, winner in entries:
         try:
             config = runnable(winner.config, problem, environment.arch)
         except ConfigError:
             continue
         foreign = winner.provenance == "predicted" and winner.predictor != predictor_of(config.kernel)
-        key = layer, winner.environment.hash, foreign, winner.predictor.partition("-")[0]
+        rank = PROVENANCES.index(winner.provenance)
+        key = layer, winner.environment.hash, foreign, rank, winner.predictor.partition("-")[0]
         groups.setdefault(key, []).append((winner, config))
     order = list(dict.fromkeys(layer for layer, *_ in groups))
     found = []
@@ -83,7 +84,7 @@ def _of_one_version(
 
 
 def _time(winner: Winner) -> float:
-    time = winner.measured_us if winner.provenance == "measured" else winner.predicted_us
+    time = winner.predicted_us if winner.provenance == "predicted" else winner.measured_us
     return float("inf") if time is None else time
 
 
@@ -91,8 +92,7 @@ def _found(
     layer: str, winner: Winner, config: Config, environment: Environment, predictor_of: PredictorOf
 ) -> Found:
     same = not departures(winner, environment, predictor_of)
-    times = winner.measured_us, winner.predicted_us
-    return Found(config, winner.provenance, "exact" if same else "soft", layer, *times)
+    return Found(config, winner.provenance, "exact" if same else "soft", layer, **times_of(winner))
 
 
 def departures(

@@ -41,7 +41,7 @@ def transferred(
     """
     for found in _elsewhere(layers, problem, environment, predictor_of):
         if in_space(found.config, problem, device):
-            return replace(found, provenance="transferred", measured_us=None, predicted_us=None)
+            return replace(found.without_times(), provenance="transferred")
     return None
 
 

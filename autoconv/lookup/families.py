@@ -19,12 +19,22 @@ from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
 from autoconv.lookup.bests import bests
 from autoconv.lookup.buckets import SIZES, farness, first_by_model, serves
-from autoconv.lookup.found import GRADES, Found, PredictorOf, hard_fits, records, same_device
+from autoconv.lookup.found import (
+    GRADES,
+    PROVENANCES,
+    TIMED,
+    Found,
+    PredictorOf,
+    hard_fits,
+    records,
+    same_device,
+)
 from autoconv.problem import Problem
 from tuning_db import EnvironmentRecord, Layers, Ranked, Sibling, Winner
 
-HANDFUL = 8
-"""Of an entry's configs, the best at its own size, are asked for their estimates at another one."""
+HANDFUL = 24
+"""Of an entry's configs, the best at its own size, are asked for their estimates at another one: all of a
+sweep's, of which the last were tried for the sake of other sizes."""
 
 
 class Entry(NamedTuple):
@@ -69,8 +79,9 @@ class Family:
         """Return what serves `problem`, of this module shape, or None.
 
         Pinned layers are final: what they lack is torch's. Hits come before what was carried from another
-        Triton; then measured before predicted; then exact, soft, bucket; of buckets the nearest; then the
-        layers' precedence.
+        Triton; then what was timed before what was predicted; then exact, soft, bucket; of buckets the
+        nearest; of one size what was measured before what was timed beside other work; then the layers'
+        precedence.
         """
         found = next(self._serving(problem, self._pins), None)
         if found is None and self._pins:
@@ -103,9 +114,9 @@ class Family:
             key=lambda tuned: farness(tuned, problem),
         )
         sizes = [problem, *near]
-        for carried, provenance, tuned in product((False, True), ("measured", "predicted"), sizes):
+        for carried, provenances, tuned in product((False, True), (TIMED, ("predicted",)), sizes):
             for entry in self._tuned(tuned, carried):
-                mine = entry.found.provenance == provenance and (not pins or entry.found.layer in pins)
+                mine = entry.found.provenance in provenances and (not pins or entry.found.layer in pins)
                 config = self._config(entry, tuned, problem) if mine and entry.finished >= finished else None
                 if config is not None:
                     yield self._found(entry.found, config, tuned, problem, carried, bool(pins))
@@ -121,15 +132,16 @@ class Family:
     ) -> Found:
         found = replace(own, config=config, pinned=pinned)
         if tuned != problem:
-            found = replace(found, grade="bucket", tuned=tuned, measured_us=None, predicted_us=None)
+            found = replace(found.without_times(), grade="bucket", tuned=tuned)
         if carried:
-            found = replace(
-                found, grade="carried", provenance="transferred", measured_us=None, predicted_us=None
-            )
+            found = replace(found.without_times(), grade="carried", provenance="transferred")
         return found
 
     def _tuned(self, tuned: Problem, carried: bool) -> list[Entry]:
-        """Return the entries of one problem: exact before soft, then the nearest Triton's, then by layer."""
+        """Return the entries of one problem, of each provenance exact before soft, then the nearest Triton's.
+
+        Of equals the layers' precedence decides.
+        """
         key = tuned, carried
         if key not in self._entries:
             made = [
@@ -137,7 +149,7 @@ class Family:
                 for layer, sibling in self._siblings.get(tuned, ())
                 for entry in self._of_layer(layer, sibling, tuned, carried)
             ]
-            made.sort(key=lambda entry: (GRADES.index(entry.found.grade), entry.releases))
+            made.sort(key=_order)
             self._entries[key] = made
         return self._entries[key]
 
@@ -151,6 +163,11 @@ class Family:
             passed = _passed(best.found, best.winner, sibling.ranked)
             releases = _releases(best.winner.environment.hard.get("triton"), self._environment.triton)
             yield Entry(best.found, passed, best.winner.finished, releases)
+
+
+def _order(entry: Entry) -> tuple[int, int, float]:
+    provenance, grade = PROVENANCES.index(entry.found.provenance), GRADES.index(entry.found.grade)
+    return provenance, grade, entry.releases
 
 
 def _releases(there: object, here: str) -> float:

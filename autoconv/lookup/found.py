@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypedDict
 
 from autoconv.config import Config
 from autoconv.environment import IDENTITY, Environment
 from autoconv.problem import Problem
-from tuning_db import EnvironmentRecord, ProblemRecord
+from tuning_db import EnvironmentRecord, ProblemRecord, Winner
 
 OWN = ("exact", "soft")
 HITS = (*OWN, "bucket")
@@ -21,9 +22,12 @@ another minor version of Triton. scaled: of this very problem, from another devi
 nearest: of the nearest problem, from this device. default: not from the database at all, but the least
 estimate; or torch, where a pinned file lacks the problem."""
 
-PROVENANCES = ("measured", "predicted", "transferred", "default")
-"""What stands behind a config: its own times, its own predictions, what was found elsewhere, or nothing:
-torch's own convolution where a sweep was in vain, or where a pinned file lacks the problem."""
+TIMED = ("measured", "contended")
+OF_ITS_OWN = (*TIMED, "predicted")
+PROVENANCES = (*OF_ITS_OWN, "transferred", "default")
+"""What stands behind a config: its own times; times beside other work, taken in turn with what served then
+and told in proportion to that; its own predictions; what was found elsewhere; or nothing: torch's own
+convolution where a sweep was in vain, or where a pinned file lacks the problem."""
 
 PredictorOf = Callable[[str], str]
 """What predicts times of a kernel today: MODEL-KERNEL, of which MODEL is alike for all kernels."""
@@ -40,12 +44,40 @@ class Found:
     measured_us: float | None  # None of a bucket or transferred: the time is another's
     predicted_us: float | None  # likewise
     tuned: Problem | None = None  # what it was tuned for, where that is another size: of a bucket
+    contended_us: float | None = None  # likewise; of provenance contended, which has no measured time
     pinned: bool = False  # out of a pinned file, or torch where that lacks the problem: final
 
     @property
     def hit(self) -> bool:
         """Whether it serves as it is: a carried one serves until the problem is tuned."""
         return self.grade in HITS
+
+    @property
+    def has_time(self) -> bool:
+        """Whether it has a time of its own, of whatever provenance."""
+        return (self.measured_us, self.contended_us, self.predicted_us) != (None, None, None)
+
+    def without_times(self) -> Found:
+        """Return this where its times are another's: another size's, or another device's."""
+        return replace(self, measured_us=None, predicted_us=None, contended_us=None)
+
+
+class Times(TypedDict):
+    """The times of a `Found`, microseconds."""
+
+    measured_us: float | None
+    predicted_us: float | None
+    contended_us: float | None
+
+
+def times_of(winner: Winner) -> Times:
+    """Return a winner's times as `Found` has them: one taken beside other work is not measured."""
+    contended = winner.provenance == "contended"
+    return Times(
+        measured_us=None if contended else winner.measured_us,
+        predicted_us=winner.predicted_us,
+        contended_us=winner.measured_us if contended else None,
+    )
 
 
 def records(problem: Problem, environment: Environment) -> tuple[ProblemRecord, EnvironmentRecord]:

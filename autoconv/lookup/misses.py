@@ -16,9 +16,35 @@ from tuning_db import Layers, Winner
 
 
 def why_missing(
+    layers: Layers,
+    problem: Problem,
+    environment: Environment,
+    predictor_of: PredictorOf,
+    *,
+    served: bool = False,
+) -> list[str]:
+    """Say, a line a field, how the nearest entry differs: in its environment, or else in its problem too.
+
+    Where a pin is why, that comes first, unless the problem is `served` by it: what other layers hold does
+    not serve then.
+    """
+    return [*([] if served else _pins(layers)), *_nearest(layers, problem, environment, predictor_of)]
+
+
+def _pins(layers: Layers) -> list[str]:
+    """Return a line for each pin, of which none serves."""
+    unread = layers.unread_pins
+    return [
+        f"layer {name} is a pin that cannot be read, so torch serves; `autoconv doctor` says why"
+        if name in unread
+        else f"layer {name} is a pin without this problem, so torch serves; pin anew once it is tuned"
+        for name in layers.pins
+    ]
+
+
+def _nearest(
     layers: Layers, problem: Problem, environment: Environment, predictor_of: PredictorOf
 ) -> list[str]:
-    """Say, a line a field, how the nearest entry differs: in its environment, or else in its problem too."""
     nearest = _nearest_environment(layers, problem, environment, predictor_of)
     if nearest is not None:
         layer, winner, differing = nearest

@@ -9,7 +9,7 @@ from autoconv.errors import ProblemError
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
 from autoconv.lookup import Found, PredictorOf, find
-from autoconv.lookup.found import hard_fits, same_device
+from autoconv.lookup.found import hard_fits, same_device, times_of
 from autoconv.problem import Problem
 from tuning_db import Layers, Trial, TuningDB, Winner, entry_lines
 
@@ -46,8 +46,8 @@ def in_force(layers: Layers, environment: Environment, predictor_of: PredictorOf
 
 def _is(winner: Winner, found: Found) -> bool:
     """Return whether they tell the same config and times; of two environments that do, either will do."""
-    one = winner.config, winner.provenance, winner.measured_us, winner.predicted_us
-    return one == (found.config.document(), found.provenance, found.measured_us, found.predicted_us)
+    alike = (winner.config, winner.provenance) == (found.config.document(), found.provenance)
+    return alike and all(getattr(found, name) == time for name, time in times_of(winner).items())
 
 
 def _lines(database: TuningDB, winner: Winner) -> Iterator[str]:

@@ -13,13 +13,16 @@ from autoconv.problem import Problem
 from tuning_db import RunRecord
 
 
-def tried(problem: Problem, predictor_of: PredictorOf, *, on_gpu: bool) -> dict[str, Any]:
+def tried(
+    problem: Problem, predictor_of: PredictorOf, *, on_gpu: bool, contended: bool = False
+) -> dict[str, Any]:
     """Return what a sweep notes about its run: the sources that it tries, and how it tells them apart."""
     names = [kernel.name for kernel in supporting(problem)]
     return {
         "sources": {name: source_of(name) for name in names},
         "predictors": {name: predictor_of(name) for name in names},
         "measured": on_gpu,
+        "contended": contended,
     }
 
 
@@ -35,6 +38,7 @@ def outdated(runs: Iterable[RunRecord], problem: Problem, environment: Environme
         for run in runs
         if "sources" in run.info
         and run.info.get("measured") in (True, on_gpu)
+        and not (on_gpu and run.info.get("contended"))
         and hard_fits(run.environment, environment)
         and same_device(run.environment, environment)
     ]

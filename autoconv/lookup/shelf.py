@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Hashable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from autoconv.environment import Environment
 from autoconv.lookup.buckets import module_shape
@@ -19,6 +19,9 @@ MOST_FAMILIES = 1024
 
 FRESH_SECONDS = 60.0
 """After which a family is read anew, so that what other processes tuned is seen."""
+
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 class _Kept(NamedTuple):
@@ -71,6 +74,8 @@ class Shelf:
         sibling = sibling_of(environment_record, problem_record, trials)
         of_shape = self._unwritten.setdefault((module_shape(problem), environment), {})
         of_shape[problem] = sibling
+        _forget_oldest(of_shape, MOST_SIBLINGS)
+        _forget_oldest(self._unwritten, MOST_FAMILIES)
         self.forget()
 
     def forget(self) -> None:
@@ -92,6 +97,10 @@ class Shelf:
         if changes == self._changes and not self._layers.in_trouble:
             key = shape if most < MOST_SIBLINGS else (problem, environment)
             self._kept[key] = _Kept(family, read)
-            for oldest in list(self._kept)[:-MOST_FAMILIES]:
-                self._kept.pop(oldest, None)
+            _forget_oldest(self._kept, MOST_FAMILIES)
         return family
+
+
+def _forget_oldest(kept: dict[Key, Any], most: int) -> None:
+    for oldest in list(kept)[:-most]:
+        kept.pop(oldest, None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
 
 from autoconv.config import Config
 from autoconv.cost.predict import estimate, estimate_seconds, judged_lean
@@ -10,8 +12,10 @@ from autoconv.device import Device
 from autoconv.errors import ProblemError
 from autoconv.kernels.registry import supporting
 from autoconv.kernels.sizes import beyond_reach
+from autoconv.lookup.buckets import ALIGNED, FACTOR, runs
 from autoconv.problem import Problem, largest_field
 
+POOL = 256  # configs that are estimated at other lengths: all of some two thousand would take seconds
 VARIANTS = 2  # configs of one tile among the shortlist: warps and stages matter less than the tile
 
 
@@ -43,8 +47,44 @@ def shortlist(problem: Problem, configs: list[Config], device: Device, count: in
 
     The best config of each kernel is among them, so that no kernel loses to an estimate alone.
     """
+    return _first(_by_estimate(problem, configs, device), count)
+
+
+def to_compile(problem: Problem, configs: list[Config], device: Device, count: int) -> list[Config]:
+    """Return the shortlist of `count`, and what a tuned problem needs to serve other sizes of its bucket.
+
+    There waves of blocks end elsewhere, so other tiles are ahead, or a split of the reduction: of `count` / 4
+    lengths all over the bucket the one with the least estimate is added, of the best POOL at this length.
+    """
+    ranked = _by_estimate(problem, configs, device)
+    chosen = dict.fromkeys(_first(ranked, count))
+    for other in _lengths(problem, count // 4):
+        able = [config for config in ranked[:POOL] if runs(other, config)]
+        chosen |= dict.fromkeys(_by_estimate(other, able, device)[:1])
+    return list(chosen)
+
+
+def _lengths(problem: Problem, count: int) -> list[Problem]:
+    """Return the problem at lengths from half to twice its own, even by their logarithms, its own left out.
+
+    What the length is a multiple of stays, up to ALIGNED: it decides the width of loads.
+    """
+    aligned = min(ALIGNED, problem.L & -problem.L)
+    found = []
+    for step in range(count):
+        octaves = -1 + 2 * step / max(1, count - 1)
+        length = int(problem.L * FACTOR**octaves)
+        with suppress(ProblemError):  # too short for one window
+            found.append(replace(problem, L=length - length % aligned))
+    return [other for other in found if other.L != problem.L]
+
+
+def _by_estimate(problem: Problem, configs: list[Config], device: Device) -> list[Config]:
     seconds = dict(zip(configs, estimate_seconds(problem, configs, device).tolist(), strict=True))
-    ranked = sorted(configs, key=lambda config: (seconds[config], str(config)))
+    return sorted(configs, key=lambda config: (seconds[config], str(config)))
+
+
+def _first(ranked: list[Config], count: int) -> list[Config]:
     of_tile: Counter[Config] = Counter()
     chosen: list[Config] = []
     for config in ranked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from autoconv.sweep.outcomes import Failed, Unavailable
 from autoconv.sweep.pool import Workers
 from autoconv.sweep.preflight import needed_bytes, shortage
 from autoconv.sweep.recorder import Recorder
-from autoconv.sweep.tasks import Open, Samples, Skipped, Task, Time, Verify, device_name
+from autoconv.sweep.tasks import Open, Pairs, Samples, Skipped, Task, Time, TimeBeside, Verify, device_name
 from autoconv.sweep.trials import checked_trial, compiled_trial, timed_trial
 from tuning_db import Trial
 
@@ -27,22 +28,33 @@ TIMING_SECONDS = 0.5  # for the samples of one candidate
 class Bench:
     """Checks and times configs of one problem on one GPU.
 
-    One at a time, in a single worker: two candidates timed at once would time each other.
+    One at a time, in a single worker: two candidates timed at once would time each other. Beside other work
+    each is timed in turn with what serves now, in pairs, and told as the ratio of the two times what that
+    took when it was timed alone, at the start.
     """
 
     def __init__(
-        self, problem: Problem, device: Device, ordinal: int, workers: Workers, share: float = 1.0
+        self,
+        problem: Problem,
+        device: Device,
+        ordinal: int,
+        workers: Workers,
+        share: float = 1.0,
+        beside: Config | None = None,
     ) -> None:
         """Use the `device` at CUDA ordinal `ordinal`, as this process counts, by way of `workers`.
 
-        `share` is how much of the memory that is free on it may be taken.
+        `share` is how much of the memory that is free on it may be taken. `beside` is what serves now, where
+        other work goes on on the device.
         """
         self._problem = problem
         self._device = device
         self._ordinal = ordinal
         self._workers = workers
         self._share = share
+        self._beside = beside
         self._free_bytes = 0
+        self._beside_us: float | None = None
 
     def open(self) -> None:
         """Have the worker started, with its context on the device and all that its tasks import.
@@ -95,8 +107,27 @@ class Bench:
         return timed_trial(trial, self._time(config, deadline)) if trial.outcome == "ok" else trial
 
     def _time(self, config: Config, deadline: float) -> Samples | Failed | Skipped:
-        task = Time(self._problem, config, device_name(self._ordinal), TIMING_SECONDS)
-        return self._perform(task, deadline)
+        where = device_name(self._ordinal)
+        if self._beside is None:
+            return self._perform(Time(self._problem, config, where, TIMING_SECONDS), deadline)
+        usual_us = self._usual_us(self._beside)
+        task = TimeBeside(self._problem, config, self._beside, where, TIMING_SECONDS)
+        pairs = self._perform(task, deadline)
+        return in_proportion(pairs, usual_us) if isinstance(pairs, Pairs) else pairs
+
+    def _usual_us(self, beside: Config) -> float:
+        """Return what a call of what serves now takes, timed once for the whole sweep.
+
+        Raises:
+            Unavailable: it cannot be timed, so there is nothing to compare with.
+        """
+        if self._beside_us is None:
+            task = Time(self._problem, beside, device_name(self._ordinal), TIMING_SECONDS)
+            timed = self._perform(task, math.inf)
+            if not isinstance(timed, Samples):
+                raise Unavailable(f"{beside}, which serves now, cannot be timed: {timed.reason}")
+            self._beside_us = statistics.median(timed.us)
+        return self._beside_us
 
     def _perform(self, task: Task[Result], deadline: float) -> Result | Failed | Skipped:
         (answer,) = self._workers.perform([task], deadline)
@@ -105,3 +136,8 @@ class Bench:
     def _lacking(self, config: Config) -> str | None:
         needed = needed_bytes(self._problem, config, self._device)
         return shortage(needed, self._free_bytes, self._share)
+
+
+def in_proportion(pairs: Pairs, usual_us: float) -> Samples:
+    """Return the config's samples as if the other's had each taken `usual_us`, microseconds."""
+    return Samples(tuple(own * usual_us / other for own, other in pairs.us))

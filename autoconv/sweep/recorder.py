@@ -12,7 +12,7 @@ from autoconv.cost.version import predictor_of
 from autoconv.environment import Environment
 from autoconv.errors import ConfigError
 from autoconv.kernels.source import source_of
-from autoconv.lookup import records, tried
+from autoconv.lookup import PROVENANCES, records, tried
 from autoconv.problem import Problem
 from tuning_db import ContradictionError, Trial, TuningDB, TuningDBError, Winner
 from tuning_db.ranking import winners
@@ -44,6 +44,7 @@ class Recorder:
         default: Config,
         on_gpu: bool,
         again: bool,
+        contended: bool = False,
     ) -> None:
         """Record for `problem`; the config `default` is the one that would serve without a sweep.
 
@@ -54,13 +55,15 @@ class Recorder:
             default: Marked as such in its trial.
             on_gpu: Whether candidates are timed, not predicted.
             again: Whether what earlier sweeps found counts for nothing.
+            contended: Whether other work goes on on the device while candidates are timed.
         """
         self.trials: list[Trial] = []
         self.done: dict[Config, Trial] = {}
         self._on_gpu = on_gpu
         self._default = default.document()
         self._problem, self._environment = records(problem, environment)
-        self._info = tried(problem, predictor_of, on_gpu=on_gpu)
+        self._contended = contended
+        self._info = tried(problem, predictor_of, on_gpu=on_gpu, contended=contended)
         self._database = database
         self._run_ids: list[str] = []
         try:
@@ -89,13 +92,16 @@ class Recorder:
         return None
 
     def _counts(self, trial: Trial) -> bool:
-        """Whether a trial need not be made again: it is of today's source, and tells what one here would."""
+        """Whether a trial need not be made again: it is of today's source, and tells what one here would.
+
+        A time taken beside other work is of use to its own sweep alone: there it was compared.
+        """
         kernel = str(trial.config.get("kernel"))
         if trial.source != source_of(kernel):
             return False
         if trial.outcome == "ok":
             own = not self._on_gpu and trial.predictor == predictor_of(kernel)
-            return trial.measured_us is not None or own
+            return own if trial.measured_us is None else not trial.contended
         return trial.outcome not in ("started", "compiled")
 
     def keep_baseline(self) -> None:
@@ -110,6 +116,8 @@ class Recorder:
             self.keep_baseline()  # first: a sweep killed here leaves no candidate that torch was not held to
         if trial.config == self._default:
             trial = replace(trial, detail={**trial.detail, "default": True})
+        if trial.samples_us and self._contended:
+            trial = replace(trial, detail={**trial.detail, "contended": True})
         kernel = str(trial.config["kernel"])
         trial = replace(
             trial,
@@ -140,7 +148,7 @@ class Recorder:
                 self._database = None
 
     def winner(self) -> Winner | None:
-        """Return the best of all sources; measured comes before predicted."""
+        """Return the best of all sources; measured comes before contended, and that before predicted."""
         found = winners(self._environment, self._problem, self.trials)
         return min(found, key=_rank, default=None)
 
@@ -162,8 +170,9 @@ class Recorder:
         return self.checked % CHECKED == 0 and best is not None and best <= predicted
 
 
-def _rank(winner: Winner) -> tuple[float, float, str]:
-    return winner.measured_us or math.inf, winner.predicted_us or math.inf, winner.config_hash
+def _rank(winner: Winner) -> tuple[int, float, float, str]:
+    times = winner.measured_us or math.inf, winner.predicted_us or math.inf
+    return PROVENANCES.index(winner.provenance), *times, winner.config_hash
 
 
 def _order(spills: int, predicted_us: float | None) -> tuple[bool, float]:

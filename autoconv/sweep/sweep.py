@@ -22,7 +22,7 @@ from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.kernels.aten import ATEN
 from autoconv.problem import Problem
-from autoconv.sweep.candidates import candidates, shortlist
+from autoconv.sweep.candidates import candidates, to_compile
 from autoconv.sweep.measure import Bench
 from autoconv.sweep.outcomes import Failed, Unavailable
 from autoconv.sweep.pool import WorkerPool, Workers
@@ -52,6 +52,7 @@ class Job:
     shortlist: int = SHORTLIST
     ordinal: int = 0  # of the device among this process's, where it is present
     share: float = 1.0  # of the memory that is free there, the most that may be taken
+    beside: Config | None = None  # what serves now, where the device is timed on beside other work
     why: str = "asked for"  # the sweep is made, in the log's words
 
 
@@ -113,15 +114,23 @@ def sweep(
     begun = time.monotonic()
     _log.info("sweep of %s for %s begins: %s", problem, job.device.name, job.why)
     configs = candidates(problem, job.device)
-    estimated = shortlist(problem, configs, job.device, job.shortlist)
+    estimated = to_compile(problem, configs, job.device, job.shortlist)
     first = [config for config in priors if config in configs]
     chosen = list(dict.fromkeys([*first, estimated[0], *_each_kernel_first(estimated)]))
     recorder = Recorder(
-        problem, job.environment, database, default=estimated[0], on_gpu=job.on_gpu, again=again
+        problem,
+        job.environment,
+        database,
+        default=estimated[0],
+        on_gpu=job.on_gpu,
+        again=again,
+        contended=job.beside is not None,
     )
     chosen = [config for config in chosen if config not in recorder.done]
     compiled: list[tuple[Config, Prediction]] = []
-    bench = Bench(problem, job.device, job.ordinal, pool.gpu, job.share) if job.on_gpu else None
+    bench = None
+    if job.on_gpu:
+        bench = Bench(problem, job.device, job.ordinal, pool.gpu, job.share, job.beside)
     stopped, deadline = None, begun + job.seconds
     try:
         deadline += _start(pool, bench, len(chosen))

@@ -137,6 +137,13 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Pairs:
+    """Times of single launches, in microseconds, each with that of a launch of another config beside it."""
+
+    us: tuple[tuple[float, float], ...]  # the config's own, the other's
+
+
+@dataclass(frozen=True)
 class Time:
     """Time `config` on a GPU for about `seconds`."""
 
@@ -155,6 +162,27 @@ class Time:
         with using(self.where):
             samples = time_candidate(self.problem, self.config, where=self.where, seconds=self.seconds)
         return Samples(tuple(samples))
+
+
+@dataclass(frozen=True)
+class TimeBeside:
+    """Time `config` and `against` in turn on a GPU that other work goes on on, for about `seconds`."""
+
+    problem: Problem
+    config: Config
+    against: Config
+    where: str  # cuda:0, cuda:1 and so on
+    seconds: float
+
+    needs: ClassVar[str] = "autoconv.sweep.timing"
+
+    def perform(self) -> Pairs:
+        """Launch both again and again."""
+        from autoconv.gpu import using
+        from autoconv.sweep.timing import time_beside
+
+        with using(self.where):
+            return Pairs(time_beside(self.problem, self.config, self.against, self.where, self.seconds))
 
 
 class Ready:

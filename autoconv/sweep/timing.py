@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 
@@ -29,10 +32,23 @@ def time_candidate(problem: Problem, config: Config, *, where: str, seconds: flo
     if config == ATEN:
         ways = (time_torch(problem, where=where, seconds=seconds / 2, benchmark=on) for on in (False, True))
         return min(ways, key=statistics.median)
-    x, w, bias = _inputs(problem, where)
-    kernel = kernel_called(config.kernel)
-    y = x.new_empty(problem.y_shape)
-    return gpu.time_callable(lambda: kernel.launch(problem, config, x, w, bias, y), seconds=seconds)
+    (call,) = _ways(problem, config, *_inputs(problem, where))
+    return gpu.time_callable(call, seconds=seconds)
+
+
+def time_beside(
+    problem: Problem, config: Config, against: Config, where: str, seconds: float
+) -> tuple[tuple[float, float], ...]:
+    """Return samples, in microseconds, of calls of `config` and of `against`, in pairs.
+
+    The two are called in turn, so that what else goes on on the device slows both alike. Otherwise it is as
+    for `time_candidate`, whose arguments these are.
+    """
+    inputs = _inputs(problem, where)
+    own, other = _ways(problem, config, *inputs), _ways(problem, against, *inputs)
+    columns = list(zip(*gpu.time_alternately([*own, *other], seconds=seconds), strict=True))
+    fastest = min(columns[: len(own)], key=statistics.median)
+    return tuple(zip(fastest, min(columns[len(own) :], key=statistics.median), strict=True))
 
 
 def time_torch(problem: Problem, *, where: str, seconds: float, benchmark: bool) -> list[float]:
@@ -47,11 +63,39 @@ def time_torch(problem: Problem, *, where: str, seconds: float, benchmark: bool)
         seconds: How long the samples may take together.
         benchmark: Whether cuDNN times its algorithms first.
     """
-    x, w, bias = _inputs(problem, where)
+    with _flags(problem, benchmark):
+        return gpu.time_callable(_by_torch(problem, *_inputs(problem, where)), seconds=seconds)
+
+
+def _ways(
+    problem: Problem, config: Config, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None
+) -> list[Callable[[], object]]:
+    """Return the calls to time, of which the fastest counts: torch has two ways to choose its algorithm."""
+    if config != ATEN:
+        y = x.new_empty(problem.y_shape)
+        return [partial(kernel_called(config.kernel).launch, problem, config, x, w, bias, y)]
+    by_torch = _by_torch(problem, x, w, bias)
+
+    def with_flags(benchmark: bool) -> torch.Tensor:
+        with _flags(problem, benchmark):
+            return by_torch()
+
+    return [partial(with_flags, benchmark) for benchmark in (False, True)]
+
+
+def _by_torch(
+    problem: Problem, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None
+) -> Callable[[], torch.Tensor]:
     activate = activations()[problem.activation]
+    return lambda: activate(convolution(problem, x, w, bias))
+
+
+def _flags(problem: Problem, benchmark: bool) -> AbstractContextManager[None]:
     tf32 = problem.precision == "tf32"
-    with torch.backends.cudnn.flags(enabled=True, benchmark=benchmark, deterministic=False, allow_tf32=tf32):
-        return gpu.time_callable(lambda: activate(convolution(problem, x, w, bias)), seconds=seconds)
+    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=benchmark, deterministic=False, allow_tf32=tf32
+    )
+    return flags
 
 
 def _inputs(problem: Problem, where: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 
-from autoconv.compiler.resources import cache_file, load
+from autoconv.compiler.specialisation import Form, is_compiled, specialisation
 from autoconv.device import Device
 from autoconv.kernels.aten import ATEN
-from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.lookup import Found
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.outcomes import Failed
 from autoconv.sweep.pool import Workers
-from autoconv.sweep.tasks import Compile, Skipped
+from autoconv.sweep.tasks import Skipped, Specialise
 from autoconv.sweep.trials import failed_trial
 from tuning_db import Trial
 
@@ -26,16 +25,19 @@ out of a kernel's own space."""
 
 
 def compiled_ahead(
-    found: Found, problem: Problem, device: Device, settings: Settings, seconds: float = SECONDS
+    found: Found, problem: Problem, device: Device, form: Form, settings: Settings, seconds: float = SECONDS
 ) -> Trial | None:
     """Compile a config out of somebody else's file in a worker process, unless this machine did before.
 
-    A compiler that crashes, hangs or takes all memory does so there. The cubin is left in Triton's cache.
+    A compiler that crashes, hangs or takes all memory does so there. The cubins are left in Triton's cache.
+    Where the background's tuner was asked to compile it before it serves, it has done so, and nothing is left
+    to wait for here.
 
     Args:
         found: What the lookup gave.
         problem: The problem it is for.
         device: The device it is for.
+        form: How the tensors of its calls lie.
         settings: Name the folder of compiled resources.
         seconds: After which the worker is ended.
 
@@ -48,10 +50,9 @@ def compiled_ahead(
     config = found.config
     if found.layer in TRUSTED or config == ATEN:
         return None
-    kernel = kernel_called(config.kernel)
-    if load(cache_file(settings.cache, kernel, problem, config, device.arch.capability)) is not None:
+    if is_compiled(settings.cache, specialisation(problem, config, device, form)):
         return None
-    task = Compile(problem, config, device, settings.cache)
+    task = Specialise(problem, config, device, settings.cache, form)
     with Workers(1, limit=seconds) as workers:
         (answer,) = workers.perform([task], deadline=time.monotonic() + seconds)
     if isinstance(answer, Skipped):

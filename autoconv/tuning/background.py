@@ -16,26 +16,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from dataclasses import replace
+from typing import Any, Generic
 from weakref import WeakSet
 
 import torch
 
-from autoconv.compiler.specialisation import Form, hash_compiler, is_compiled, specialisation
-from autoconv.cost.prediction import floor_seconds
-from autoconv.environment import Environment
+from autoconv.compiler.specialisation import hash_compiler
 from autoconv.kernels.aten import ATEN
 from autoconv.lookup import Found, warn_once
-from autoconv.lookup.buckets import module_shape
-from autoconv.problem import Problem
 from autoconv.sweep.outcomes import Failed, outcome_of
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.process import Cancelled
 from autoconv.sweep.sweep import Job
-from autoconv.sweep.tasks import Specialise
 from autoconv.sweep.trials import failed_trial
+from autoconv.tuning.recent import Recent
 from autoconv.tuning.tuner import Tuner
+from autoconv.tuning.waiting import Key, P, Uncompiled, Wanted, uncompiled_for
 from tuning_db.connection import without_waiting
 
 IDLE_SECONDS = 5.0
@@ -55,62 +52,12 @@ SHARE = 0.25
 MOST_WANTED = 1024
 """Problems that wait to be swept; what comes beyond is noted as missed, and queued when planned anew."""
 
+MOST_UNCOMPILED = 8192
+"""Plans that wait to be compiled for; where the queue is not worked the oldest go, evicted by then as like as
+not, and stay with what serves them."""
+
 MOST_LOOKS = 64
 """Sizes that wait to be looked at; a look estimates every config, which takes half a second of a core."""
-
-Key: TypeAlias = tuple[Problem, Environment]
-
-
-class Plan(Protocol):
-    """What waits for a result."""
-
-    missed: bool  # whether its calls are of a problem that is to be tuned
-    form: Form
-
-    @property
-    def total(self) -> int:
-        """Return how often it was called."""
-
-
-P = TypeVar("P", bound=Plan)
-
-
-@dataclass(eq=False)
-class Wanted(Generic[P]):
-    """A problem that plans wait for."""
-
-    problem: Problem
-    job: Job
-    plans: list[P]
-    exactly: bool = False  # another size's entry does not do
-
-    @property
-    def key(self) -> Key:
-        """What names it in the queue."""
-        return self.problem, self.job.environment
-
-    @property
-    def shape(self) -> tuple[object, ...]:
-        """The module shape: a swept size may serve all of it that lies near."""
-        return module_shape(self.problem)
-
-    @property
-    def worth(self) -> float:
-        """The least time that its calls can have taken, seconds.
-
-        By the roofline: estimates of every config take half a second, and only an order is wanted here.
-        """
-        return floor_seconds(self.problem, self.job.device) * sum(plan.total for plan in self.plans)
-
-
-@dataclass(frozen=True, eq=False)
-class Uncompiled(Generic[P]):
-    """A config that is known for plans of one form, and not compiled yet."""
-
-    name: str  # of the specialisation
-    task: Specialise
-    job: Job
-    plans: tuple[P, ...]
 
 
 class Background(Generic[P]):
@@ -132,11 +79,11 @@ class Background(Generic[P]):
         self._release = release
         self._flush = flush
         self._changed = threading.Condition()
-        self._uncompiled: list[Uncompiled[P]] = []
+        self._uncompiled: deque[Uncompiled[P]] = deque(maxlen=MOST_UNCOMPILED)
         self._wanted: dict[Key, Wanted[P]] = {}
         self._looks: deque[Wanted[P]] = deque()
-        self._swept: set[Key] = set()
-        self._looked: set[tuple[object, ...]] = set()
+        self._swept: Recent[Key] = Recent()
+        self._looked: Recent[tuple[object, ...]] = Recent()
         self._thread: threading.Thread | None = None
         self._busy = False
         self._asked = 0.0  # of time.monotonic: the last request
@@ -273,7 +220,8 @@ class Background(Generic[P]):
 
     def _taken(self) -> Callable[[WorkerPool], None]:
         if self._uncompiled:
-            batch, self._uncompiled = self._uncompiled, []
+            batch = list(self._uncompiled)
+            self._uncompiled.clear()
             return lambda pool: self._compile(batch, pool)
         if self._wanted:
             # It stays in the queue meanwhile, for more plans to wait for it.
@@ -304,7 +252,7 @@ class Background(Generic[P]):
             if self._known(wanted) is None and wanted.key not in self._swept:
                 self.sweeps += 1
                 self._swept.add(wanted.key)
-                self._tuner.tune(wanted.problem, wanted.job, wait=2 * wanted.job.seconds, pool=pool)
+                self._tuner.tune(wanted.problem, self._beside(wanted), wait=2 * wanted.job.seconds, pool=pool)
         finally:
             if not _paused():  # else it stays, and is seen to later
                 self._take_out(wanted)
@@ -313,6 +261,13 @@ class Background(Generic[P]):
         for one in alike:
             if not _paused() and self._known(one) is not None:
                 self._take_out(one)
+
+    def _beside(self, wanted: Wanted[P]) -> Job:
+        """Return the sweep of it as it is made here: on a GPU in pairs with what serves now."""
+        if not wanted.job.on_gpu:
+            return wanted.job
+        found = self._tuner.find(*wanted.key)
+        return replace(wanted.job, beside=ATEN if found is None else found.config)
 
     def _take_out(self, wanted: Wanted[P]) -> None:
         """Take it out of the queue, and give its plans what serves by now."""
@@ -343,17 +298,6 @@ class Background(Generic[P]):
                 plan.missed = True
             wanted.exactly = True
             self.sweep(wanted)
-
-
-def uncompiled_for(found: Found, problem: Problem, job: Job, plan: P) -> Uncompiled[P] | None:
-    """Return what has to be compiled before `plan` may load `found`; None where nothing has."""
-    if found.config == ATEN:
-        return None
-    name = specialisation(problem, found.config, job.device, plan.form)
-    if is_compiled(job.cache, name):
-        return None
-    task = Specialise(problem, found.config, job.device, job.cache, plan.form)
-    return Uncompiled(name, task, job, (plan,))
 
 
 def _paused() -> bool:

@@ -20,6 +20,7 @@ from autoconv.settings import Settings
 from autoconv.sweep.candidates import best_guess
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job, Progress, Swept, sweep
+from autoconv.tuning.recent import Recent
 from tuning_db import Layers, Trial, TuningDB, TuningDBError, Winner, single_flight
 
 FLIGHT_SECONDS = 10.0
@@ -54,7 +55,7 @@ class Tuner:
         self._warn = warn
         self.layers = lookup.open_layers(settings, warn)
         self._shelf = Shelf(self.layers, predictor_of)
-        self._in_vain: set[tuple[Problem, Environment]] = set()  # swept here, and no winner found
+        self._in_vain: Recent[tuple[Problem, Environment]] = Recent()  # swept here, and no winner found
 
     @property
     def _user(self) -> TuningDB | None:
@@ -83,13 +84,13 @@ class Tuner:
 
     def estimated(self, found: Found, problem: Problem, device: Device) -> Found:
         """Return `found` with its estimated time for `problem` where it has no time of its own."""
-        if found.config == ATEN or found.measured_us is not None or found.predicted_us is not None:
+        if found.config == ATEN or found.has_time:
             return found
         return replace(found, predicted_us=estimate(problem, found.config, device).seconds * 1e6)
 
-    def why_missing(self, problem: Problem, environment: Environment) -> list[str]:
-        """Say, a line a field, what the nearest entry differs in."""
-        return lookup.why_missing(self.layers, problem, environment, predictor_of)
+    def why_missing(self, problem: Problem, environment: Environment, *, served: bool = False) -> list[str]:
+        """Say, a line a field, what the nearest entry differs in, be it `served` by one all the same."""
+        return lookup.why_missing(self.layers, problem, environment, predictor_of, served=served)
 
     def guess(self, problem: Problem, device: Device) -> Found:
         """Return the config with the least estimated time; nothing is compiled or checked."""
@@ -125,9 +126,9 @@ class Tuner:
         """Sweep `problem`, unless some layer has it already or another process is at it.
 
         It has it where a sweep came to its end, here or elsewhere, and, where the device is present,
-        measured; the user's database only if the kernels that it tried are today's.
-        What was tried here before with the kernels of today, in a sweep that was interrupted, say, is not
-        tried again.
+        measured; times taken beside other work do only for a sweep that is made so too. The user's database
+        has it only if the kernels that it tried are today's. What was tried here before with the kernels of
+        today, in a sweep that was interrupted, say, is not tried again.
 
         Args:
             problem: The problem.
@@ -201,7 +202,7 @@ class Tuner:
     def _known(self, problem: Problem, job: Job, grades: Collection[str]) -> Found | None:
         """Return an entry of these grades, of any layer, that a sweep now could not better in provenance."""
         self._shelf.forget()  # another process may have swept it meanwhile
-        provenances = ("measured",) if job.on_gpu else ("measured", "predicted")
+        provenances = lookup.TIMED if job.beside else ("measured",) if job.on_gpu else lookup.OF_ITS_OWN
         known = self._shelf.known(problem, job.environment, grades, provenances)
         return None if known is not None and known.layer == "user" and self._outdated(problem, job) else known
 
@@ -219,15 +220,9 @@ class Tuner:
         if user is None:
             return None
         shelf = Shelf(Layers([("user", user)], self._warn), predictor_of)
-        return shelf.known(problem, environment, lookup.OWN, ("measured", "predicted"), finished=False)
+        return shelf.known(problem, environment, lookup.OWN, lookup.OF_ITS_OWN, finished=False)
 
 
 def _unwritten(winner: Winner) -> Found:
-    return Found(
-        Config.from_document(winner.config),
-        winner.provenance,
-        "exact",
-        "memory",
-        measured_us=winner.measured_us,
-        predicted_us=winner.predicted_us,
-    )
+    config = Config.from_document(winner.config)
+    return Found(config, winner.provenance, "exact", "memory", **lookup.times_of(winner))

@@ -3,7 +3,7 @@
     python scripts/bench/buckets.py [PROBLEM] [--workloads FILE] [--shapes 30] [--lengths 1000] [--losses 100]
 
 Lengths are drawn at random from 200 to 4,000 and asked for one after the other. One that nothing serves is
-"tuned": of the shortlist that a sweep would compile the least estimate wins. Every other one is served from
+"tuned": of what a sweep would compile the least estimate wins. Every other one is served from
 a bucket, by the config that `autoconv.lookup` gives. What that loses is its estimate over the least of the
 whole space at that length, less 1; to know the least takes half a second of one core, so it is done for
 --losses of them. With --workloads, a JSON list of layers, the same is done for so many module shapes of it,
@@ -33,7 +33,7 @@ from autoconv.kernels.source import source_of
 from autoconv.lookup import Shelf
 from autoconv.lookup.buckets import module_shape
 from autoconv.problem import Problem
-from autoconv.sweep.candidates import candidates, shortlist
+from autoconv.sweep.candidates import candidates, to_compile
 from autoconv.sweep.sweep import SHORTLIST
 from tuning_db import Layers, Trial
 
@@ -89,8 +89,8 @@ def run(layer: Problem, device: Device, rng: random.Random, lengths: int, losses
 
 
 def tuned(problem: Problem, device: Device) -> list[Trial]:
-    """Return the trials of a sweep in which the whole shortlist passes, each at its estimate."""
-    configs = shortlist(problem, candidates(problem, device), device, SHORTLIST)
+    """Return the trials of a sweep in which all that is compiled passes, each at its estimate."""
+    configs = to_compile(problem, candidates(problem, device), device, SHORTLIST)
     times = estimate_seconds(problem, configs, device) * 1e6
     return [
         Trial(

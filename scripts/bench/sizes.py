@@ -1,11 +1,13 @@
 """What a model's first forward costs beyond torch's, and one at a further size, as one JSON object.
 
-    python scripts/bench/sizes.py [sizes]
+    python -m scripts.bench.sizes [sizes]
 
 A HiFi-GAN generator of 78 convolutions at so many lengths and a Whisper encoder at so many batch sizes, both
 narrow, under the default policy with an empty database, on a driver that stands in for a GPU. Sweeps are
 scripted: each finds the least estimate at once, so what is timed is what a call does, and compiling is real.
-Each time is of a whole forward, divided by the convolutions; torch's own part of it is in all but the last.
+Each time is of a whole forward, divided by the convolutions. "Beyond torch" is what is left without the time
+that torch alone takes at that size, or, where kernels served some calls, which here compute nothing, without
+as much of it as torch served.
 """
 
 from __future__ import annotations
@@ -34,51 +36,11 @@ from autoconv.sweep.candidates import best_guess
 from autoconv.sweep.sweep import Job
 from autoconv.tuning.tuner import Tuned, Tuner
 from autoconv.watching import Stats
+from tests.networks import Encoder, Generator
 from tuning_db import Trial
 
 DEVICE = "rtx4090"
 SIZES = 10
-WIDTH = 32  # channels after the generator's first convolution; the published one has 512
-
-
-class Generator(nn.Module):
-    """HiFi-GAN's generator (Kong et al. 2020, V1), narrow: transposed by 8, 8, 2 and 2, 72 dilated ones."""
-
-    def __init__(self, width: int = WIDTH) -> None:
-        super().__init__()
-        self.before = nn.Conv1d(80, width, 7, padding=3)
-        self.ups, self.blocks = nn.ModuleList(), nn.ModuleList()
-        for taps, stride in ((16, 8), (16, 8), (4, 2), (4, 2)):
-            self.ups.append(nn.ConvTranspose1d(width, width // 2, taps, stride, (taps - stride) // 2))
-            width //= 2
-            for of_block in (3, 7, 11):
-                for dilation in (1, 1, 3, 1, 5, 1):
-                    zeros = (of_block - 1) * dilation // 2
-                    self.blocks.append(nn.Conv1d(width, width, of_block, 1, zeros, dilation))
-        self.after = nn.Conv1d(width, 1, 7, padding=3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return a waveform, (N, 1, 256 L), of mel frames, (N, 80, L)."""
-        x = self.before(x)
-        for number, up in enumerate(self.ups):
-            x = up(x)
-            for conv in self.blocks[18 * number : 18 * number + 18]:
-                x = x + conv(torch.relu(x))
-        y: torch.Tensor = self.after(x)
-        return y
-
-
-class Encoder(nn.Module):
-    """The two convolutions in front of Whisper's encoder, narrow."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two = nn.Conv1d(80, 64, 3, padding=1), nn.Conv1d(64, 64, 3, 2, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return features, (N, 64, L / 2), of mel frames, (N, 80, L)."""
-        y: torch.Tensor = torch.relu(self.two(torch.relu(self.one(x))))
-        return y
 
 
 def main() -> None:
@@ -109,7 +71,7 @@ def measured(model: nn.Module, shapes: list[tuple[int, ...]]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         os.environ |= {"AUTOCONV_DB": f"{folder}/tuning.db", "AUTOCONV_CACHE": f"{folder}/cache"}
         count = sum(isinstance(one, (nn.Conv1d, nn.ConvTranspose1d)) for one in model.modules())
-        by_torch = statistics.median(milliseconds(partial(model, inputs[0]), count) for _ in range(3))
+        by_torch = [alone(partial(model, x), count) for x in inputs]
         autoconv.accelerate(model)
         with autoconv.recorded(DEVICE):
             autoconv.conv1d(torch.zeros(1, 16, 16), torch.zeros(16, 16, 1))  # imports kernels, and Triton
@@ -121,21 +83,25 @@ def measured(model: nn.Module, shapes: list[tuple[int, ...]]) -> dict[str, Any]:
             seconds = time.monotonic() - begun
             swapped = milliseconds(partial(model, inputs[0]), count)
             with autoconv.stats() as further_seen:
-                further = [milliseconds(partial(model, x), count) for x in inputs[1:]]
+                took = [at_further(model, count, *one) for one in zip(inputs[1:], by_torch[1:], strict=True)]
+            further, beyond = zip(*took, strict=True)
             autoconv.wait()
             for x in inputs:
                 model(x)
             with autoconv.stats() as last_seen:
                 again = [milliseconds(partial(model, x), count) for x in inputs]
+            autoconv.wait()  # what was missed is written before the folder goes
     return {
         "convolutions": count,
         "sizes": len(shapes),
         "ms_a_convolution": {
-            "torch": round(by_torch, 3),
-            "first forward beyond torch": round(first - by_torch, 3),
+            "torch": round(by_torch[0], 3),
+            "first forward beyond torch": round(first - by_torch[0], 3),
             "first after the queue": round(swapped, 3),
             "further size, median": round(statistics.median(further), 3),
             "further size, worst": round(max(further), 3),
+            "further size beyond torch, median": round(statistics.median(beyond), 3),
+            "further size beyond torch, worst": round(max(beyond), 3),
             "repeated size, median": round(statistics.median(again), 4),
         },
         "queue_seconds": round(seconds, 1),
@@ -143,6 +109,18 @@ def measured(model: nn.Module, shapes: list[tuple[int, ...]]) -> dict[str, Any]:
             "first": told(first_seen), "further": told(further_seen), "repeated": told(last_seen)
         },
     }  # fmt: skip
+
+
+def alone(call: Callable[[], object], count: int) -> float:
+    """Return what torch alone takes, in milliseconds a convolution."""
+    return statistics.median(milliseconds(call, count) for _ in range(3))
+
+
+def at_further(model: nn.Module, count: int, x: torch.Tensor, by_torch: float) -> tuple[float, float]:
+    """Return what the first forward at a size takes, and what beyond torch, in milliseconds a convolution."""
+    with autoconv.stats() as seen:
+        took = milliseconds(partial(model, x), count)
+    return took, took - by_torch * sum(seen.by_torch.values()) / count
 
 
 def told(seen: Stats) -> dict[str, Any]:

@@ -12,11 +12,16 @@ from pathlib import Path
 import pytest
 
 from autoconv import lookup as lookups
+from autoconv import settings
 from autoconv.cli.common import print_json
+from autoconv.device import find
+from autoconv.environment import Environment
 from autoconv.kernels.registry import kernels, supporting
+from autoconv.kernels.source import source_of
 from autoconv.problem import Problem
 from autoconv.sweep.candidates import candidates
 from autoconv.sweep.sweep import Swept
+from tuning_db import Trial
 
 PROBLEM = "N=1,Cin=16,Cout=16,K=1,L=16"
 ODD = "N=2,Cin=5,Cout=7,K=4,L=61,stride=3,dilation=2,padding=3,bias=1"
@@ -151,6 +156,34 @@ def test_lookup_finds_a_near_size_and_says_which(tuned, run):
     person = run("lookup", near, "--device", "rtx4090")
     assert person.exit_code == 0
     assert f"predicted, grade bucket, layer user\n  tuned for {PROBLEM}\n  predicted " in person.stdout
+
+
+@pytest.fixture
+def contended(run):
+    """A database whose only entry was timed beside other work."""
+    problem, config = Problem.parse(PROBLEM), {"kernel": "dense", "num_warps": 1, "num_stages": 2}
+    config |= {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}
+    of_problem, of_environment = lookups.records(problem, Environment.current(find("rtx4090")))
+    source, marked = source_of("dense") or "", {"contended": True}
+    trial = Trial(config, "ok", samples_us=(2000.0,) * 3, source=source, detail=marked)
+    with lookups.open_user(settings.load()) as database:
+        database.record(of_environment, of_problem, [trial], origin="sweep")
+
+
+def test_a_time_taken_beside_other_work_is_shown_as_that_alone(contended, run):
+    fields = one_object(run("lookup", PROBLEM, "--device", "rtx4090", "--json"))
+    names = ("grade", "provenance", "measured_ms", "contended_ms")
+    assert [fields[name] for name in names] == ["exact", "contended", None, 2.0]
+    person = run("lookup", PROBLEM, "--device", "rtx4090")
+    assert "contended, grade exact, layer user\n" in person.stdout
+    assert "  contended 2 ms, timed beside other work; `autoconv tune` measures it\n" in person.stdout
+    known = run("tune", PROBLEM, "--device", "rtx4090")
+    assert re.search(r"contended +. 2 ms", known.stdout) and re.search(r"measured +. - ", known.stdout)
+
+
+def test_check_and_rebuild_know_winners_of_times_taken_beside_other_work(contended, run):
+    assert run("db", "check").exit_code == 0
+    assert one_object(run("db", "rebuild", "--json")) == {"winners": 1, "bad_rows": 0}
 
 
 def test_lookup_says_why_it_finds_nothing(tuned, run):

@@ -12,6 +12,7 @@ from autoconv import Config, Problem, device, lookup, serving, settings
 from autoconv.compiler.recording import RecordedLaunch
 from autoconv.compiler.specialisation import note_compiled, specialisation
 from autoconv.cost.version import predictor_of
+from autoconv.device import Device
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.environment import Environment
 from autoconv.kernels.source import source_of
@@ -67,14 +68,15 @@ def compiled_here(monkeypatch: pytest.MonkeyPatch) -> list[Specialise]:
 
 @dataclass
 class ScriptedSweeps:
-    """Sweeps that find the least estimate at once, and record it as the winner."""
+    """Sweeps that choose at once, and record what they chose as the winner."""
 
     remember: Remember
+    choose: Callable[[Problem, Device], Config] = lambda problem, device: best_guess(problem, device)[0]
     problems: list[Problem] = field(default_factory=list)  # swept so far
 
     def tune(self, tuner: Tuner, problem: Problem, job: Job, **_: object) -> Tuned:
         self.problems.append(problem)
-        self.remember(problem, best_guess(problem, job.device)[0])
+        self.remember(problem, self.choose(problem, job.device))
         return Tuned(tuner.find(problem, job.environment), None)
 
 

@@ -21,7 +21,9 @@ from autoconv.dispatch import plans
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.dispatch.launchers import ByTorch
 from autoconv.dispatch.machines import Recorded
+from autoconv.kernels.aten import ATEN
 from autoconv.lookup import Found
+from autoconv.sweep.sweep import Job
 from autoconv.tuning import background
 from autoconv.tuning.tuner import Tuned, Tuner
 
@@ -149,11 +151,13 @@ class Elsewhere:
         monkeypatch.setattr(Tuner, "find", lambda *_: self.found)
 
 
+@pytest.mark.parametrize("layer", ["user", "prebuilt", "site 1"])
 @pytest.mark.parametrize("grade", ["bucket", "carried"])
 def test_what_another_entry_names_serves_once_it_is_compiled_beside(
-    grade, monkeypatch, compiled_here, sweeps
+    grade, layer, monkeypatch, compiled_here, sweeps
 ):
-    Elsewhere(monkeypatch, grade)
+    """Whoever wrote that entry: no call waits for a compiler, neither in its process nor in a worker."""
+    Elsewhere(monkeypatch, grade, layer)
     with autoconv.recorded(DEVICE) as launches:
         x = torch.randn(1, 16, 48)
         assert by_torch(autoconv.conv1d(x, WEIGHT), x)
@@ -161,7 +165,7 @@ def test_what_another_entry_names_serves_once_it_is_compiled_beside(
         assert autoconv.wait(60)
         autoconv.conv1d(x, WEIGHT)
         autoconv.conv1d(torch.zeros(1, 16, 80), WEIGHT)  # of the same specialisation: nothing to wait for
-        assert kernels() == {(grade, "user"): 2}
+        assert kernels() == {(grade, layer): 2}
         assert autoconv.wait(60)
     assert len(launches) == 2
     assert len(compiled_here) == 1
@@ -211,6 +215,35 @@ def test_of_a_size_far_behind_the_best_the_tuner_sweeps_that_itself(monkeypatch,
     assert [miss.problem.key for miss in misses()] == [PROBLEM.key()]
 
 
+class Gpu(Recorded):
+    """A device that is not here, on which candidates could be timed."""
+
+    on_gpu = True
+
+
+@pytest.mark.parametrize("served", [None, "carried"])
+def test_on_a_gpu_it_times_in_pairs_with_what_serves_now(served, monkeypatch, compiled_here):
+    jobs: list[Job] = []
+
+    def tune(_: Tuner, __: Problem, job: Job, **___: Any) -> Tuned:
+        jobs.append(job)
+        return Tuned(None, None)
+
+    monkeypatch.setattr(Tuner, "tune", tune)
+    if served:
+        Elsewhere(monkeypatch, served)
+    else:
+        monkeypatch.setattr(Tuner, "find", lambda *_: None)
+    device = device_called(DEVICE)
+    dispatcher = Dispatcher(Gpu(device), settings.load())
+    with recording(device), serving.served_by(dispatcher):
+        autoconv.conv1d(X, WEIGHT)
+        assert autoconv.wait(60)
+    assert [(job.on_gpu, job.beside, job.share) for job in jobs] == [
+        (True, SMALL if served else ATEN, background.SHARE)
+    ]
+
+
 # --- where nothing is swept or swapped ------------------------------------------------------------
 
 
@@ -249,6 +282,21 @@ def test_under_deterministic_algorithms_or_in_a_capture_no_plan_is_swapped(sweep
     assert len(recorder.launches) == 1
 
 
+def test_a_forked_child_leaves_to_torch_what_is_not_compiled(monkeypatch, compiled_here):
+    Elsewhere(monkeypatch)
+    with autoconv.recorded(DEVICE):
+        autoconv.conv1d(torch.zeros(1, 16, 48), WEIGHT)
+        assert autoconv.wait(60)
+        alike, odd = torch.zeros(1, 16, 80), torch.zeros(1, 16, 33)  # Triton is told the same of 80 as of 48
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            served = [serving.current.plan(x, WEIGHT, None, 1, 0, 1, 1).launch for x in (alike, odd)]
+            os._exit(0 if [isinstance(one, ByTorch) for one in served] == [False, True] else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(compiled_here) == 1
+
+
 def test_a_forked_child_leaves_all_to_torch(sweeps):
     with autoconv.recorded(DEVICE):
         autoconv.conv1d(X, WEIGHT)
@@ -283,6 +331,15 @@ def test_what_was_missed_is_written_with_its_calls(policy, served, monkeypatch, 
     assert (miss.problem.key, miss.calls, miss.served) == (PROBLEM.key(), 3, served)
     assert miss.first_seen <= miss.last_seen
     assert miss.environment.soft["device"] == DEVICE
+
+
+def test_waiting_writes_what_was_missed_even_where_nothing_is_tuned(sweeps, deterministic, monkeypatch):
+    monkeypatch.setattr(background.Background, "_run", lambda _: None)  # so its own thread writes nothing
+    with autoconv.recorded(DEVICE):
+        autoconv.conv1d(X, WEIGHT)
+        assert misses() == []
+        assert not autoconv.wait(60)
+        assert [(miss.problem.key, miss.calls) for miss in misses()] == [(PROBLEM.key(), 1)]
 
 
 def test_a_hit_is_no_miss(remember):

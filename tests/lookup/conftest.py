@@ -61,11 +61,13 @@ class Database:
         source: str | None = None,  # today's
         predictor: str | None = None,  # likewise
         finished: bool = True,
+        contended: bool = False,
     ) -> Database:
         document = chosen.document() if isinstance(chosen, Config) else chosen
         kernel = str(document.get("kernel"))
         named = {"source": source or source_of(kernel) or "", "predictor": predictor or predictor_of(kernel)}
         trial = Trial(document, "ok", predicted_us, measured_us=measured_us, max_err=1e-7, **named)
+        trial = replace(trial, detail={"contended": True}) if contended else trial
         problem_record, environment_record = records(problem, environment)
         with TuningDB.open(self.path, columns=COLUMNS, application="autoconv") as database:
             run = database.start(environment_record, origin="test")

@@ -86,6 +86,20 @@ def test_what_serves(database_of: Callable[[str], Database], opened: Callable[[]
         assert not found.pinned
 
 
+def test_what_was_timed_beside_other_work_is_no_measurement(
+    database_of: Callable[[str], Database], opened: Callable[[], Layers]
+) -> None:
+    """Of one problem a measurement comes first, whatever its layer; a nearer size's time comes before it."""
+    database_of("user").add(config(8), predicted_us=0.5)
+    database_of("site 1").add(config(4), measured_us=2.0, predicted_us=9.0, contended=True)
+    expected = Found(config(4), "contended", "exact", "site 1", None, 9.0, contended_us=2.0)
+    assert found_in(opened()) == expected
+    database_of("user").add(config(2), problem=NEAR, measured_us=1.0)
+    assert found_in(opened()) == expected
+    database_of("prebuilt").add(config(1), measured_us=3.0, environment=replace(HERE, cuda_driver="1.0"))
+    assert found_in(opened()) == Found(config(1), "measured", "soft", "prebuilt", 3.0, None)
+
+
 # --- carried --------------------------------------------------------------------------------------
 
 
@@ -170,3 +184,36 @@ def test_a_problem_is_tuned_though_a_pin_lacks_it_and_the_pin_serves_all_the_sam
     assert known is not None and (known.layer, known.config) == ("user", config(8))
     found = shelf.find(PROBLEM, HERE)
     assert found is not None and found.config == ATEN
+
+
+@pytest.mark.parametrize("content", [None, b"", b"x" * 10_000], ids=["missing", "empty", "garbage"])
+def test_a_pin_that_cannot_be_read_leaves_all_to_torch(
+    content: bytes | None, user: Database, tmp_path: Path
+) -> None:
+    user.add(config(8), measured_us=1.0)
+    path, said = tmp_path / "run7.pin", []
+    if content is not None:
+        path.write_bytes(content)
+    settings = Settings(user.path, (path,), "background", tmp_path, 60.0)
+    layers = lookup.open_layers(settings, said.append)
+    assert found_in(layers) == Found(ATEN, "default", "default", "site 1", None, None, pinned=True)
+    why = lookup.why_missing(layers, PROBLEM, HERE, predictor_of)
+    assert why[0] == "layer site 1 is a pin that cannot be read, so torch serves; `autoconv doctor` says why"
+    assert why[1] == "nearest: this problem in this very environment, layer user"
+    assert len(said) == 1 and said[0].startswith("pinned layer 'site 1' does not answer")
+    other = tmp_path / "site.db"
+    settings = replace(settings, site_databases=(other,))
+    found = found_in(lookup.open_layers(settings, said.append))
+    assert found is not None and found.layer == "user", "a file of another name is skipped"
+
+
+def test_of_what_a_pin_lacks_the_pin_is_why(
+    database_of: Callable[[str], Database], opened: Callable[[], Layers]
+) -> None:
+    database_of("user").add(config(8), measured_us=1.0)
+    database_of("site 1").add(config(4), problem=replace(PROBLEM, Cin=8), measured_us=1.0)
+    pin(database_of("site 1"))
+    why = lookup.why_missing(opened(), PROBLEM, HERE, predictor_of)
+    lacks = "layer site 1 is a pin without this problem, so torch serves; pin anew once it is tuned"
+    assert why[:2] == [lacks, "nearest: this problem in this very environment, layer user"]
+    assert lacks not in lookup.why_missing(opened(), PROBLEM, HERE, predictor_of, served=True)

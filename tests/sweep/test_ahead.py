@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from autoconv import settings
+from autoconv.compiler.specialisation import Form, note_compiled, specialisation
 from autoconv.config import Config
 from autoconv.device import find
 from autoconv.kernels.aten import ATEN
@@ -16,6 +17,7 @@ from autoconv.tuning.ahead import TRUSTED, compiled_ahead
 
 PROBLEM = Problem(1, 16, 16, 1, 16)
 CONFIG = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}, num_warps=1, num_stages=2)
+FORM = Form((256, 16, 1))
 SITE = Found(CONFIG, "measured", "exact", "site 1", 5.0, None)
 NO_DOT = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 8}, num_warps=2, num_stages=2)
 
@@ -34,7 +36,7 @@ def no_workers(monkeypatch):
 
 
 def ahead(found, seconds=300.0):
-    return compiled_ahead(found, PROBLEM, find("rtx4090"), settings.load(), seconds)
+    return compiled_ahead(found, PROBLEM, find("rtx4090"), FORM, settings.load(), seconds)
 
 
 @pytest.mark.parametrize("layer", TRUSTED)
@@ -51,6 +53,12 @@ def test_torch_s_own_convolution_needs_no_worker(no_workers):
 @pytest.mark.parametrize("layer", ["site 1", "site 2", "process"])
 def test_others_configs_are_compiled_in_a_worker_once(layer, no_workers):
     assert ahead(replace(SITE, layer=layer)) is None
+    no_workers()
+    assert ahead(SITE) is None
+
+
+def test_what_the_background_compiled_needs_no_worker(no_workers):
+    note_compiled(settings.load().cache, specialisation(PROBLEM, CONFIG, find("rtx4090"), FORM))
     no_workers()
     assert ahead(SITE) is None
 

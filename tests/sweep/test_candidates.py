@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autoconv.config import Config
-from autoconv.cost.predict import estimate
+from autoconv.cost.predict import estimate, estimate_seconds
 from autoconv.device import find
 from autoconv.errors import ProblemError
 from autoconv.kernels.registry import kernels, supporting
 from autoconv.problem import Problem
-from autoconv.sweep.candidates import VARIANTS, best_guess, candidates, shortlist
+from autoconv.sweep.candidates import VARIANTS, best_guess, candidates, shortlist, to_compile
 
 RTX4090 = find("rtx4090")
 SEED = Problem(64, 64, 128, 3, 224280, stride=3, dilation=4)
@@ -79,6 +80,25 @@ def test_leaders_do_not_depend_on_order(shuffle: random.Random) -> None:
     shuffled = list(configs)
     shuffle.shuffle(shuffled)
     assert shortlist(SEED, shuffled, RTX4090, 8) == shortlist(SEED, configs, RTX4090, 8)
+
+
+def test_what_serves_other_sizes_of_the_bucket_is_compiled_too() -> None:
+    """With 512 channels a split of the reduction fills waves that a tuned length's best leaves half empty."""
+    problem = Problem(1, 512, 512, 3, 1008, padding=1, bias=True)
+    configs = candidates(problem, RTX4090)
+    own, tried = shortlist(problem, configs, RTX4090, 16), to_compile(problem, configs, RTX4090, 16)
+    assert tried[: len(own)] == own and len(own) < len(tried) <= len(own) + 4 and set(tried) <= set(configs)
+    for length in (720, 1216, 1424):
+        other = replace(problem, L=length)
+        best = estimate_seconds(other, candidates(other, RTX4090), RTX4090).min()
+        lost = [estimate_seconds(other, chosen, RTX4090).min() / best - 1 for chosen in (own, tried)]
+        assert lost[1] <= lost[0] and lost[1] < 0.03
+
+
+def test_at_the_shortest_length_only_what_has_a_window_is_looked_at() -> None:
+    problem = Problem(1, 16, 16, 16, 16)
+    configs = candidates(problem, RTX4090)
+    assert set(to_compile(problem, configs, RTX4090, 16)) <= set(configs)
 
 
 def test_the_best_guess_is_the_least_estimate() -> None:

@@ -82,3 +82,11 @@ def test_a_call_that_costs_the_host_little_is_flushed_for_once_or_twice(
     device = simulate(280.0)
     samples = gpu.time_callable(lambda: device.work(20.0, 10.0), seconds=0.05)
     assert device.fills <= 2 * (len(samples) + 1)
+
+
+def test_calls_in_turn_are_told_apart(simulate: Callable[[float], Simulated]) -> None:
+    device = simulate(58.0)
+    calls = [lambda: device.work(20.0, 10.0), lambda: device.work(400.0, 2.0)]
+    rounds = gpu.time_alternately(calls, seconds=0.05)
+    assert len(rounds) >= gpu.LEAST_SAMPLES
+    assert all(one == pytest.approx((10.0, 2.0)) for one in rounds)

@@ -22,13 +22,25 @@ from autoconv.sweep.outcomes import Failed, Outcome, Unavailable
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.preflight import needed_bytes
 from autoconv.sweep.sweep import Job
-from autoconv.sweep.tasks import Compile, Crashed, Load, Open, Samples, Skipped, Task, Time, Verify
+from autoconv.sweep.tasks import (
+    Compile,
+    Crashed,
+    Load,
+    Open,
+    Pairs,
+    Samples,
+    Skipped,
+    Task,
+    Time,
+    TimeBeside,
+    Verify,
+)
 from autoconv.sweep.verify import Verdict
 from autoconv.tuning.tuner import Tuned, Tuner
 from tuning_db import Trial, TuningDB
 
 RIGHT = Verdict(True, 0.0, unwritten=0, overrun=0, seed=0, problem="")
-KINDS = {Load: "load", Open: "open", Compile: "compile", Verify: "verify", Time: "time"}
+KINDS = {Load: "load", Open: "open", Compile: "compile", Verify: "verify", Time: "time", TimeBeside: "pairs"}
 BUSY = "RuntimeError: CUDA error: CUDA-capable device(s) is/are busy or unavailable"
 ORDINAL = 1
 
@@ -56,7 +68,8 @@ class Script:
             yield self._answer(task) if in_time else Skipped("the deadline came first")
 
     def _answer(self, task: Task[Any]) -> Any:
-        kind = "torch" if getattr(task, "config", None) == ATEN else KINDS[type(task)]
+        by_torch = isinstance(task, Time) and task.config == ATEN
+        kind = "torch" if by_torch else KINDS[type(task)]
         self.asked.append((kind, task))
         told = self.answer(kind, self.kinds().count(kind))
         if isinstance(told, Unavailable):
@@ -68,8 +81,14 @@ class Script:
             "torch": Samples((self.torch_us,) * 3),
             "verify": RIGHT,
             "time": Samples((self.ours_us,) * 3),
+            "pairs": self.pairs(task) if isinstance(task, TimeBeside) else None,
         }
         return usual[kind] if told is None else told
+
+    def pairs(self, task: TimeBeside) -> Pairs:
+        """Both at once, on a device that is slower by and by."""
+        times = [self.torch_us if one == ATEN else self.ours_us for one in (task.config, task.against)]
+        return Pairs(tuple((slower * times[0], slower * times[1]) for slower in (3.0, 7.0, 11.0)))
 
 
 class ScriptedPool:
@@ -326,3 +345,52 @@ def test_the_memory_counted_holds_the_tensors_and_their_float64_copies() -> None
     assert needed_bytes(small, ATEN, device) > 8 * (2 * 64 + 64) * (1 << 16) - (1 << 16)
     tensors = large.ideal_bytes + 4 * 64 * 128 * large.L_out  # and torch's result beside ours
     assert tensors < needed_bytes(large, ATEN, device) < tensors + (1 << 30)
+
+
+# --- beside other work ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("torch_us", "ours_us"), [(10.0, 5.0), (3.0, 5.0)])
+def test_beside_other_work_times_are_told_in_proportion_to_what_serves(
+    torch_us: float, ours_us: float, tuning: Tuning
+) -> None:
+    tuning.script.torch_us, tuning.script.ours_us = torch_us, ours_us
+    found = tuning.tune(beside=ATEN).found
+    assert found is not None
+    assert (found.config == ATEN) == (torch_us < ours_us)
+    assert (found.provenance, found.measured_us) == ("contended", None)
+    assert found.contended_us == pytest.approx(min(torch_us, ours_us))
+    timed = [trial for trial in tuning.recorded() if trial.samples_us]
+    assert is_torch(timed[0]) and len(timed) > 1 and all(trial.contended for trial in timed)
+    asked = [task for _, task in tuning.script.asked if isinstance(task, TimeBeside)]
+    assert {task.against for task in asked} == {ATEN}
+    assert tuning.script.kinds().count("torch") == 1, "alone, once, and from then on in pairs"
+
+
+def test_what_serves_meanwhile_is_what_all_are_compared_with(tuning: Tuning) -> None:
+    serving = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}, num_warps=1, num_stages=1)
+    found = tuning.tune(beside=serving).found
+    assert found is not None and found.contended_us == pytest.approx(5.0)
+    kinds, asked = tuning.script.kinds(), [task for _, task in tuning.script.asked]
+    assert [task.config for task in asked if isinstance(task, Time)] == [serving]
+    against = [task for task in asked if isinstance(task, TimeBeside)]
+    assert {task.against for task in against} == {serving}
+    assert against[0].config == ATEN and kinds.index("pairs") < kinds.index("compile")
+
+
+def test_a_time_taken_beside_other_work_does_not_content_a_sweep_alone(tuning: Tuning) -> None:
+    tuning.tune(beside=ATEN)
+    assert tuning.tune(beside=ATEN).swept is None, "another one beside it does"
+    tuning.script.ours_us, tuning.script.asked[:] = 6.0, []
+    tuned = tuning.tune()
+    assert tuned.swept is not None and "torch" in tuning.script.kinds(), "all is measured anew"
+    assert tuned.found is not None
+    assert (tuned.found.provenance, tuned.found.measured_us) == ("measured", 6.0)
+    assert tuning.tune().swept is None
+
+
+def test_what_serves_and_cannot_be_timed_ends_the_sweep(tuning: Tuning) -> None:
+    tuning.script.answer = lambda kind, _: Failed("no such algorithm") if kind == "torch" else None
+    assert tuning.tune(beside=ATEN).found is None
+    assert not any(trial.samples_us for trial in tuning.recorded())
+    assert "which serves now, cannot be timed: no such algorithm" in tuning.warnings[0]

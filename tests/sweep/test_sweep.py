@@ -152,7 +152,8 @@ def test_every_candidate_tried_is_a_trial(swept: Any, small: Problem, job: Job) 
     outcomes = Counter(trial.outcome for trial in result.trials)
     assert outcomes["ok"] == CHECKED
     assert outcomes == {"ok": CHECKED, "compiled": result.compiled - CHECKED}
-    assert job.shortlist <= result.compiled <= job.shortlist + len(supporting(small))
+    at_other_sizes = job.shortlist // 4
+    assert 0 <= result.compiled - job.shortlist <= len(supporting(small)) + at_other_sizes
     assert result.candidates > result.compiled
     assert {trial.config["kernel"] for trial in result.trials} == {k.name for k in supporting(small)}
     assert all(trial.measured_us is None and trial.samples_us == () for trial in result.trials)

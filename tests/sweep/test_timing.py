@@ -99,6 +99,22 @@ def by_definition(problem: Problem, x: Any, w: Any, bias: Any) -> torch.Tensor:
     return y if bias is None else y + bias[:, None]
 
 
+def test_beside_other_work_both_are_called_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways: list[int] = []
+
+    def alternately(calls: list[Callable[[], torch.Tensor]], *, seconds: float) -> list[tuple[float, ...]]:
+        ways.append(len(calls))
+        for call in calls[-2:]:  # torch's, which run here
+            assert call().shape == PROBLEMS[0].y_shape
+        return [tuple(float(10 * number + place) for place in range(len(calls))) for number in (1, 2, 3)]
+
+    monkeypatch.setattr(gpu, "time_alternately", alternately)
+    pairs = timing.time_beside(PROBLEMS[0], CONFIG, ATEN, "cpu", 0.5)
+    assert pairs == ((10.0, 11.0), (20.0, 21.0), (30.0, 31.0)), "with the faster of torch's two ways"
+    assert timing.time_beside(PROBLEMS[0], ATEN, ATEN, "cpu", 0.5)[0] == (10.0, 12.0)
+    assert ways == [3, 4]
+
+
 # --- the caller's device --------------------------------------------------------------------------
 
 

@@ -138,3 +138,29 @@ def test_layers_without_a_pin_say_so(tmp_path: Path) -> None:
     layers = Layers([("user", layer(tmp_path / "u", key=1.0))], pytest.fail)
     assert not layers.pinned and layers.pins == ()
     layers.close()
+
+
+def test_a_pin_that_cannot_be_read_is_a_pin_all_the_same(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    path = tmp_path / "site"
+    sources = [
+        ("user", lambda: layer(tmp_path / "u", key=1.0)),
+        ("site", lambda: TuningDB.open_readonly(path, columns={})),
+    ]
+    layers = Layers(sources, warnings.append, pins=["site"])
+    assert layers.pins == layers.unread_pins == ("site",)
+    assert [name for name, _ in layers.winners("key")] == ["user"], "it is for the reader to heed that"
+    (warning,) = warnings
+    assert warning.startswith("pinned layer 'site' does not answer, and no other stands in for it: ")
+    layer(path, key=2.0).close()
+    assert layers.pins == (), "it says itself what it is"
+    layers.close()
+    pin(path)
+    layers = Layers(sources, warnings.append)
+    assert layers.pins == ("site",) and layers.unread_pins == ()
+    path.chmod(0o644)
+    path.write_bytes(b"no database any more" * 4096)
+    assert [name for name, _ in layers.winners("key")] == ["user"]
+    assert layers.pins == layers.unread_pins == ("site",)
+    assert "pinned layer 'site' does not answer" in warnings[1]
+    layers.close()

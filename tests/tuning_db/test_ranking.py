@@ -20,7 +20,7 @@ trials = st.builds(
     predicted_us=times,
     measured_us=times,
     max_err=st.none() | st.floats(0, 1),
-    detail=st.fixed_dictionaries({"registers": st.integers(0, 3)}),
+    detail=st.fixed_dictionaries({"registers": st.integers(0, 3)}, optional={"contended": st.booleans()}),
     source=st.sampled_from(["", "a", "a", "b"]),
     predictor=st.sampled_from(["", "m", "n"]),
 )
@@ -54,25 +54,27 @@ def test_no_competitor_is_better(tried: list[Trial]) -> None:
         own = [trial for trial in tried if trial.source == source]
         wrong = {trial.config_hash for trial in own if trial.outcome == "wrong"}
         sound = [trial for trial in own if trial.outcome == "ok" and trial.config_hash not in wrong]
-        measured = [trial for trial in sound if trial.measured_us is not None]
+        timed = [trial for trial in sound if trial.measured_us is not None]
+        measured = [trial for trial in timed if not trial.contended] or timed
+        named = "contended" if all(trial.contended for trial in measured) else "measured"
         for predictor in [""] if measured else {t.predictor for t in sound if t.predicted_us is not None}:
             medians: dict[str, float] = {}
             for name in {trial.config_hash for trial in sound}:
                 same = [trial for trial in sound if trial.config_hash == name]
                 if measured:
-                    times = [t.measured_us for t in same if t.measured_us is not None]
+                    times = [t.measured_us for t in same if t in measured and t.measured_us is not None]
                 else:
                     times = [t.predicted_us for t in same if t.predictor == predictor and t.predicted_us]
                 if times:
                     medians[name] = statistics.median(times)
-            expected[source, predictor] = ("measured" if measured else "predicted", medians)
+            expected[source, predictor] = (named if measured else "predicted", medians)
     found = {(one.source, one.predictor): one for one in chosen(*tried)}
     assert found.keys() == expected.keys()
     for named, (provenance, medians) in expected.items():
         best = found[named]
         time, config_hash = min((time, name) for name, time in medians.items())
         assert (best.provenance, best.config_hash) == (provenance, config_hash)
-        assert (best.measured_us if provenance == "measured" else best.predicted_us) == time
+        assert (best.predicted_us if provenance == "predicted" else best.measured_us) == time
         others = sorted(t for name, t in medians.items() if name != config_hash)
         assert best.margin == (pytest.approx(others[0] / time - 1) if others else None)
         assert best.ties == sum(t <= time * 1.02 for t in others)
@@ -169,3 +171,13 @@ def test_equal_times_go_to_the_smaller_config_hash() -> None:
 def test_ties_are_those_within_two_percent() -> None:
     best = winner(ok(1, measured_us=100), ok(2, measured_us=102), ok(3, measured_us=102.1))
     assert best.ties == 1 and best.margin == pytest.approx(0.02)
+
+
+def test_times_taken_beside_other_work_compete_only_where_there_are_no_others() -> None:
+    beside = {"contended": True}
+    quick, slow = ok(1, measured_us=1.0, detail=beside), ok(2, measured_us=2.0, detail=beside)
+    alone = ok(3, measured_us=9.0)
+    best = winner(quick, slow, ok(4, predicted_us=0.1))
+    assert (best.config, best.provenance, best.measured_us, best.margin) == ({"B": 1}, "contended", 1.0, 1.0)
+    best = winner(quick, slow, alone)
+    assert (best.config, best.provenance, best.measured_us, best.margin) == ({"B": 3}, "measured", 9.0, None)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -346,3 +348,25 @@ def test_a_closed_database_says_so(db: TuningDB) -> None:
     db.close()
     with pytest.raises(TuningDBError, match="closed; open it again"):
         db.info()
+
+
+WRITES_AT_EXIT = """
+import atexit, sys
+
+atexit.register(lambda: print(database.info()["runs"], end=""))  # first, so it comes last
+from tuning_db import EnvironmentRecord, TuningDB
+
+database = TuningDB.open(sys.argv[1], columns={})
+atexit.register(lambda: database.start(EnvironmentRecord({}, {}), origin="exit"))
+"""
+
+
+def test_a_database_serves_until_the_very_end_of_the_process(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WRITES_AT_EXIT, str(path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1", "")

@@ -77,7 +77,7 @@ CREATE TABLE trials (
     predictor TEXT NOT NULL,  -- names what predicted; empty where nothing did
     outcome TEXT NOT NULL CHECK (outcome IN ('started', 'ok', 'compiled', 'resources', 'compile', 'launch', 'wrong', 'timeout', 'crash')),
     predicted_us REAL,
-    measured_us REAL,  -- the median of the samples
+    measured_us REAL,  -- the median of the samples; beside other work where the detail says contended
     samples_us TEXT NOT NULL,
     max_err REAL,
     error TEXT,
@@ -108,11 +108,11 @@ CREATE TABLE winners (  -- the best of each source
     environment_id INTEGER NOT NULL REFERENCES environments (id),
     problem_id INTEGER NOT NULL REFERENCES problems (id),
     source TEXT NOT NULL,
-    predictor TEXT NOT NULL,  -- empty where measured
+    predictor TEXT NOT NULL,  -- empty where timed
     config_hash TEXT NOT NULL,
     config TEXT NOT NULL,
-    provenance TEXT NOT NULL CHECK (provenance IN ('measured', 'predicted')),
-    measured_us REAL,
+    provenance TEXT NOT NULL CHECK (provenance IN ('measured', 'contended', 'predicted')),
+    measured_us REAL,  -- beside other work where the provenance is contended
     predicted_us REAL,
     max_err REAL,
     margin REAL,  -- runner-up / winner - 1
