@@ -15,7 +15,7 @@ JOBS ?= 2
 SEED ?= 1
 
 .DEFAULT_GOAL := check
-.PHONY: check setup demo test fuzz stress lint format types docs docs-update bench bench-model bench-buckets bench-db test-models test-triton-versions gpu offline-bundle prebuilt dist clean help
+.PHONY: check setup demo test fuzz stress lint format types docs docs-update bench bench-model bench-floor bench-buckets bench-db test-models test-triton-versions gpu offline-bundle prebuilt dist clean help
 
 check: lint types docs test  ## Everything that must hold before a change goes in
 
@@ -56,6 +56,10 @@ bench: setup  ## What a call costs before the kernel runs, as JSON
 
 bench-model: setup  ## What the cost model predicts, and how fast, as JSON
 	$(RUN) scripts/bench/model.py
+
+bench-floor: setup  ## How far the best estimates for WORKLOADS=FILE are above the floor of DEVICE, as JSON; ten minutes
+	@test -n "$(WORKLOADS)" || { echo "say which layers: make bench-floor WORKLOADS=FILE"; exit 2; }
+	$(RUN) scripts/bench/floor.py "$(WORKLOADS)" $(if $(DEVICE),--devices $(DEVICE))
 
 bench-buckets: setup  ## How many sweeps a layer's lengths lead to and what the others lose, as JSON; two minutes
 	$(RUN) scripts/bench/buckets.py
