@@ -2,10 +2,10 @@
 
     python scripts/bench/floor.py WORKLOADS.json [--devices rtx4090,...] [--page FILE]
 
-The floor of a layer is its roofline's: every tensor moved once at the peak bandwidth, or all FLOPs at the peak
-rate. A ratio by time is the sum of the best estimates over the sum of the floors; medians and percentiles are
-over the layers whose floor is above 20 us, since below that what a launch costs decides. `Baseline` is what
-im2col_rows is ahead in. --page writes the tables as Markdown too. Everything here is predicted.
+The floor of a layer is its roofline's: every tensor moved once at the peak bandwidth, or all FLOPs at the
+peak rate. A ratio by time is the sum of the best estimates over the sum of the floors; medians and percentiles
+are over the layers whose floor is above 20 us, since below that what a launch costs decides. `Baseline` counts
+the layers that im2col_rows is ahead in. --page writes the tables as Markdown too. All of it is predicted.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ PAGE = """\
 # How far from the floor
 
 Everything on this page is predicted: the best estimate of the cost model over the roofline's floor, for the
-{layers} layers of a file of public models, {problems} distinct problems. `make bench-floor WORKLOADS=FILE` prints
-it, `scripts/bench/floor.py` says what is summed. What was measured is on [its own page](measured.md).
+{layers} layers of a file of public models, {problems} distinct problems. `make bench-floor WORKLOADS=FILE`
+prints it, `scripts/bench/floor.py` says what is summed. What was measured is on [its own page](measured.md).
 
 """
 
