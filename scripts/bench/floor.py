@@ -3,9 +3,10 @@
     python scripts/bench/floor.py WORKLOADS.json [--devices rtx4090,...] [--page FILE]
 
 The floor of a layer is its roofline's: every tensor moved once at the peak bandwidth, or all FLOPs at the
-peak rate. A ratio by time is the sum of the best estimates over the sum of the floors; medians and percentiles
-are over the layers whose floor is above 20 us, since below that what a launch costs decides. `Baseline` counts
-the layers that im2col_rows is ahead in. --page writes the tables as Markdown too. All of it is predicted.
+peak rate. A ratio by time is the sum of the best estimates over the sum of the floors; medians and
+percentiles are over the layers whose floor is above 20 us, since below that what a launch costs decides.
+`Baseline` counts the layers that im2col_rows is ahead in. --page writes the tables as Markdown too. All of it
+is predicted.
 """
 
 from __future__ import annotations
