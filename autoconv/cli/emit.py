@@ -49,7 +49,9 @@ if TYPE_CHECKING:
     type=click.Choice(["blocks", "launch"]),
     help="What those differ in: the tiles BLOCK_* (default), or num_warps and num_stages.",
 )
-@click.option("-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="File to write instead.")
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="File to write instead."
+)
 @json_option
 def emit(
     problem: str,

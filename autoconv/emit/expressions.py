@@ -241,7 +241,7 @@ def parts_of(one: Any) -> Iterator[Number]:
 # --- as text --------------------------------------------------------------------------------------
 
 
-def text_of(one: Any, names: Mapping[Key, str] = {}, rank: int = 0) -> str:  # noqa: B006 - it is not changed
+def text_of(one: Any, names: Mapping[Key, str] = {}, rank: int = 0) -> str:
     """Return an expression as Python.
 
     Args:
@@ -266,7 +266,7 @@ def text_of(one: Any, names: Mapping[Key, str] = {}, rank: int = 0) -> str:  # n
     return f"{one.of}({', '.join(text_of(operand, names) for operand in one.operands)})"
 
 
-def parts_between(one: Any, names: Mapping[Key, str] = {}) -> list[str]:  # noqa: B006 - it is not changed
+def parts_between(one: Any, names: Mapping[Key, str] = {}) -> list[str]:
     """Return the text of an expression in the pieces between which a line may be broken."""
     if not isinstance(one, Number) or one.of not in OPERATORS or one.key in names:
         return [text_of(one, names)]

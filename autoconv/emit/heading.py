@@ -43,7 +43,11 @@ class Facts:
 
 def heading(kernel: Kernel, problem: Problem, config: Config, facts: Facts) -> list[str]:
     """Return the lines of the docstring, quotes included."""
-    what = {"conv": "Conv1d", "conv_transpose": "ConvTranspose1d", "conv_weight": "The gradient of Conv1d's weight"}
+    what = {
+        "conv": "Conv1d",
+        "conv_transpose": "ConvTranspose1d",
+        "conv_weight": "The gradient of Conv1d's weight",
+    }
     products = problem.precision if problem.dtype == "float32" else "exact"
     rows = {
         "Problem": f"{problem} ({problem.dtype}, {products} products)",
@@ -52,7 +56,10 @@ def heading(kernel: Kernel, problem: Problem, config: Config, facts: Facts) -> l
         "Time": _time(facts),
         "Grid": _grid(kernel, problem, config, facts),
     }
-    lines = [f'"""{what[problem.op]} by the Triton kernel `{kernel.name}`, tuned for {facts.device.name}.', ""]
+    lines = [
+        f'"""{what[problem.op]} by the Triton kernel `{kernel.name}`, tuned for {facts.device.name}.',
+        "",
+    ]
     for label, text in rows.items():
         lines += textwrap.wrap(text, WIDTH, initial_indent=label.ljust(_LABEL), subsequent_indent=" " * _LABEL,
                                break_long_words=False, break_on_hyphens=False)  # fmt: skip

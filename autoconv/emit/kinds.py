@@ -29,7 +29,10 @@ def kind_of(problem: Problem) -> Kind:
             "conv1d_weight",
             {"x": "x", "w": "grad", "y": "y"},
             ("Cout, K = grad.shape[1], kernel_size",),
-            ("grad.shape != (N, Cout, L_out)", *(("Cin % groups != 0", "Cout % groups != 0") if grouped else ())),
+            (
+                "grad.shape != (N, Cout, L_out)",
+                *(("Cin % groups != 0", "Cout % groups != 0") if grouped else ()),
+            ),
             f"grad_weight (Cout, {cin}, K) from x (N, Cin, L) and grad (N, Cout, L_out)",
         )
     named = {"x": "x", "w": "weight", "b": "bias", "y": "y"}

@@ -21,7 +21,9 @@ def varied(kernel: Kernel, over: Over) -> frozenset[str]:
     Never both: a kernel's best warps and stages follow from its tiles, so trying all pairs mostly times what
     is known to be slow. Tiles that are no BLOCK_*, such as SPLIT, are the grid's and stay as they are.
     """
-    return LAUNCH if over == "launch" else frozenset(tile for tile in kernel.tiles if tile.startswith("BLOCK_"))
+    return (
+        LAUNCH if over == "launch" else frozenset(tile for tile in kernel.tiles if tile.startswith("BLOCK_"))
+    )
 
 
 def rivals(

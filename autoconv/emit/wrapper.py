@@ -10,7 +10,15 @@ from autoconv.config import Config
 from autoconv.emit.expressions import TILE, Key, Number, denied, parts_between, parts_of, text_of
 from autoconv.emit.kinds import Kind, declared, known_activations
 from autoconv.emit.layout import (
-    INDENT, WIDTH, assigned, declared_with, either, enclosed, fitted, indented, spread,
+    INDENT,
+    WIDTH,
+    assigned,
+    declared_with,
+    either,
+    enclosed,
+    fitted,
+    indented,
+    spread,
 )  # fmt: skip
 from autoconv.emit.tracing import X_STRIDES, Traced, parameters
 from autoconv.kernels.base import Kernel, Launch
@@ -45,13 +53,18 @@ def by_torch(problem: Problem, kind: Kind) -> list[str]:
     function = f"nn.functional.{kind.name}("
     if problem.op == "conv_weight":
         channels = "x.shape[1] // groups" if "groups" in given else "x.shape[1]"
-        function, operands = "nn.grad.conv1d_weight(", ["x", f"(grad.shape[1], {channels}, kernel_size)", "grad"]
+        function, operands = (
+            "nn.grad.conv1d_weight(",
+            ["x", f"(grad.shape[1], {channels}, kernel_size)", "grad"],
+        )
     cropped, activated = pair and transposed, "activation" in given
     lines = [f"{INDENT}x = nn.functional.pad(x, padding)"] if pair and not transposed else []
     made = "y =" if cropped or activated else "return"
     lines += enclosed(f"{INDENT}{made} {function}", [*operands, *window], ")")
     if cropped:
-        lines.append(f"{INDENT}{'y =' if activated else 'return'} y[..., padding[0] : y.shape[-1] - padding[1]]")
+        lines.append(
+            f"{INDENT}{'y =' if activated else 'return'} y[..., padding[0] : y.shape[-1] - padding[1]]"
+        )
     if activated:
         lines.append(f'{INDENT}return y if activation == "none" else getattr(nn.functional, activation)(y)')
     return [*head, f'{INDENT}"""Return the same, computed by torch."""', *lines]
@@ -136,7 +149,11 @@ def _packed(problem: Problem, kind: Kind) -> list[str]:
 def _locals(traced: Traced, problem: Problem, kind: Kind) -> dict[str, Number]:
     """Return the arguments that are named before the launch: those in others, and those that are long."""
     taken = {"N", "Cin", "Cout", "K", "L", "L_out", *X_STRIDES, *parameters(problem)}
-    everything = [*_arguments(traced), traced.scratch, *(axis for one in traced.launches for axis in one.grid)]
+    everything = [
+        *_arguments(traced),
+        traced.scratch,
+        *(axis for one in traced.launches for axis in one.grid),
+    ]
     found: dict[Key, tuple[str, Number]] = {}
     for launch in traced.launches:
         for name, value in launch.keywords.items():
@@ -144,7 +161,9 @@ def _locals(traced: Traced, problem: Problem, kind: Kind) -> dict[str, Number]:
                 continue
             if value.key == ("//", (kind.of_group,), ("groups",)):
                 continue  # it has a name
-            elsewhere = sum(part.key == value.key for one in everything for part in parts_of(one) if part is not one)
+            elsewhere = sum(
+                part.key == value.key for one in everything for part in parts_of(one) if part is not one
+            )
             if elsewhere or len(text_of(value)) > LONG:
                 plain = name.lower()
                 found.setdefault(value.key, (plain if plain not in taken else f"{plain}_", value))
