@@ -3,8 +3,8 @@
     python examples/ship_a_database.py            # the user's database, the one that AUTOCONV_DB names
     python examples/ship_a_database.py --packaged # what autoconv brings along
 
-The text is one JSON object a line, the same bytes each time, so it may go into version control; each line has a
-checksum, and what does not hold is refused on the other side. The other machine is a folder here.
+The text is one JSON object a line, the same bytes each time, so it may go into version control; each line has
+a checksum, and what does not hold is refused on the other side. The other machine is a folder here.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The front of a Whisper encoder: which problems its convolutions pose, and what they should take on a GPU.
 
-Nothing is launched: the problems are looked up for devices that need not be here. What is found is printed with
-where it comes from, measured or predicted; what is not found, with the command that tunes it.
+Nothing is launched: the problems are looked up for devices that need not be here. What is found is printed
+with where it comes from, measured or predicted; what is not found, with the command that tunes it.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Write examples/emitted anew: what `autoconv emit` prints for the seed problem and KernelBench's convolutions.
+"""Write examples/emitted anew: what `autoconv emit` prints for the seed problem and KernelBench's.
 
-The configs are the packaged database's for an RTX 4090, or estimates where it has none. A test holds the files
-against the generator.
+The configs are the packaged database's for an RTX 4090, or estimates where it has none. A test holds the
+files against the generator.
 """
 
 from __future__ import annotations

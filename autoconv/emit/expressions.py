@@ -17,11 +17,11 @@ Key: TypeAlias = tuple[Any, ...]
 
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add, "-": operator.sub, "*": operator.mul, "//": operator.floordiv, "%": operator.mod,
-    "/": operator.truediv, "&": operator.and_, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-    "==": operator.eq, "!=": operator.ne,
+    "/": operator.truediv, "&": operator.and_, "<": operator.lt, "<=": operator.le, ">": operator.gt,
+    ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
 }  # fmt: skip
 RANKS = {"&": 2, "+": 3, "-": 3, "*": 4, "//": 4, "/": 4, "%": 4}
-"""How tightly operators bind: comparisons 1, calls and names 9; see "Operator precedence" in Python's manual."""
+"""How tightly operators bind: comparisons 1, names 9; "Operator precedence" in Python's manual."""
 NEGATED = {"<": ">=", ">=": "<", ">": "<=", "<=": ">", "==": "!=", "!=": "=="}
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": abs,

@@ -27,9 +27,10 @@ def emit(
 
     Args:
         kernel: What runs the problem.
-        problem: The problem; its kind is that of the file: op, layout, dtype, activation, and which of padding
-            and groups it has. All sizes are those of the tensors that the file's functions are given.
-        configs: Of the kernel, the best first. The file has the first, or with `over` a triton.autotune over all.
+        problem: The problem; its kind is that of the file: op, layout, dtype, activation, and which of
+            padding and groups it has. All sizes are those of the tensors that the file's functions are given.
+        configs: Of the kernel, the best first. The file has the first, or with `over` a triton.autotune over
+            all.
         facts: What is known of the first.
         over: What the configs differ in: "blocks" is the tiles called BLOCK_*, "launch" num_warps and
             num_stages.

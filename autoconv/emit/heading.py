@@ -61,8 +61,8 @@ def heading(kernel: Kernel, problem: Problem, config: Config, facts: Facts) -> l
         "",
     ]
     for label, text in rows.items():
-        lines += textwrap.wrap(text, WIDTH, initial_indent=label.ljust(_LABEL), subsequent_indent=" " * _LABEL,
-                               break_long_words=False, break_on_hyphens=False)  # fmt: skip
+        wrapped = textwrap.wrap(text, WIDTH - _LABEL, break_long_words=False, break_on_hyphens=False)
+        lines += [f"{label if line is wrapped[0] else '':{_LABEL}}{line}" for line in wrapped]
     schedule = (getdoc(modules[type(kernel).__module__]) or "").splitlines()
     return [*lines, "", *schedule, "", *textwrap.wrap(_origin(facts), WIDTH), '"""']
 
@@ -91,14 +91,15 @@ def _grid(kernel: Kernel, problem: Problem, config: Config, facts: Facts) -> str
     if not at_once:
         return text + "The device can launch none of them."
     return text + (
-        f"{facts.prediction.blocks_per_sm} run on an SM at once, {at_once} on the device: {blocks / at_once:.3g} "
-        "waves. Axis x has what can pass 65535, where y and z stop, and what shares operands lies side by side, so "
-        "that the L2 serves it."
+        f"{facts.prediction.blocks_per_sm} run on an SM at once, {at_once} on the device: "
+        f"{blocks / at_once:.3g} waves. Axis x has what can pass 65535, where y and z stop, and what shares "
+        "operands lies side by side, so that the L2 serves it."
     )
 
 
 def _origin(facts: Facts) -> str:
     return (
-        f"Written by {facts.versions}. It needs torch and Triton alone, and serves every size: what the kernel does "
-        "not run, torch does. The tiles were chosen for the problem above, and may not be the best for another."
+        f"Written by {facts.versions}. It needs torch and Triton alone, and serves every size: what the kernel "
+        "does not run, torch does. The tiles were chosen for the problem above, and may not be the best for "
+        "another."
     )

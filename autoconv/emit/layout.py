@@ -1,4 +1,4 @@
-"""Lines of Python as a formatter would leave them: whole where they fit, else broken at the outermost place."""
+"""Lines of Python as a formatter would leave them: whole where they fit, else broken at the outermost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ INDENT = "    "
 
 
 def enclosed(head: str, items: Sequence[str], tail: str) -> list[str]:
-    """Return `head`, which ends in a bracket, the items, and `tail`: on one line, on three, or an item a line."""
+    """Return `head`, which opens a bracket, the items, and `tail`: on one line, on three, or an item a line."""
     whole, inner = f"{head}{', '.join(items)}{tail}", indent_of(head) + INDENT
     if len(whole) <= WIDTH:
         return [whole]

@@ -29,7 +29,7 @@ def varied(kernel: Kernel, over: Over) -> frozenset[str]:
 def rivals(
     kernel: Kernel, problem: Problem, best: Config, device: Device, over: Over, count: int
 ) -> list[Config]:
-    """Return `best`, then those of the least estimated time that differ from it in `over` alone; `count` in all."""
+    """Return `best` and the fastest by estimate that differ from it in `over` alone, `count` in all."""
     names = varied(kernel, over)
 
     def fixed(config: Config) -> dict[str, int]:

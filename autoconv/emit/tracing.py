@@ -147,7 +147,7 @@ def _supported(kernel: Kernel, problem: Problem) -> list[Condition]:
 
 
 def _asked(kernel: Kernel, problem: Problem, flipped: Key | None) -> dict[Key, Condition] | None:
-    """Return what `kernel` asks of a problem that it runs, with one answer flipped, or None where it won't."""
+    """Return what `kernel` asks of a problem that it runs, with one answer flipped, or None."""
     trace = Trace(flipped=flipped)
     reason = kernel.unsupported(_traced_problem(problem, trace))
     return trace.conditions if reason is None else None

@@ -91,21 +91,33 @@ def by_kernel(kernel: Kernel, problem: Problem, kind: Kind, traced: Traced, tuni
         *indented(_packed(problem, kind)),
         *(f"{INDENT}{tile} = {tuning.config.tiles[tile]}" for tile in kernel.tiles if tile in held),
         *_assignments(locals_, names),
-        f"{INDENT}y = torch.empty(({', '.join(text_of(one, names) for one in traced.y_shape)}), device=x.device, dtype=x.dtype)",
+        *_allocated(traced, kind, names),
     ]
-    for name in dict.fromkeys(one for launch in traced.launches for one in launch.tensors):
-        if name not in (*kind.tensors, "b"):
-            taken = [text_of(traced.scratch, names), "device=x.device", "dtype=torch.float32"]
-            lines += enclosed(f"{INDENT}{name} = torch.empty(", taken, ")")
     for launch in traced.launches:
         fixed = tuning if launch.jit is kernel.jit else None
         lines += ["", *_launch(launch, kind, names, held, fixed)]
     return [*head, *lines, f"{INDENT}return y"]
 
 
+def _allocated(traced: Traced, kind: Kind, names: Mapping[Key, str]) -> list[str]:
+    """Return the lines that allocate y and, where the launches share it, scratch memory."""
+    shape = ", ".join(text_of(one, names) for one in traced.y_shape)
+    sizes = {"y": (f"({shape})", "x.dtype")}
+    for name in (one for launch in traced.launches for one in launch.tensors):
+        if name not in (*kind.tensors, "b"):
+            sizes[name] = text_of(traced.scratch, names), "torch.float32"
+    return [
+        line
+        for name, (size, dtype) in sizes.items()
+        for line in enclosed(
+            f"{INDENT}{name} = torch.empty(", [size, "device=x.device", f"dtype={dtype}"], ")"
+        )
+    ]
+
+
 def _head(opening: str, problem: Problem, kind: Kind, *, defaults: bool) -> tuple[list[str], list[str]]:
     """Return the head of a function, and what its tensors are called."""
-    operands = [name for name in ("x", *(kind.tensors[one] for one in ("w", "b") if one in kind.tensors))]
+    operands = [kind.tensors[one] for one in ("x", "w", "b") if one in kind.tensors]
     typed = [f"{name}: torch.Tensor" for name in operands]
     further = declared(problem)
     if not defaults:

@@ -98,7 +98,7 @@ def kindred(draw: st.DrawFn, problem: Problem, another: Problem) -> Problem:
 def test_a_drawn_problem_is_emitted(
     name: str, data: st.DataObject, large: bool, problems_of: ProblemsOf, tmp_path: Path
 ) -> None:
-    """Of a drawn problem, and of others of its kind, the file launches what the product does, or leaves it."""
+    """Of a drawn problem, and of others of its kind, the file launches what the product does, or nothing."""
     kernel = kernels()[name]
     problem = data.draw(problems_of(kernel, large))
     assume(problem.N * max(problem.Cin * problem.L, problem.Cout * problem.L_out) < 2**60)
@@ -161,11 +161,11 @@ def _compiled(kernel: Kernel, problem: Problem, config: Config, given: dict[str,
     scratch = torch.empty(max(1, kernel.workspace(problem, config)))
     y = torch.empty(problem.y_shape, dtype=given["x"].dtype)
     tensors_of = {**given, "y": y}
-    return [
-        one.jit.warmup(*(tensors_of.get(name, scratch) for name in one.tensors), grid=one.grid, **one.keywords)
-        .asm["cubin"]
-        for one in kernel.launches(problem, config, given["x"].stride())
-    ]  # fmt: skip
+    cubins = []
+    for one in kernel.launches(problem, config, given["x"].stride()):
+        taken = [tensors_of.get(name, scratch) for name in one.tensors]
+        cubins.append(one.jit.warmup(*taken, grid=one.grid, **one.keywords).asm["cubin"])
+    return cubins
 
 
 def _machine_code(cubin: bytes) -> list[str]:
