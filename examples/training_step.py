@@ -1,7 +1,7 @@
 """A training step: modules of autoconv's in place of torch.nn's, gradients included.
 
-The gradient of a convolution's input is a transposed convolution, that of its weight a product of its own; each
-is a problem with a tuned kernel. State dicts go either way.
+The gradient of a convolution's input is a transposed convolution, that of its weight a product of its own;
+each is a problem with a tuned kernel. State dicts go either way.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """A vocoder: give all its convolutions the tuned kernels, and see which of them serve.
 
-A HiFi-GAN generator in small: transposed convolutions that upsample a mel spectrogram, with residual blocks of
-dilated convolutions behind each. On a GPU the kernels serve what is tuned; on the CPU torch computes all.
+A HiFi-GAN generator in small: transposed convolutions that upsample a mel spectrogram, with residual blocks
+of dilated convolutions behind each. On a GPU the kernels serve what is tuned; on the CPU torch computes all.
 """
 
 import torch

@@ -9,7 +9,7 @@ INDENT = "    "
 
 
 def enclosed(head: str, items: Sequence[str], tail: str) -> list[str]:
-    """Return `head`, which opens a bracket, the items, and `tail`: on one line, on three, or an item a line."""
+    """Return `head`, the items between its bracket and `tail`: on one line, on three, or one each."""
     whole, inner = f"{head}{', '.join(items)}{tail}", indent_of(head) + INDENT
     if len(whole) <= WIDTH:
         return [whole]
