@@ -5,8 +5,8 @@
 
 A line of problems.txt is a problem as the command line takes it. Every task takes its share of them; SLURM
 says which it is. No task waits for another, and one that died costs its own share: start it again, and it
-goes on where it stopped. SQLite wants no locks over a network, so each task has a file, and one merges them in the
-end, in any order and as often as it likes.
+goes on where it stopped. SQLite wants no locks over a network, so each task has a file, and one merges them
+in the end, in any order and as often as it likes.
 """
 
 import os

@@ -100,6 +100,6 @@ def _grid(kernel: Kernel, problem: Problem, config: Config, facts: Facts) -> str
 def _origin(facts: Facts) -> str:
     return (
         f"Written by {facts.versions}. It needs torch and Triton alone, and serves every size: what the "
-        "kernel does not run, torch does. The tiles were chosen for the problem above, and may not be the best for "
-        "another."
+        "kernel does not run, torch does. The tiles were chosen for the problem above, and may not be the "
+        "best for another."
     )
