@@ -1,8 +1,8 @@
 """A kernel's own host code, run on sizes that remember where they came from: its launches as expressions.
 
 Nothing of a kernel is said again here. Its methods run as they do for a launch, on a problem and a config
-whose numbers are traced; only the names that no operator reaches, `math`, `max` and `min`, are other ones
-while they do. What comes out holds for every problem for which the conditions do that were met on the way.
+whose numbers are traced; only the names that no operator reaches, `math`, `max`, `min` and `alignment`, are
+other ones while they do. What comes out holds for every problem for which the conditions do that were met on the way.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def _modules(kernel: Kernel) -> list[ModuleType]:
 
 @contextmanager
 def _symbolic(modules: list[ModuleType]) -> Iterator[None]:
-    """Have these modules find functions for traced numbers under the names `math`, `max` and `min`.
+    """Have these modules find functions for traced numbers under the names that no operator reaches.
 
     Not safe while another thread runs their host code on traced numbers; on plain ones it computes the same.
     """
@@ -181,6 +181,7 @@ def _symbolic(modules: list[ModuleType]) -> Iterator[None]:
         "math": SimpleNamespace(**{**vars(math), "gcd": partial(_called, "math.gcd")}),
         "max": partial(_called, "max"),
         "min": partial(_called, "min"),
+        "alignment": _alignment,
     }
     before = [(module, {name: vars(module)[name] for name in stand_ins if name in vars(module)})
               for module in modules]  # fmt: skip
@@ -193,6 +194,11 @@ def _symbolic(modules: list[ModuleType]) -> Iterator[None]:
             for name in stand_ins:
                 del vars(module)[name]
             vars(module).update(names)
+
+
+def _alignment(*counts: Any, most: int = 16) -> Any:
+    """Return what kernels.sizes.alignment does: `most`, a power of two, as far as it divides every count."""
+    return _called("math.gcd", most, *counts)
 
 
 def _called(name: str, *arguments: Any, **keywords: Any) -> Any:

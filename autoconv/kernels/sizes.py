@@ -23,12 +23,15 @@ def x_strides_of(problem: Problem) -> Strides:
 
 
 def alignment(*counts: int, most: int = 16) -> int:
-    """Return the largest power of two, up to `most`, one itself, that divides every count.
+    """Return the largest power of two, up to `most`, that divides every count.
 
     >>> alignment(224280, 64)
     8
     """
-    return math.gcd(most, *counts)
+    unit = most
+    while any(count % unit for count in counts):
+        unit //= 2
+    return unit
 
 
 def powers_of_two(least: int, most: int) -> list[int]:
