@@ -2,7 +2,8 @@
 
 Nothing of a kernel is said again here. Its methods run as they do for a launch, on a problem and a config
 whose numbers are traced; only the names that no operator reaches, `math`, `max`, `min` and `alignment`, are
-other ones while they do. What comes out holds for every problem for which the conditions do that were met on the way.
+other ones while they do. What comes out holds for every problem for which the conditions do that were met
+on the way.
 """
 
 from __future__ import annotations
@@ -204,7 +205,7 @@ def _alignment(*counts: Any, most: int = 16) -> Any:
 def _called(name: str, *arguments: Any, **keywords: Any) -> Any:
     """Return the result of math.gcd, max or min."""
     found = next((one for one in arguments if isinstance(one, Number)), None)
-    if found is None:
+    if found is None or keywords:
         plain = {"math.gcd": math.gcd, "max": max, "min": min}[name]
         return plain(*arguments, **keywords)
     return call(found.trace, name, *arguments)
