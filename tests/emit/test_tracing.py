@@ -37,7 +37,7 @@ def test_conditions_are_those_that_the_kernel_has(name: str, problem: str, condi
 
 
 def test_a_tile_that_a_size_bears_on_is_kept() -> None:
-    """A row of `transposed_rows` is a phase of the stride: with a smaller one its products would be too small."""
+    """A row of `transposed_rows` is a phase of the stride: with fewer its products would be too small."""
     found = of("transposed_rows", "N=1,Cin=4,Cout=6,K=8,L=20,stride=4,op=conv_transpose")
     assert "triton.next_power_of_2(stride) != 4" in [" ".join(denied(one)) for one in found.conditions]
 
