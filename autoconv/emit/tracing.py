@@ -18,7 +18,7 @@ from types import MappingProxyType, ModuleType, SimpleNamespace
 from typing import Any
 
 from autoconv.config import Config
-from autoconv.emit.expressions import TILE, Condition, Key, Number, Trace, call, key_of, value_of
+from autoconv.emit.expressions import FUNCTIONS, TILE, Condition, Key, Number, Trace, call, key_of, value_of
 from autoconv.kernels.base import Kernel, Launch
 from autoconv.kernels.sizes import x_strides_of
 from autoconv.problem import Problem
@@ -206,6 +206,5 @@ def _called(name: str, *arguments: Any, **keywords: Any) -> Any:
     """Return the result of math.gcd, max or min."""
     found = next((one for one in arguments if isinstance(one, Number)), None)
     if found is None or keywords:
-        plain = {"math.gcd": math.gcd, "max": max, "min": min}[name]
-        return plain(*arguments, **keywords)
+        return FUNCTIONS[name](*arguments, **keywords)
     return call(found.trace, name, *arguments)
