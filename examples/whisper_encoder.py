@@ -1,5 +1,7 @@
 """The front of a Whisper encoder: which problems its convolutions pose, and what they should take on a GPU.
 
+    python examples/whisper_encoder.py rtx4090 h100-sxm
+
 Nothing is launched: the problems are looked up for devices that need not be here. What is found is printed
 with where it comes from, measured or predicted; what is not found, with the command that tunes it.
 """
@@ -10,7 +12,6 @@ import sys
 
 from autoconv import Problem
 
-DEVICES = ("rtx4090", "h100-sxm")
 FRAMES = 3000  # 30 s of audio
 
 
@@ -25,7 +26,7 @@ def problems(batch: int, width: int) -> dict[str, Problem]:
 
 def main() -> None:
     """Look the layers of Whisper tiny up."""
-    for device in DEVICES:
+    for device in sys.argv[1:] or ["rtx4090"]:
         for name, problem in problems(batch=1, width=384).items():
             command = [sys.executable, "-m", "autoconv", "lookup", str(problem), "--device", device, "--json"]
             found = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)

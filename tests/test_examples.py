@@ -16,7 +16,9 @@ PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 TINY = "N=1,Cin=16,Cout=16,K=1,L=16"  # the shortest sweep there is
 
 
-def in_this_process(name: str, capsys: pytest.CaptureFixture[str]) -> str:
+def in_this_process(name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    monkeypatch.setenv("AUTOCONV_ON_MISS", "predict")  # where there is a GPU: no sweep in a test
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     return capsys.readouterr().out
 
@@ -34,24 +36,23 @@ def as_a_program(name: str, *arguments: str | Path, **settings: str) -> str:
 
 
 def test_a_vocoder_sounds_as_it_did(capsys, monkeypatch):
-    monkeypatch.setenv("AUTOCONV_ON_MISS", "predict")
-    shown = in_this_process("vocoder", capsys)
+    shown = in_this_process("vocoder", capsys, monkeypatch)
     difference = re.search(r"^\(1, 1, 2560\), largest difference (\S+)$", shown, re.MULTILINE)
     assert difference is not None and float(difference[1]) < 1e-2
 
 
 def test_a_training_step_lowers_the_loss(capsys, monkeypatch):
-    monkeypatch.setenv("AUTOCONV_ON_MISS", "predict")
-    shown = in_this_process("training_step", capsys)
+    shown = in_this_process("training_step", capsys, monkeypatch)
     first, last = map(float, re.findall(r"loss (\S+)", shown))
     assert last < first / 2
     assert float(re.findall(r"differs by (\S+)", shown)[0]) < 1e-2
 
 
-def test_a_whisper_encoder_is_looked_up(capsys):
-    shown = in_this_process("whisper_encoder", capsys)
+def test_a_whisper_encoder_is_looked_up(capsys, monkeypatch):
+    shown = in_this_process("whisper_encoder", capsys, monkeypatch)
     assert re.findall(r"^(\S+ conv[12]):", shown, re.MULTILINE) == [
-        f"{device} {layer}" for device in ("rtx4090", "h100-sxm") for layer in ("conv1", "conv2")
+        "rtx4090 conv1",
+        "rtx4090 conv2",
     ]
     for text in re.findall(r"(?:measured|predicted) (\S+ ms, floor \S+) ms", shown):
         time, floor = map(float, text.split(" ms, floor "))
