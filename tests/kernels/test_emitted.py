@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def stated(kernel: Kernel, problem: Problem, config: Config) -> Launches:
             one.jit.fn.__name__,
             one.grid,
             [shapes.get(name, scratch) for name in one.tensors],
-            dict(one.keywords),
+            _typed(one.keywords),
         )
         for one in kernel.launches(problem, config)
     ]
@@ -61,9 +61,14 @@ def stated(kernel: Kernel, problem: Problem, config: Config) -> Launches:
 def seen(launches: Launches) -> Launches:
     """The same of recorded ones."""
     return [
-        (name, grid, [None if one is None else tuple(one.shape) for one in given], keywords)
+        (name, grid, [None if one is None else tuple(one.shape) for one in given], _typed(keywords))
         for name, grid, given, keywords in launches
     ]
+
+
+def _typed(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords with their types: True and 1 are not the same to a compiler."""
+    return {name: (type(value), value) for name, value in keywords.items()}
 
 
 def spied(text: str, path: Path, problem: Problem) -> tuple[Any, Launches, list[str]]:
