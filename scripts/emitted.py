@@ -6,12 +6,12 @@ files against the generator.
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 import tempfile
 from pathlib import Path
 
-from autoconv.settings import child_environment
+from autoconv.cli import cli
 
 DEVICE = "rtx4090"
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "emitted"
@@ -26,13 +26,13 @@ PROBLEMS = {
 
 
 def main() -> None:
-    """Emit every problem, with none but the packaged database."""
+    """Emit every problem, or those that are named, with none but the packaged database."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        alone = child_environment(AUTOCONV_DB=f"{folder}/tuning.db")
-        for name, problem in PROBLEMS.items():
-            command = [sys.executable, "-m", "autoconv", "emit", problem, "--device", DEVICE]
-            subprocess.run([*command, "--output", FOLDER / f"{name}.py"], check=True, env=alone)
+        os.environ["AUTOCONV_DB"] = f"{folder}/tuning.db"
+        for name in sys.argv[1:] or PROBLEMS:
+            path = str(FOLDER / f"{name}.py")
+            cli(["emit", PROBLEMS[name], "--device", DEVICE, "--output", path], standalone_mode=False)
 
 
 if __name__ == "__main__":
