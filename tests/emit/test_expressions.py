@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import triton
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autoconv.emit.expressions import OPERATORS, Number, Trace, call, denied, text_of, value_of
@@ -37,6 +37,7 @@ def _made(parts: tuple[str, Any, Any]) -> Any:
     return cdiv(left, right) if of == "cdiv" else OPERATORS[of](left, right)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(expressions())
 def test_the_text_computes_the_value(one: Any) -> None:
     assert eval(text_of(one), {"a": 12, "b": 5, "triton": triton}) == value_of(one)

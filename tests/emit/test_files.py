@@ -159,7 +159,7 @@ def test_a_config_of_ones_own_is_written_to_a_file(tmp_path: Path) -> None:
         (["--over", "launch"], "--autotune"),
         (["--kernel", "dense"], "--config"),
         (["--autotune", "1"], "--autotune"),
-        (["--kernel", "pointwise", *SEED_CONFIG[2:]], "kernel"),
+        (["--kernel", "pointwise", *SEED_CONFIG[2:]], "GROUP_L"),
     ],
 )
 def test_a_wrong_call_is_told_in_one_line(arguments: Sequence[str], said: str) -> None:
