@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from autoconv.config import Config
-from autoconv.emit import jits
 from autoconv.emit.expressions import parts_of, value_of
 from autoconv.emit.heading import Facts, heading
+from autoconv.emit.jits import constants, in_order, source_text
 from autoconv.emit.kinds import kind_of
 from autoconv.emit.layout import INDENT, declared_with
 from autoconv.emit.module import autograd_function, module
@@ -46,10 +46,10 @@ def emit(
         raise ConfigError(tile, best.tiles[tile], reason, "tune over num_warps and num_stages")
     kind = kind_of(problem)
     tuning = Tuning(best, names | LAUNCH if over else names)
-    used = jits.in_order([launch.jit for launch in found.launches])
+    used = in_order([launch.jit for launch in found.launches])
     functions = [
         [*(_autotune(found, kernel, configs, names) if over and jit is kernel.jit else []),
-         *jits.text_of(jit).splitlines()]
+         *source_text(jit).splitlines()]
         for jit in used
     ]  # fmt: skip
     host = [
@@ -61,8 +61,8 @@ def emit(
     imports = ["import torch", "import torch.nn as nn", "import triton", "import triton.language as tl"]
     if any("math." in line for line in host[1]):
         imports[:0] = ["import math", ""]
-    constants = jits.constants(used)
-    imports += ["", *constants] if constants else []
+    named = constants(used)
+    imports += ["", *named] if named else []
     parts = [[*heading(kernel, problem, best, facts), "", *imports], *functions, *host]
     return "\n\n\n".join("\n".join(part) for part in parts) + "\n"
 

@@ -39,7 +39,7 @@ def _globals(jit: Any) -> dict[str, Any]:
         ValueError: it is neither a jit function nor a constant, so a file with those alone would lack it.
     """
     module, own = jit.fn.__globals__, {*PROVIDED, *jit.fn.__code__.co_varnames}
-    mentioned = [node.id for node in ast.walk(ast.parse(text_of(jit))) if isinstance(node, ast.Name)]
+    mentioned = [node.id for node in ast.walk(ast.parse(source_text(jit))) if isinstance(node, ast.Name)]
     found = {name: module[name] for name in mentioned if name in module and name not in own}
     for name, one in found.items():
         if not hasattr(one, "fn") and not _is_constant(one):
@@ -51,6 +51,6 @@ def _is_constant(one: Any) -> bool:
     return type(one).__name__ == "constexpr"  # of Triton, which no other package than the kernels' imports
 
 
-def text_of(jit: Any) -> str:
+def source_text(jit: Any) -> str:
     """Return the source of a jit function, its decorator included."""
     return textwrap.dedent(inspect.getsource(jit.fn)).rstrip() + "\n"
