@@ -24,7 +24,7 @@ VALUES = ("problem", "config", "device", "environment", "errors", "settings")
 # The arrows of docs/architecture.md. A package may import itself and whatever it reaches along them.
 KNOWS: dict[str, set[str]] = {
     "front": {"cli", "simulation", "watching"},
-    "cli": {"swap", "diagnosis"},
+    "cli": {"swap", "diagnosis", "emit"},
     "diagnosis": {"compiler", "gpu", "lookup"},
     "simulation": {"serving"},
     "swap": {"modules"},
@@ -33,6 +33,7 @@ KNOWS: dict[str, set[str]] = {
     "ops": {"library"},
     "library": {"serving"},
     "serving": {"dispatch"},
+    "emit": {"cost"},
     "dispatch": {"tuning", "gpu"},
     "tuning": {"sweep", "lookup"},
     "sweep": {"cost", "gpu", "lookup"},

@@ -13,6 +13,7 @@ import click
 from autoconv.cli.common import printable
 from autoconv.cli.db import db
 from autoconv.cli.doctor import doctor
+from autoconv.cli.emit import emit
 from autoconv.cli.explain import explain
 from autoconv.cli.lookup import lookup
 from autoconv.cli.tune import tune
@@ -84,7 +85,7 @@ def cli() -> None:
     """The group of all commands."""
 
 
-for command in (tune, lookup, explain, verify, db, doctor):
+for command in (tune, lookup, explain, emit, verify, db, doctor):
     cli.add_command(command)
 
 

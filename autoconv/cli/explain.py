@@ -73,9 +73,9 @@ def explain(
             resolve(parsed, one, at.device)
     if config is None:
         config = at.tuner.kernel_for(parsed, at.environment, at.device)
-    predictions = [(config, _predicted(parsed, config, at.device, taken))]
+    predictions = [(config, predicted(parsed, config, at.device, taken))]
     if other is not None:
-        predictions.append((other, _predicted(parsed, other, at.device, {})))
+        predictions.append((other, predicted(parsed, other, at.device, {})))
     fields = [
         {"problem": str(parsed), "device": at.device.name, **prediction.to_json(one)}
         for one, prediction in predictions
@@ -90,7 +90,12 @@ def explain(
     raise SystemExit(0 if all(prediction.blocks_per_sm for _, prediction in predictions) else 1)
 
 
-def _predicted(problem: Problem, config: Config, device: Device, taken: dict[str, Any]) -> Prediction:
+def predicted(problem: Problem, config: Config, device: Device, taken: dict[str, Any]) -> Prediction:
+    """Return the prediction of a config that is compiled for it; `taken` stands in place of resources.
+
+    Raises:
+        ConfigError: it does not compile.
+    """
     from autoconv.cost.predict import compiled_resources, predict
 
     try:
