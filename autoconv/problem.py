@@ -144,7 +144,11 @@ class Problem:
 
     def __str__(self) -> str:
         """The text form: the five sizes, then every field that is not at its default."""
-        shown = [name for name in _TEXT_ORDER if name in _SIZES or getattr(self, name) != self._default(name)]
+        shown = [
+            name
+            for name in _TEXT_ORDER
+            if name in _SIZES or getattr(self, name) != _default(name, self.dtype)
+        ]
         return ",".join(f"{name}={_to_text(getattr(self, name))}" for name in shown)
 
     def key(self) -> str:
@@ -174,6 +178,14 @@ class Problem:
         """Return the fields a database keeps in columns of their own, for people's queries."""
         names = (*_SIZES, "stride", "dilation", "groups", "op", "dtype")
         return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def fields(cls) -> dict[str, Any]:
+        """Return the fields of a key in the order of the text form, each with its default; None: it has none.
+
+        Precision's is that of float32.
+        """
+        return {name: None if name in _SIZES else _default(name, "float32") for name in _TEXT_ORDER}
 
     def to_json(self) -> dict[str, Any]:
         """Return every field by name, as values JSON can hold; an uneven padding is a list of two."""
@@ -259,11 +271,12 @@ class Problem:
         elements = math.prod(self.x_shape) + math.prod(self.w_shape) + math.prod(self.y_shape)
         return (elements + (self.Cout if self.bias else 0)) * self.dtype_bytes
 
-    def _default(self, name: str) -> object:
-        return PRECISIONS[self.dtype][0] if name == "precision" else _DEFAULTS[name]
-
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Problem)}
+
+
+def _default(name: str, dtype: str) -> object:
+    return PRECISIONS[dtype][0] if name == "precision" else _DEFAULTS[name]
 
 
 # --- checks ---------------------------------------------------------------------------------------

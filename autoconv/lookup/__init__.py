@@ -17,7 +17,7 @@ from autoconv.lookup.runs import outdated, tried
 from autoconv.lookup.shelf import Shelf
 from autoconv.problem import Problem
 from autoconv.settings import Settings
-from tuning_db import Layers, TuningDB, open_healed
+from tuning_db import Application, Layers, TuningDB, open_healed
 
 __all__ = [
     "APPLICATION", "COLUMNS", "GRADES", "HITS", "OWN", "PREBUILT", "PROVENANCES", "SERVING", "Found",
@@ -25,7 +25,7 @@ __all__ = [
     "priors", "records", "refusal", "transferred", "tried", "warn_once", "why_missing",
 ]  # fmt: skip
 
-APPLICATION = "autoconv"
+APPLICATION = Application("autoconv", Problem.fields())
 _COLUMNS = Problem(N=1, Cin=1, Cout=1, K=1, L=1).columns()
 COLUMNS: Mapping[str, type] = {
     name: type(_COLUMNS[name]) for name in sorted(_COLUMNS, key=lambda name: name in SIZES)
