@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from unicodedata import category
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from autoconv import device as devices
-from autoconv import settings
+from autoconv import lookup, settings
 from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.environment import Environment
@@ -29,6 +29,7 @@ from autoconv.settings import Settings
 if TYPE_CHECKING:
     from autoconv.sweep.sweep import Job
     from autoconv.tuning.tuner import Tuner
+    from tuning_db import Layers
 
 WITHOUT_GPU = "rtx4090"
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control and format characters, lone surrogates, separators
@@ -68,7 +69,18 @@ class Target:
     environment: Environment
     on_gpu: bool  # the device is present
     settings: Settings
-    tuner: Tuner
+
+    @cached_property
+    def layers(self) -> Layers:
+        """Every layer of the tuning database, without torch."""
+        return lookup.open_layers(self.settings, note)
+
+    @cached_property
+    def tuner(self) -> Tuner:
+        """What tunes and guesses. Imports torch."""
+        from autoconv.tuning.tuner import Tuner
+
+        return Tuner(self.settings, warn=note)
 
     def job(self, seconds: float = float("inf")) -> Job:
         """Return the sweep job for this target, of at most `seconds`."""
@@ -78,7 +90,7 @@ class Target:
 
 
 def target(name: str) -> Target:
-    """Return the target called `name`, "auto" included.
+    """Return the target called `name`, "auto" included. Imports torch, which knows whether it is here.
 
     Raises:
         DeviceError: no device has that name, the GPU here is older than sm_80, or Triton does not compile
@@ -86,8 +98,6 @@ def target(name: str) -> Target:
         SettingError: an AUTOCONV_ variable has an invalid value.
     """
     from autoconv import gpu
-    from autoconv.compiler.targets import uncompilable
-    from autoconv.tuning.tuner import Tuner
 
     now = settings.load()
     here = gpu.current(0) if gpu.present() else None
@@ -96,13 +106,48 @@ def target(name: str) -> Target:
     if name == "auto" and here is None:
         note(f"no GPU here: answering for {WITHOUT_GPU} (choose with --device)")
     device = (here or devices.find(WITHOUT_GPU)) if name == "auto" else devices.find(name)
-    reason = uncompilable(device.arch)
-    if reason is not None:
-        raise DeviceError("name", device.name, f"cannot be tuned for: {reason}", "install that Triton")
+    _check_compilable(device)
     on_gpu = here is not None and here.name == device.name
     driver, power = gpu.driver_and_power(0) if on_gpu else (None, None)
     environment = Environment.current(device, cuda_driver=driver, power_limit_w=power)
-    return Target(device, environment, on_gpu, now, Tuner(now, warn=note))
+    return Target(device, environment, on_gpu, now)
+
+
+def target_to_look_up(name: str) -> Target:
+    """Return the target called `name` without torch where it is a device that is certainly not here.
+
+    Raises:
+        DeviceError: as `target` does, and so is the next.
+        SettingError: see there.
+    """
+    if name == "auto":
+        return target(name)
+    device = devices.find(name)
+    if {device.product, *device.other_products} & _products_here():
+        return target(name)  # it may be this one, whose driver and power limit are part of the environment
+    _check_compilable(device)
+    return Target(device, Environment.current(device), on_gpu=False, settings=settings.load())
+
+
+def _products_here() -> set[str]:
+    """Return what the driver calls the GPUs of this machine.
+
+    None where there is no nvidia-smi: the driver's version and the power limit could not be told then either.
+    """
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return set()
+    return {line.strip() for line in done.stdout.splitlines()}
+
+
+def _check_compilable(device: Device) -> None:
+    from autoconv.compiler.targets import uncompilable
+
+    reason = uncompilable(device.arch)
+    if reason is not None:
+        raise DeviceError("name", device.name, f"cannot be tuned for: {reason}", "install that Triton")
 
 
 def parse_config(kernel: str | None, numbers: str | None) -> Config | None:
@@ -165,6 +210,9 @@ def milliseconds(microseconds: float | None) -> float | None:
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar on standard error, if that is a terminal; yield what to tell it: (doing, done, of)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

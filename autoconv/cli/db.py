@@ -15,6 +15,7 @@ import click
 from autoconv import device as devices
 from autoconv import lookup, settings
 from autoconv.cli.common import WITHOUT_GPU, json_option, note, print_json, progress_bar, say
+from autoconv.cli.listing import list_, show
 from autoconv.cli.missed import missed
 from autoconv.cli.output import written
 from autoconv.cli.pin import pin
@@ -81,8 +82,8 @@ def db() -> None:
     """Look after the tuning database (the file that AUTOCONV_DB names)."""
 
 
-db.add_command(missed)
-db.add_command(pin)
+for command in (list_, show, missed, pin):
+    db.add_command(command)
 
 
 @db.command()

@@ -6,8 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from autoconv.cli.common import (
     PROBLEM_HELP,
@@ -19,6 +17,7 @@ from autoconv.cli.common import (
     problem_argument,
     target,
 )
+from autoconv.cli.tables import print_facts
 from autoconv.compiler.resolve import resolve
 from autoconv.config import Config
 from autoconv.cost.explanation import difference, rows
@@ -84,7 +83,8 @@ def explain(
         for row in fields:
             print_json(row)
     else:
-        _print(fields[0], [rows(one, prediction) for one, prediction in predictions])
+        title = f"{parsed} on {at.device.name}: predicted, not measured"
+        print_facts(title, *(rows(one, prediction) for one, prediction in predictions))
         if other is not None:
             click.echo(difference(predictions[0][1], predictions[1][1]))
     raise SystemExit(0 if all(prediction.blocks_per_sm for _, prediction in predictions) else 1)
@@ -119,14 +119,3 @@ def parse_resources(given: str | None) -> dict[str, int]:
             raise ConfigError("resources", part, reason, "write such as registers=184,shared=16384")
         found[name] = int(number)
     return found
-
-
-def _print(fields: dict[str, Any], columns: list[dict[str, str]]) -> None:
-    table = Table(
-        title=f"{fields['problem']} on {fields['device']}: predicted, not measured",
-        show_header=False,
-        title_justify="left",
-    )
-    for name in columns[0]:
-        table.add_row(name, *(column[name] for column in columns))
-    Console().print(table)

@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime import driver as active_driver
 
 from autoconv.device import Device
+
+if TYPE_CHECKING:
+    import torch
 
 # Triton unpacks four values of load_binary up to Triton 3.3; since 3.4 also a fifth, the thread limit.
 _LOADED_VALUES = 4 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4) else 5
@@ -87,6 +89,8 @@ class RecordingDriver(DriverBase):  # type: ignore[misc]  # triton ships no type
         return 0
 
     def get_active_torch_device(self) -> torch.device:
+        import torch  # not above: who estimates imports this module, and compiles nothing
+
         return torch.device("cpu")
 
     def get_benchmarker(self) -> Any:

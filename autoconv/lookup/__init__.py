@@ -9,6 +9,7 @@ from pathlib import Path
 import tuning_db
 from autoconv.lookup.buckets import SIZES
 from autoconv.lookup.elsewhere import priors, transferred
+from autoconv.lookup.estimates import estimated
 from autoconv.lookup.families import find
 from autoconv.lookup.found import GRADES, HITS, OWN, PROVENANCES, SERVING, Found, PredictorOf, records
 from autoconv.lookup.legality import refusal
@@ -21,8 +22,8 @@ from tuning_db import Application, Layers, TuningDB, open_healed
 
 __all__ = [
     "APPLICATION", "COLUMNS", "GRADES", "HITS", "OWN", "PREBUILT", "PROVENANCES", "SERVING", "Found",
-    "PredictorOf", "Shelf", "find", "open_as_it_is", "open_file", "open_layers", "open_user", "outdated",
-    "priors", "records", "refusal", "transferred", "tried", "warn_once", "why_missing",
+    "PredictorOf", "Shelf", "estimated", "find", "open_as_it_is", "open_file", "open_layers", "open_user",
+    "outdated", "priors", "records", "refusal", "transferred", "tried", "warn_once", "why_missing",
 ]  # fmt: skip
 
 APPLICATION = Application("autoconv", Problem.fields())

@@ -168,8 +168,8 @@ WITH tried AS (  -- the last run that tried a configuration, where runs note whe
         PARTITION BY problem_id, environment_id, provenance, model ORDER BY time_us, config_hash
     )
 )
-SELECT x.problem, m.device, m.triton, json_extract(w.config, '$.kernel') AS kernel, w.config, w.provenance,
-    w.measured_us, w.predicted_us, w.least_default_us AS default_us,
+SELECT x.problem, m.device, m.triton, json_extract(w.config, '$.kernel') AS kernel, w.config,
+    w.provenance, w.measured_us, w.predicted_us, w.least_default_us AS default_us,
     -- the next best is the next of the same source, or the best of another
     round(100 * coalesce(min(w.margin, w.ahead), w.margin, w.ahead), 1) AS margin_pct,
     w.finished, b.begun AS "when", w.source, m.arch, w.problem_id, w.environment_id
