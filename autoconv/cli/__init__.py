@@ -15,6 +15,7 @@ from autoconv.cli.db import db
 from autoconv.cli.doctor import doctor
 from autoconv.cli.explain import explain
 from autoconv.cli.lookup import lookup
+from autoconv.cli.report import report
 from autoconv.cli.tune import tune
 from autoconv.cli.verify import verify
 from autoconv.errors import FieldError
@@ -84,7 +85,7 @@ def cli() -> None:
     """The group of all commands."""
 
 
-for command in (tune, lookup, explain, verify, db, doctor):
+for command in (tune, lookup, explain, report, verify, db, doctor):
     cli.add_command(command)
 
 

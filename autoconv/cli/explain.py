@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
 
+from autoconv import nsight
 from autoconv.cli.common import (
     PROBLEM_HELP,
     config_options,
@@ -15,9 +18,10 @@ from autoconv.cli.common import (
     parse_config,
     print_json,
     problem_argument,
+    say,
     target,
 )
-from autoconv.cli.tables import print_facts
+from autoconv.cli.tables import ms, print_facts, print_table
 from autoconv.compiler.resolve import resolve
 from autoconv.config import Config
 from autoconv.cost.explanation import difference, rows
@@ -42,6 +46,11 @@ _MOST_DIGITS = 9
     metavar="NAME=NUMBER",
     help="Take these in place of what compiling gives, such as registers=184,shared=16384 (also spills).",
 )
+@click.option(
+    "--profile",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What `ncu --csv` printed of this config's launch, to set measured beside predicted.",
+)
 @json_option
 def explain(
     problem: str,
@@ -51,17 +60,21 @@ def explain(
     against: str | None,
     against_kernel: str | None,
     given: str | None,
+    profile: Path | None,
     as_json: bool,
 ) -> None:
     """Show why a config should take the time it is predicted to take.
 
     The config is the database's for PROBLEM, or the best estimate where it has none of ours, unless --kernel
-    and --config give one. It is compiled for the device; every figure is predicted, none measured. With
-    --against, two configs stand side by side, with what makes the difference. Exit status 1: it compiles,
-    but the device cannot launch it.
+    and --config give one. It is compiled for the device; every figure is predicted, none measured, unless
+    --profile gives what Nsight Compute measured, which then stands beside, under its names. With --against,
+    two configs stand side by side, with what makes the difference. Exit status 1: it compiles, but the device
+    cannot launch it.
     """
     parsed = Problem.parse(problem)
     config = parse_config(kernel, numbers)
+    if profile is not None and against is not None:
+        raise click.UsageError("a profile is of one config; give --profile or --against")
     if against_kernel is not None and against is None:
         raise ConfigError("--against", None, "is missing", "give it with --against-kernel")
     other = None if against is None else parse_config(against_kernel or kernel, against)
@@ -75,8 +88,17 @@ def explain(
     predictions = [(config, _predicted(parsed, config, at.device, taken))]
     if other is not None:
         predictions.append((other, _predicted(parsed, other, at.device, {})))
+    seen = {} if profile is None else nsight.measured(_read(profile), parsed, config)
     fields = [
-        {"problem": str(parsed), "device": at.device.name, **prediction.to_json(one)}
+        {
+            "problem": str(parsed),
+            "device": at.device.name,
+            **prediction.to_json(one),
+            "nsight": nsight.predicted(prediction),
+            "measured": seen,
+            "differences": nsight.differences(nsight.predicted(prediction), seen),
+            "advice": nsight.advice(prediction, seen, at.device),
+        }
         for one, prediction in predictions
     ]
     if as_json:
@@ -84,10 +106,47 @@ def explain(
             print_json(row)
     else:
         title = f"{parsed} on {at.device.name}: predicted, not measured"
-        print_facts(title, *(rows(one, prediction) for one, prediction in predictions))
+        print_facts(title, *(_facts(one, prediction) for one, prediction in predictions))
+        print_table("", *_nsight_table(fields))
+        for line in (*fields[0]["differences"], *fields[0]["advice"]):
+            say(f"- {line}")
         if other is not None:
             click.echo(difference(predictions[0][1], predictions[1][1]))
     raise SystemExit(0 if all(prediction.blocks_per_sm for _, prediction in predictions) else 1)
+
+
+def _facts(config: Config, prediction: Prediction) -> dict[str, str]:
+    facts = rows(config, prediction)
+    if len(prediction.grid) == 1:  # "37440 = 37440 blocks" says nothing
+        facts["grid"] = f"{prediction.blocks} blocks on one axis"
+    return facts
+
+
+def _read(profile: Path) -> str:
+    return profile.read_text(encoding="utf-8", errors="replace")
+
+
+def _nsight_table(fields: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows: Nsight Compute's name, ours, and the figures of each config."""
+    kinds = [(one["nsight"], "predicted") for one in fields]
+    if fields[0]["measured"]:
+        kinds.append((fields[0]["measured"], "measured"))
+    table = [
+        [metric.name, metric.ours, *(_figure(metric, figures) for figures, _ in kinds)]
+        for metric in nsight.METRICS
+    ]
+    return ["Nsight Compute", "here", *(kind for _, kind in kinds)], table
+
+
+def _figure(metric: nsight.Metric, figures: dict[str, float]) -> str:
+    value = figures.get(metric.name)
+    if value is None or not math.isfinite(value):
+        return "-"
+    if metric.unit == "ns":
+        return ms(value / 1e6)
+    if metric.unit == "byte":
+        return f"{value / 1e9:.4g} GB"
+    return f"{value:.1f} %" if metric.unit == "%" else f"{value:.0f}"
 
 
 def _predicted(problem: Problem, config: Config, device: Device, taken: dict[str, Any]) -> Prediction:

@@ -99,7 +99,7 @@ def test_tune_for_a_person(tuned, run):
     shown = run("tune", PROBLEM, "--device", "rtx4090")
     assert shown.exit_code == 0
     assert f"{PROBLEM} on rtx4090" in shown.stdout
-    for word in (tuned.fields["kernel"], "predicted", "measured", "the database, no sweep"):
+    for word in (tuned.fields["kernel"], "predicted", " % of floor", "the database, no sweep"):
         assert word in shown.stdout
 
 

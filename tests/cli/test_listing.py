@@ -24,7 +24,12 @@ from tuning_db import Trial, TuningDB
 ODD = Problem.parse(
     "N=2,Cin=8,Cout=16,K=4,L=61,op=conv_transpose,padding=1:2,activation=gelu,bias=1,dtype=float16"
 )
+IEEE = Problem.parse("N=1,Cin=4,Cout=4,K=3,L=9,precision=ieee")
 L4 = Environment.current(find("l4"))
+FOREIGN = Trial(
+    {"kernel": "dense", "BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16, "num_warps": 4, "num_stages": 2},
+    "ok", predicted_us=3.0, predictor="x-y", source="old",
+)  # fmt: skip
 
 
 def config(**numbers: int) -> dict[str, Any]:
