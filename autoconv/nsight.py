@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from autoconv.config import Config
+from autoconv.cost import explanation
 from autoconv.cost.prediction import Prediction
 from autoconv.device import Device
 from autoconv.errors import FieldError
@@ -93,6 +94,14 @@ _UNITS = {
     "ns": 1.0, "nsecond": 1.0, "us": 1e3, "usecond": 1e3, "ms": 1e6, "msecond": 1e6, "s": 1e9, "second": 1e9,
     "byte": 1.0, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9, "Tbyte": 1e12,
 }  # fmt: skip
+
+
+def facts(config: Config, told: Prediction) -> dict[str, str]:
+    """Return the lines of an explanation by their names; a grid of one axis is not told twice."""
+    lines = explanation.rows(config, told)
+    if len(told.grid) == 1:
+        lines["grid"] = f"{told.blocks} blocks on one axis"
+    return lines
 
 
 def predicted(told: Prediction) -> dict[str, float]:

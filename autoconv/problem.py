@@ -49,6 +49,17 @@ _MEANING = {
     "padding": "the zeros on each side, or left:right",
     "output_padding": "the extra length on the output's right",
 }
+_OTHER_NAMES = {  # that other tools have for what a field may be
+    "dtype": {
+        "fp32": "float32", "f32": "float32", "float": "float32", "single": "float32", "fp16": "float16",
+        "f16": "float16", "half": "float16", "bf16": "bfloat16",
+    },
+    "op": {"conv1d": "conv", "conv_transpose1d": "conv_transpose", "convtranspose1d": "conv_transpose",
+           "deconv": "conv_transpose", "transposed": "conv_transpose", "wgrad": "conv_weight"},
+    "precision": {"fp32": "ieee", "float32": "ieee", "highest": "ieee", "3xtf32": "tf32x3", "high": "tf32"},
+    "layout": {"channels_last": "nlc", "nwc": "nlc", "contiguous": "ncl", "ncw": "ncl"},
+    "activation": {"swish": "silu", "leakyrelu": "leaky_relu", "identity": "none"},
+}  # fmt: skip
 _LEAST = {"padding": 0, "output_padding": 0}  # every other whole number is at least 1
 
 
@@ -314,7 +325,8 @@ def _check_plain_gradient(problem: Problem) -> None:
 def _check_precision(problem: Problem) -> None:
     legal = PRECISIONS[problem.dtype]
     if problem.precision not in legal:
-        reason = f"is not a precision of dtype={problem.dtype}"
+        near = _near("precision", problem.precision, legal) if isinstance(problem.precision, str) else ""
+        reason = f"is not a precision of dtype={problem.dtype}{near}"
         raise ProblemError("precision", problem.precision, reason, f"give {_choices(legal)}, or leave it out")
 
 
@@ -374,8 +386,14 @@ def _check_int(name: str, value: object) -> None:
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        near = suggestion(value, choices) if isinstance(value, str) else ""
+        near = _near(name, value, choices) if isinstance(value, str) else ""
         raise ProblemError(name, value, f"is not a known {name}{near}", f"give {_choices(choices)}")
+
+
+def _near(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """Return ", did you mean X?": what another tool calls so, if it is one of the choices, or the closest."""
+    meant = _OTHER_NAMES.get(name, {}).get(value.lower().removeprefix("torch."))
+    return f", did you mean {meant}?" if meant in choices else suggestion(value, choices)
 
 
 def _choices(names: tuple[str, ...]) -> str:

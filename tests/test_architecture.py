@@ -25,7 +25,7 @@ VALUES = ("problem", "config", "device", "environment", "errors", "settings")
 KNOWS: dict[str, set[str]] = {
     "front": {"cli", "simulation", "watching"},
     "cli": {"swap", "diagnosis", "report", "nsight"},
-    "report": {"tuning"},
+    "report": {"tuning", "nsight"},
     "nsight": {"cost"},
     "diagnosis": {"compiler", "gpu", "lookup"},
     "simulation": {"serving"},

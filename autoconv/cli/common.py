@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from unicodedata import category
 
 import click
+from click.shell_completion import CompletionItem
 
 from autoconv import device as devices
 from autoconv import lookup, settings
@@ -24,9 +25,12 @@ from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.errors import ConfigError, DeviceError
+from autoconv.kernels.aten import ATEN
 from autoconv.settings import Settings
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from autoconv.sweep.sweep import Job
     from autoconv.tuning.tuner import Tuner
     from tuning_db import Layers
@@ -38,9 +42,30 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 PROBLEM_HELP = "PROBLEM is text such as N=64,Cin=64,Cout=128,K=3,L=4096; `autoconv --help` has its fields."
 
+
+def _named(names: Callable[[], Iterable[str]]) -> Callable[..., list[CompletionItem]]:
+    """Return what completes an option's value to one of these names."""
+
+    def complete(_ctx: click.Context, _option: click.Parameter, begun: str) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in sorted(names()) if name.startswith(begun.lower())]
+
+    return complete
+
+
+def kernel_names() -> list[str]:
+    """Return the names of all kernels, and of torch's own convolution; without Triton."""
+    from autoconv.kernels.source import sources
+
+    return [*sources(), ATEN.kernel]
+
+
+complete_devices = _named(lambda: ["auto", *devices.names()])
+complete_kernels = _named(kernel_names)
+
 problem_argument = click.argument("problem")
 device_option = click.option(
     "--device",
+    shell_complete=complete_devices,
     default="auto",
     show_default=True,
     metavar="NAME",
@@ -58,7 +83,9 @@ def config_options(command: Command) -> Command:
         help="Tiles, warps and stages, such as "
         '{"BLOCK_CO": 128, "BLOCK_L": 128, "BLOCK_R": 16, "num_warps": 8, "num_stages": 3}.',
     )(command)
-    return click.option("--kernel", metavar="NAME", help="Kernel that --config is for.")(command)
+    return click.option(
+        "--kernel", metavar="NAME", help="Kernel that --config is for.", shell_complete=complete_kernels
+    )(command)
 
 
 @dataclass(frozen=True)
@@ -208,22 +235,29 @@ def milliseconds(microseconds: float | None) -> float | None:
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar on standard error, if that is a terminal; yield what to tell it: (doing, done, of)."""
+def progress_bar(title: str, console: Console | None = None) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar on standard error, if that is a terminal; yield what to tell it: (doing, done, of).
+
+    It keeps to one line of any width: what is being done, the bar and the numbers are whole, and of the title
+    there is as much as fits.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
+    room = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        TextColumn("{task.description}", markup=False, table_column=room),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    console = console or Console(stderr=True)
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, expand=True, disable=quiet) as bars:
         bar = bars.add_task(printable(title), total=None)
 
         def show(doing: str, done: int, of: int) -> None:
-            bars.update(bar, description=printable(f"{title}: {doing}"), completed=done, total=of)
+            bars.update(bar, description=printable(f"{doing}: {title}"), completed=done, total=of)
 
         yield show

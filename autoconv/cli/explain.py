@@ -12,6 +12,7 @@ import click
 from autoconv import nsight
 from autoconv.cli.common import (
     PROBLEM_HELP,
+    complete_kernels,
     config_options,
     device_option,
     json_option,
@@ -24,7 +25,7 @@ from autoconv.cli.common import (
 from autoconv.cli.tables import ms, print_facts, print_table
 from autoconv.compiler.resolve import resolve
 from autoconv.config import Config
-from autoconv.cost.explanation import difference, rows
+from autoconv.cost.explanation import difference
 from autoconv.cost.prediction import Prediction
 from autoconv.device import Device
 from autoconv.errors import ConfigError
@@ -39,7 +40,12 @@ _MOST_DIGITS = 9
 @device_option
 @config_options
 @click.option("--against", metavar="JSON", help="Config to compare with, of --against-kernel.")
-@click.option("--against-kernel", metavar="NAME", help="Its kernel; --kernel by default.")
+@click.option(
+    "--against-kernel",
+    metavar="NAME",
+    help="Its kernel; --kernel by default.",
+    shell_complete=complete_kernels,
+)
 @click.option(
     "--resources",
     "given",
@@ -106,20 +112,13 @@ def explain(
             print_json(row)
     else:
         title = f"{parsed} on {at.device.name}: predicted, not measured"
-        print_facts(title, *(_facts(one, prediction) for one, prediction in predictions))
+        print_facts(title, *(nsight.facts(one, prediction) for one, prediction in predictions))
         print_table("", *_nsight_table(fields))
         for line in (*fields[0]["differences"], *fields[0]["advice"]):
             say(f"- {line}")
         if other is not None:
             click.echo(difference(predictions[0][1], predictions[1][1]))
     raise SystemExit(0 if all(prediction.blocks_per_sm for _, prediction in predictions) else 1)
-
-
-def _facts(config: Config, prediction: Prediction) -> dict[str, str]:
-    facts = rows(config, prediction)
-    if len(prediction.grid) == 1:  # "37440 = 37440 blocks" says nothing
-        facts["grid"] = f"{prediction.blocks} blocks on one axis"
-    return facts
 
 
 def _read(profile: Path) -> str:

@@ -11,6 +11,8 @@ import click
 from autoconv import lookup, settings
 from autoconv.cli.common import (
     PROBLEM_HELP,
+    complete_devices,
+    complete_kernels,
     json_option,
     milliseconds,
     note,
@@ -50,8 +52,15 @@ file_option = click.option(
 
 @click.command(name="list")
 @file_option
-@click.option("--device", metavar="NAME", help="Only what is tuned for that GPU.")
-@click.option("--kernel", metavar="NAME", help="Only where that kernel is the best; aten is torch's own.")
+@click.option(
+    "--device", metavar="NAME", help="Only what is tuned for that GPU.", shell_complete=complete_devices
+)
+@click.option(
+    "--kernel",
+    metavar="NAME",
+    help="Only where that kernel is the best; aten is torch's own.",
+    shell_complete=complete_kernels,
+)
 @click.option("--triton", metavar="VERSION", help="Only what was tuned under that Triton, such as 3.7.")
 @click.option(
     "--layer", metavar="NAME", help="Only that layer: user, prebuilt, process, or site 1 and so on."
@@ -69,10 +78,11 @@ file_option = click.option(
 )
 @json_option
 def list_(file: Path | None, sort: str, as_json: bool, **wanted: str | None) -> None:
-    """List what is tuned: of each problem the best in each layer, device and Triton.
+    """List what is tuned, by problem, device and layer.
 
-    At 100 % of its floor a problem runs as fast as the hardware allows. What another version of a kernel or
-    of the model gave is marked as outdated. Exit status 1: nothing is listed.
+    Of each problem there is the best in each layer, device and Triton. At 100 % of its floor a problem runs as
+    fast as the hardware allows. What another version of a kernel or of the model gave is marked as outdated.
+    Exit status 1: nothing is listed.
     """
     from autoconv.cost.version import predictor_of
     from autoconv.lookup.listing import entries
@@ -130,14 +140,16 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
 @click.command(epilog=PROBLEM_HELP)
 @problem_argument
 @file_option
-@click.option("--device", metavar="NAME", help="Only what was tried for that GPU.")
+@click.option(
+    "--device", metavar="NAME", help="Only what was tried for that GPU.", shell_complete=complete_devices
+)
 @click.option("--best", type=click.IntRange(min=1), help="Only so many of each layer, device and Triton.")
 @json_option
 def show(problem: str, file: Path | None, device: str | None, best: int | None, as_json: bool) -> None:
-    """Show what was tried on PROBLEM, the best first, in each layer, device and Triton.
+    """Show what was tried on PROBLEM, the best first.
 
-    Each trial has its time, how its speed compares with the best's, what came of it, and what went wrong.
-    Exit status 1: nothing was tried.
+    In each layer, device and Triton, each trial has its time, how its speed compares with the best's, what
+    came of it, and what went wrong. Exit status 1: nothing was tried.
     """
     from autoconv.lookup.listing import sweeps
 

@@ -10,7 +10,7 @@ import click
 
 from autoconv import device as devices
 from autoconv import lookup, settings
-from autoconv.cli.common import json_option, note, print_json, progress_bar, say
+from autoconv.cli.common import complete_devices, json_option, note, print_json, progress_bar, say
 from autoconv.cli.tables import ms, print_table, spaced
 from tuning_db import TuningDB
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--device", metavar="NAME", help="Only what that GPU asked for.")
+@click.option(
+    "--device", metavar="NAME", help="Only what that GPU asked for.", shell_complete=complete_devices
+)
 @json_option
 def missed(file: Path | None, device: str | None, as_json: bool) -> None:
     """List the problems that were asked for and not found.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from autoconv.cli.common import printable
+from autoconv.cli.common import print_json, printable, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,6 +61,16 @@ def _print(title: str, table: Table, rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console.print(table)
+
+
+def print_fields(fields: Mapping[str, Any], as_json: bool) -> None:
+    """Print one object: as JSON, or a line a field, of a list a line an item."""
+    if as_json:
+        print_json(fields)
+        return
+    for name, value in fields.items():
+        for line in value if isinstance(value, (list, tuple)) else [value]:
+            say(f"{name:<15}{'-' if line is None else line}")
 
 
 def spaced(problem: str) -> str:

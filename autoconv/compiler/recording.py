@@ -37,6 +37,21 @@ class RecordedLaunch:
     shared: int  # bytes per block
     arguments: tuple[Any, ...]
 
+    def __repr__(self) -> str:
+        """All fields; of a tensor its dtype, shape and strides, for its contents may be gigabytes."""
+        told = ", ".join(_told(argument) for argument in self.arguments)
+        return (
+            f"RecordedLaunch({self.kernel!r}, grid={self.grid}, num_warps={self.num_warps}, "
+            f"num_stages={self.num_stages}, shared={self.shared}, arguments=({told}))"
+        )
+
+
+def _told(argument: Any) -> str:
+    if hasattr(argument, "data_ptr") and hasattr(argument, "stride"):
+        kind = str(argument.dtype).removeprefix("torch.")
+        return f"<{kind} {tuple(argument.shape)} strides {tuple(argument.stride())}>"
+    return repr(argument)
+
 
 class _Utilities:
     """The two calls of Triton's driver utilities that compiling and launching make."""

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from autoconv import lookup
+from autoconv import lookup, nsight
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
-from autoconv.cost.explanation import rows
 from autoconv.cost.predict import estimate, predict
 from autoconv.cost.prediction import Prediction, floor_seconds
 from autoconv.cost.version import predictor_of
@@ -137,7 +136,7 @@ class Subject:
         # Its time is among the points, by the instructions that compiling gave, of which nothing is kept.
         return {
             name: text
-            for name, text in rows(config, told).items()
+            for name, text in nsight.facts(config, told).items()
             if name not in ("config", "time", "issue slots")
         }
 
