@@ -80,9 +80,9 @@ file_option = click.option(
 def list_(file: Path | None, sort: str, as_json: bool, **wanted: str | None) -> None:
     """List what is tuned, by problem, device and layer.
 
-    Of each problem there is the best in each layer, device and Triton. At 100 % of its floor a problem runs as
-    fast as the hardware allows. What another version of a kernel or of the model gave is marked as outdated.
-    Exit status 1: nothing is listed.
+    Of each problem there is the best in each layer, device and Triton. At 100 % of its floor a problem runs
+    as fast as the hardware allows. What another version of a kernel or of the model gave is marked as
+    outdated. Exit status 1: nothing is listed.
     """
     from autoconv.cost.version import predictor_of
     from autoconv.lookup.listing import entries
