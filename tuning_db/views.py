@@ -41,11 +41,11 @@ VIEWS = (
             PARTITION BY problem_id, environment_id, provenance, model ORDER BY time_us, config_hash
         )
     )
-    SELECT x.problem, m.device, m.triton, json_extract(w.config, '$.kernel') AS kernel, w.config,
-        w.provenance, w.measured_us, w.predicted_us, w.least_default_us AS default_us,
+    SELECT x.problem, m.device, m.triton, json_extract(w.config, '$.kernel') AS kernel, w.provenance,
+        w.measured_us, w.predicted_us, w.least_default_us AS default_us,
         -- the next best is the next of the same source, or the best of another
         round(100 * coalesce(min(w.margin, w.ahead), w.margin, w.ahead), 1) AS margin_pct,
-        w.finished, b.begun AS "when", w.source, m.arch, w.problem_id, w.environment_id
+        w.config, w.finished, b.begun AS "when", w.source, m.arch, w.problem_id, w.environment_id
     FROM placed w JOIN problem_texts x USING (problem_id) JOIN machines m USING (environment_id)
     LEFT JOIN tried b USING (problem_id, environment_id, config_hash)
     WHERE w.place = 1 AND (w.provenance = 'measured' OR NOT w.any_measured)""",
@@ -73,7 +73,7 @@ VIEWS = (
     )
     SELECT x.problem, m.device, m.triton, iif(t.competes, t.place, NULL) AS place,
         round(100 * t.best_us / t.time_us, 1) AS pct_of_best, json_extract(t.config, '$.kernel') AS kernel,
-        t.config, t.outcome, t.measured_us, t.predicted_us, t.max_err, t.error, t.begun AS "when", t.source,
+        t.outcome, t.measured_us, t.predicted_us, t.config, t.max_err, t.error, t.begun AS "when", t.source,
         t.run_id, m.arch, t.problem_id, t.environment_id
     FROM placed t JOIN problem_texts x USING (problem_id) JOIN machines m USING (environment_id)""",
     """CREATE VIEW missed AS  -- what was asked for and had no entry
