@@ -126,13 +126,12 @@ def _is_wanted(row: dict[str, Any], wanted: dict[str, str | None]) -> bool:
 def _cells(row: dict[str, Any]) -> dict[str, str]:
     return {
         "problem": spaced(row["problem"]),
-        "device": row["device"],
-        "triton": row["triton"],
+        "tuned for": f"{row['device']}, Triton {row['triton']}",
         "kernel": row["kernel"],
         "config": numbers(row["config"]) if row["kernel"] != "aten" else "torch's own",
         "predicted": ms(row["predicted_ms"]),
         "measured": ms(row["measured_ms"]),
-        "% of floor": percent(row["floor_pct"]),
+        "of floor": percent(row["floor_pct"]),
         "layer": row["layer"] + (", outdated" if row["outdated"] else ""),
     }
 

@@ -36,7 +36,7 @@ def print_tuned(fields: Mapping[str, Any], trials: Sequence[Trial]) -> None:
 
 def print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print one table of several problems that were tuned, in their order."""
-    columns = ("problem", "device", "kernel", "config", "predicted", "measured", "% of floor", "from")
+    columns = ("problem", "device", "kernel", "config", "predicted", "measured", "of floor", "from")
     print_table(f"{len(rows)} problems", columns, map(_cells, rows))
 
 

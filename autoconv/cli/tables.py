@@ -14,7 +14,7 @@ NUMBERS = (
     "predicted",
     "measured",
     "floor",
-    "% of floor",
+    "of floor",
     "% of best",
     "place",
     "calls",
@@ -23,19 +23,28 @@ NUMBERS = (
 )
 """Columns that stand to the right."""
 
+ROOMY = 100
+"""Columns of a terminal in which every word has room."""
+
+NARROW = 9
+"""Columns that a longer word is broken into elsewhere."""
+
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows of text under a header, below a title; what is too long goes on in the next line."""
+    from rich.console import Console
     from rich.table import Table
 
     rows = list(rows)
     table = Table(box=None, pad_edge=False)
     for place, name in enumerate(columns):
-        whole = max((len(field) for row in rows for field in row[place].split()), default=0)
-        least = whole if name == "problem" else None  # fields are not broken: what is copied reads back
-        table.add_column(
-            name, justify="right" if name in NUMBERS else "left", overflow="fold", min_width=least
-        )
+        if name in NUMBERS:
+            table.add_column(name, justify="right", no_wrap=True)
+            continue
+        # Where there is room words are not broken, so that what is copied reads back.
+        longest = max((len(word) for row in rows for word in row[place].split()), default=0)
+        least = longest if Console().width >= ROOMY else min(longest, NARROW)
+        table.add_column(name, overflow="fold", min_width=least)
     _print(title, table, rows)
 
 

@@ -12,9 +12,9 @@ from autoconv.problem import Problem
 
 def estimated(found: Found, problem: Problem, device: Device) -> Found:
     """Return `found` with its estimated time for `problem` where it has no time of its own."""
-    # Not above: the command line loads this package, and --help does not wait for Triton.
-    from autoconv.cost.predict import estimate
-
     if found.config == ATEN or found.measured_us is not None or found.predicted_us is not None:
         return found
+    # Not above: the command line loads this package, and a hit at its own size does without the model.
+    from autoconv.cost.predict import estimate
+
     return replace(found, predicted_us=estimate(problem, found.config, device).seconds * 1e6)

@@ -105,7 +105,7 @@ def test_a_problem_in_a_table_reads_back(run: Run, tmp_path: Path) -> None:
     """However narrow the column is that it is folded into."""
     record(tmp_path / "other.db", ODD, FOREIGN)
     header, *lines = run("db", "list", "--file", str(tmp_path / "other.db")).stdout.splitlines()
-    width = header.index("device")
+    width = header.index("tuned for")
     assert Problem.parse(" ".join(line[:width].strip() for line in lines)) == ODD
 
 
@@ -166,3 +166,15 @@ def test_what_was_wrong_once_has_no_place() -> None:
         (16, None),
         (16, None),
     ]
+
+
+def test_a_narrow_terminal_loses_no_column_and_breaks_no_number(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = listed(run("db", "list", "--device", "h200", "--json"))
+    lines = run("db", "list", "--device", "h200").stdout.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert sum("prebuilt" in line for line in lines) == len(rows)
+    for row in rows:
+        assert any(f" {row['measured_ms']:.4g} ms " in line for line in lines)

@@ -138,3 +138,12 @@ def test_layers_without_a_pin_say_so(tmp_path: Path) -> None:
     layers = Layers([("user", layer(tmp_path / "u", key=1.0))], pytest.fail)
     assert not layers.pinned and layers.pins == ()
     layers.close()
+
+
+def test_trials_come_with_their_layer_and_environment(tmp_path: Path) -> None:
+    user, packaged = layer(tmp_path / "u", both=9.0), layer(tmp_path / "p", both=1.0, packaged=2.0)
+    layers = Layers([("user", user), ("prebuilt", packaged)], pytest.fail)
+    found = [(name, environment, trial.measured_us) for name, (environment, trial) in layers.trials("both")]
+    assert found == [("user", ENVIRONMENT, 9.0), ("prebuilt", ENVIRONMENT, 1.0)]
+    assert layers.trials("neither") == []
+    layers.close()
