@@ -23,7 +23,7 @@ NUMBERS = (
 )
 """Columns that stand to the right."""
 
-ROOMY = 100
+ROOMY = 120
 """Columns of a terminal in which every word has room."""
 
 NARROW = 9
@@ -35,15 +35,15 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     from rich.console import Console
     from rich.table import Table
 
-    rows = list(rows)
-    table = Table(box=None, pad_edge=False)
+    rows, roomy = list(rows), Console().width >= ROOMY
+    table = Table(box=None, pad_edge=False, collapse_padding=not roomy)
     for place, name in enumerate(columns):
         if name in NUMBERS:
             table.add_column(name, justify="right", no_wrap=True)
             continue
         # Where there is room words are not broken, so that what is copied reads back.
         longest = max((len(word) for row in rows for word in row[place].split()), default=0)
-        least = longest if Console().width >= ROOMY else min(longest, NARROW)
+        least = longest if roomy else min(longest, NARROW)
         table.add_column(name, overflow="fold", min_width=least)
     _print(title, table, rows)
 

@@ -124,8 +124,9 @@ class Subject:
     def _resources(self, config: Config) -> Resources | None:
         tried = self.sweep.tried if self.sweep else []
         detail = next((one.trial.detail for one in tried if one.trial.config == config.document()), {})
-        sizes = [detail.get(name) for name in ("registers", "spills", "shared")]
-        return Resources(*sizes) if all(isinstance(size, int) for size in sizes) else None
+        sizes = {name: detail.get(name) for name in ("registers", "spills", "shared")}
+        known = {name: size for name, size in sizes.items() if isinstance(size, int)}
+        return Resources(**known) if len(known) == len(sizes) else None
 
     @property
     def words(self) -> dict[str, str]:
@@ -155,8 +156,8 @@ def gather(asked: Asked, device: Device, environment: Environment, layers: Layer
     rest = [one for one in chosen.tried if one.place is None]
     points = [point for one in timed if (point := _point(asked.problem, device, one)) is not None]
     if not points:
-        point, grade = _untried(asked.problem, device, environment, layers)
-        points = [point]
+        estimated, grade = _untried(asked.problem, device, environment, layers)
+        points = [estimated]
     else:
         grade = "tried"
     failed = tuple(one for one in rest if one.trial.outcome not in ("ok", "compiled", "started"))

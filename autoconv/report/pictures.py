@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -66,7 +67,7 @@ def _roofs(axes: Axes, bandwidth: float, rate: float, intensities: Sequence[floa
     _note(axes, f"{peak:.4g} TFLOP/s", (ridge, peak), (0, 4))
 
 
-def _note(axes: Axes, text: str, at: tuple[float, float], off: tuple[int, int], **style: str) -> None:
+def _note(axes: Axes, text: str, at: tuple[float, float], off: tuple[int, int], **style: Any) -> None:
     axes.annotate(text, at, off, textcoords="offset points", fontsize=8, **style)
 
 

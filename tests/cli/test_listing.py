@@ -101,8 +101,9 @@ def test_list_of_one_file_alone(tuned: Tuned, run: Run, tmp_path: Path) -> None:
     assert "outdated" in " ".join(person.split())
 
 
-def test_a_problem_in_a_table_reads_back(run: Run, tmp_path: Path) -> None:
-    """However narrow the column is that it is folded into."""
+def test_a_problem_in_a_table_reads_back(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folded between its fields."""
+    monkeypatch.setenv("COLUMNS", "120")
     record(tmp_path / "other.db", ODD, FOREIGN)
     header, *lines = run("db", "list", "--file", str(tmp_path / "other.db")).stdout.splitlines()
     width = header.index("tuned for")
@@ -168,13 +169,14 @@ def test_what_was_wrong_once_has_no_place() -> None:
     ]
 
 
-def test_a_narrow_terminal_loses_no_column_and_breaks_no_number(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("width", [80, 100, 119, 120, 160])
+def test_no_terminal_loses_a_column_or_breaks_a_number(
+    width: int, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", str(width))
     rows = listed(run("db", "list", "--device", "h200", "--json"))
     lines = run("db", "list", "--device", "h200").stdout.splitlines()
-    assert all(len(line) <= 80 for line in lines)
+    assert all(len(line) <= width for line in lines)
     assert sum("prebuilt" in line for line in lines) == len(rows)
     for row in rows:
         assert any(f" {row['measured_ms']:.4g} ms " in line for line in lines)
