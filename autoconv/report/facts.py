@@ -126,7 +126,9 @@ class Subject:
         detail = next((one.trial.detail for one in tried if one.trial.config == config.document()), {})
         sizes = {name: detail.get(name) for name in ("registers", "spills", "shared")}
         known = {name: size for name, size in sizes.items() if isinstance(size, int)}
-        return Resources(**known) if len(known) == len(sizes) else None
+        if len(known) < len(sizes):
+            return None
+        return Resources(known["registers"], known["spills"], known["shared"])
 
     @property
     def words(self) -> dict[str, str]:
@@ -154,7 +156,7 @@ def gather(asked: Asked, device: Device, environment: Environment, layers: Layer
         return Subject(asked, device, None, (point,), (), 0, grade)
     timed = [one for one in chosen.tried if one.place is not None]
     rest = [one for one in chosen.tried if one.place is None]
-    points = [point for one in timed if (point := _point(asked.problem, device, one)) is not None]
+    points = [told for one in timed if (told := _point(asked.problem, device, one)) is not None]
     if not points:
         estimated, grade = _untried(asked.problem, device, environment, layers)
         points = [estimated]
