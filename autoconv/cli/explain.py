@@ -95,34 +95,42 @@ def explain(
     if other is not None:
         predictions.append((other, _predicted(parsed, other, at.device, {})))
     seen = {} if profile is None else nsight.measured(_read(profile), parsed, config)
-    fields = [
-        {
-            "problem": str(parsed),
-            "device": at.device.name,
-            **prediction.to_json(one),
-            "nsight": nsight.predicted(prediction),
-            "measured": seen,
-            "differences": nsight.differences(nsight.predicted(prediction), seen),
-            "advice": nsight.advice(prediction, seen, at.device),
-        }
-        for one, prediction in predictions
-    ]
+    fields = [_fields(parsed, at.device, *pair, seen) for pair in predictions]
     if as_json:
         for row in fields:
             print_json(row)
     else:
-        title = f"{parsed} on {at.device.name}: predicted, not measured"
-        print_facts(title, *(nsight.facts(one, prediction) for one, prediction in predictions))
-        print_table("", *_nsight_table(fields))
-        for line in (*fields[0]["differences"], *fields[0]["advice"]):
-            say(f"- {line}")
-        if other is not None:
-            click.echo(difference(predictions[0][1], predictions[1][1]))
+        _print(fields, predictions)
     raise SystemExit(0 if all(prediction.blocks_per_sm for _, prediction in predictions) else 1)
 
 
 def _read(profile: Path) -> str:
     return profile.read_text(encoding="utf-8", errors="replace")
+
+
+def _fields(
+    problem: Problem, device: Device, config: Config, prediction: Prediction, seen: dict[str, float]
+) -> dict[str, Any]:
+    told = nsight.predicted(prediction)
+    return {
+        "problem": str(problem),
+        "device": device.name,
+        **prediction.to_json(config),
+        "nsight": told,
+        "measured": seen,
+        "differences": nsight.differences(told, seen),
+        "advice": nsight.advice(prediction, seen, device),
+    }
+
+
+def _print(fields: list[dict[str, Any]], predictions: list[tuple[Config, Prediction]]) -> None:
+    title = f"{fields[0]['problem']} on {fields[0]['device']}: predicted, not measured"
+    print_facts(title, *(nsight.facts(one, prediction) for one, prediction in predictions))
+    print_table("", *_nsight_table(fields))
+    for line in (*fields[0]["differences"], *fields[0]["advice"]):
+        say(f"- {line}")
+    if len(predictions) > 1:
+        click.echo(difference(predictions[0][1], predictions[1][1]))
 
 
 def _nsight_table(fields: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
