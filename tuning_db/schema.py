@@ -365,7 +365,8 @@ def prepare(
             outdated = 0 < version < newest()
             if outdated:
                 back_up(path, version)
-            apply(connection)
+            if version < newest():
+                apply(connection)
             for name in lacks(connection, columns):
                 kind = COLUMN_TYPES[columns[name]]
                 connection.execute(f'ALTER TABLE problems ADD COLUMN "{name}" {kind}')
