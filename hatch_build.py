@@ -33,6 +33,7 @@ def build_database(root: Path) -> Path:
     sys.path.insert(0, str(root))
     try:
         from autoconv.problem import Problem
+        from tuning_db import Application
         from tuning_db.prebuilt import build
     finally:
         sys.path.remove(str(root))
@@ -40,7 +41,7 @@ def build_database(root: Path) -> Path:
     # The columns are the same for every problem; any one tells their names and types.
     columns = {name: type(value) for name, value in Problem(N=1, Cin=1, Cout=1, K=1, L=1).columns().items()}
     database = root / DATABASE
-    build(sorted(root.glob(TEXT)), database, columns, application="autoconv")
+    build(sorted(root.glob(TEXT)), database, columns, application=Application("autoconv", Problem.fields()))
     return database
 
 

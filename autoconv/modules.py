@@ -119,6 +119,15 @@ class ConvTranspose1d(nn.ConvTranspose1d):
         return _activated(y, self.activation)
 
 
+def told(name: str) -> str:
+    """Return a module's qualified name as a sentence has it: in an nn.Sequential it is a number.
+
+    >>> told("0"), told("encoder.conv1")
+    ('module 0', 'encoder.conv1')
+    """
+    return f"module {name}" if name.replace(".", "").isdigit() else name
+
+
 class ModelNew(nn.Module):
     """A Conv1d served from the tuning database.
 

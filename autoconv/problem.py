@@ -49,6 +49,17 @@ _MEANING = {
     "padding": "the zeros on each side, or left:right",
     "output_padding": "the extra length on the output's right",
 }
+_OTHER_NAMES = {  # that other tools have for what a field may be
+    "dtype": {
+        "fp32": "float32", "f32": "float32", "float": "float32", "single": "float32", "fp16": "float16",
+        "f16": "float16", "half": "float16", "bf16": "bfloat16",
+    },
+    "op": {"conv1d": "conv", "conv_transpose1d": "conv_transpose", "convtranspose1d": "conv_transpose",
+           "deconv": "conv_transpose", "transposed": "conv_transpose", "wgrad": "conv_weight"},
+    "precision": {"fp32": "ieee", "float32": "ieee", "highest": "ieee", "3xtf32": "tf32x3", "high": "tf32"},
+    "layout": {"channels_last": "nlc", "nwc": "nlc", "contiguous": "ncl", "ncw": "ncl"},
+    "activation": {"swish": "silu", "leakyrelu": "leaky_relu", "identity": "none"},
+}  # fmt: skip
 _LEAST = {"padding": 0, "output_padding": 0}  # every other whole number is at least 1
 
 
@@ -144,7 +155,11 @@ class Problem:
 
     def __str__(self) -> str:
         """The text form: the five sizes, then every field that is not at its default."""
-        shown = [name for name in _TEXT_ORDER if name in _SIZES or getattr(self, name) != self._default(name)]
+        shown = [
+            name
+            for name in _TEXT_ORDER
+            if name in _SIZES or getattr(self, name) != _default(name, self.dtype)
+        ]
         return ",".join(f"{name}={_to_text(getattr(self, name))}" for name in shown)
 
     def key(self) -> str:
@@ -174,6 +189,14 @@ class Problem:
         """Return the fields a database keeps in columns of their own, for people's queries."""
         names = (*_SIZES, "stride", "dilation", "groups", "op", "dtype")
         return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def fields(cls) -> dict[str, Any]:
+        """Return the fields of a key in the order of the text form, each with its default; None: it has none.
+
+        Precision's is that of float32.
+        """
+        return {name: None if name in _SIZES else _default(name, "float32") for name in _TEXT_ORDER}
 
     def to_json(self) -> dict[str, Any]:
         """Return every field by name, as values JSON can hold; an uneven padding is a list of two."""
@@ -259,11 +282,12 @@ class Problem:
         elements = math.prod(self.x_shape) + math.prod(self.w_shape) + math.prod(self.y_shape)
         return (elements + (self.Cout if self.bias else 0)) * self.dtype_bytes
 
-    def _default(self, name: str) -> object:
-        return PRECISIONS[self.dtype][0] if name == "precision" else _DEFAULTS[name]
-
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Problem)}
+
+
+def _default(name: str, dtype: str) -> object:
+    return PRECISIONS[dtype][0] if name == "precision" else _DEFAULTS[name]
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -301,7 +325,8 @@ def _check_plain_gradient(problem: Problem) -> None:
 def _check_precision(problem: Problem) -> None:
     legal = PRECISIONS[problem.dtype]
     if problem.precision not in legal:
-        reason = f"is not a precision of dtype={problem.dtype}"
+        near = _near("precision", problem.precision, legal) if isinstance(problem.precision, str) else ""
+        reason = f"is not a precision of dtype={problem.dtype}{near}"
         raise ProblemError("precision", problem.precision, reason, f"give {_choices(legal)}, or leave it out")
 
 
@@ -361,8 +386,14 @@ def _check_int(name: str, value: object) -> None:
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        near = suggestion(value, choices) if isinstance(value, str) else ""
+        near = _near(name, value, choices) if isinstance(value, str) else ""
         raise ProblemError(name, value, f"is not a known {name}{near}", f"give {_choices(choices)}")
+
+
+def _near(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """Return ", did you mean X?": what another tool calls so, if it is one of the choices, or the closest."""
+    meant = _OTHER_NAMES.get(name, {}).get(value.lower().removeprefix("torch."))
+    return f", did you mean {meant}?" if meant in choices else suggestion(value, choices)
 
 
 def _choices(names: tuple[str, ...]) -> str:

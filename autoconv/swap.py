@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from autoconv.errors import FieldError
-from autoconv.modules import Conv1d, ConvTranspose1d, ModelNew
+from autoconv.modules import Conv1d, ConvTranspose1d, ModelNew, told
 from autoconv.settings import check_policy
 
 _TUNED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv1d: Conv1d, nn.ConvTranspose1d: ConvTranspose1d}
@@ -36,8 +36,8 @@ class Swapped:
 
     def __str__(self) -> str:
         """One line for the swapped ones, one for each of the others."""
-        lines = [f"{len(self.swapped)} convolutions swapped: {', '.join(self.swapped) or 'none'}"]
-        return "\n".join([*lines, *(f"left alone: {name}: {reason}" for name, reason in self.left)])
+        lines = [f"{len(self.swapped)} convolutions swapped: {', '.join(map(told, self.swapped)) or 'none'}"]
+        return "\n".join([*lines, *(f"left alone: {told(name)}: {reason}" for name, reason in self.left)])
 
 
 def accelerate(

@@ -14,7 +14,7 @@ from torch import nn
 
 from autoconv import serving
 from autoconv.dispatch.figures import Figures, Served
-from autoconv.modules import Conv1d, ConvTranspose1d, ModelNew
+from autoconv.modules import Conv1d, ConvTranspose1d, ModelNew, told
 
 
 @dataclass
@@ -107,7 +107,7 @@ class Stats:
             f"{sum(self.by_torch.values())} calls by torch: {', '.join(reasons) or 'none'}",
             f"{self.misses} misses, {self.sweeps} sweeps, {self.plans} plans, {self.evicted} evicted",
         ]
-        of_modules = [f"{name}: {one.kernel} by kernels, {one.torch} by torch" for name, one in
+        of_modules = [f"{told(name)}: {one.kernel} by kernels, {one.torch} by torch" for name, one in
                       self.modules.items()]  # fmt: skip
         return "\n".join([*lines, *of_modules])
 

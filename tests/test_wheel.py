@@ -47,6 +47,7 @@ def test_an_empty_environment_finds_the_packaged_database(wheel: Path, tmp_path:
         fields: dict[str, object] = json.loads(done.stdout)
         return fields
 
+    assert (packages / "autoconv" / "report" / "page.html").is_file()
     checked = run("db", "check", "--packaged")
     assert checked["path"] == str(packages / "tuning_db" / "prebuilt" / "autoconv.db")
     assert checked["ok"] and checked["trials"]

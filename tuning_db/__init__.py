@@ -17,13 +17,14 @@ from .misses import Miss
 from .nearest import Neighbour
 from .packing import write_pin
 from .ranking import Ranked
-from .records import EnvironmentRecord, Pin, ProblemRecord, RunRecord, Trial, Winner
+from .records import Application, EnvironmentRecord, Pin, ProblemRecord, RunRecord, Trial, Winner
 from .recovery import open_healed
 from .siblings import Sibling
 from .store import TuningDB
 from .transfer import ImportSummary, entry_lines, export_lines, import_lines, merge, quarantined
 
 __all__ = [
+    "Application",
     "BusyError",
     "ContradictionError",
     "DamagedError",

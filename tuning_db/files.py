@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from .records import digest
 
 
@@ -94,6 +92,9 @@ def single_flight(
     unguarded, as True, after a warning: work done twice is better than work not done.
     """
     folder = Path(f"{real_path(database)}.locks")
+    # Not above: it brings asyncio along, and who only reads does without.
+    from filelock import FileLock, Timeout
+
     lock: FileLock | None = None
     held = True
     try:

@@ -10,7 +10,7 @@ from .connection import without_waiting
 from .errors import TuningDBError
 from .nearest import Neighbour
 from .ranking import Ranked
-from .records import ProblemRecord, Winner
+from .records import EnvironmentRecord, ProblemRecord, Trial, Winner
 from .siblings import Sibling
 from .store import Choice, TuningDB
 
@@ -124,6 +124,16 @@ class Layers:
     def winners(self, problem_key: str) -> list[tuple[str, Winner]]:
         """Return every layer's winners for a problem, each with its layer's name, in order of precedence."""
         return self._each(lambda database: database.winners(problem_key))
+
+    def trials(self, problem_key: str) -> list[tuple[str, tuple[EnvironmentRecord, Trial]]]:
+        """Return every layer's trials of a problem, each with its layer's name and its environment."""
+        return self._each(
+            lambda database: (
+                (environment, trial)
+                for environment in database.environments()
+                for trial in database.trials(problem_key, environment.hash)
+            )
+        )
 
     def ranked(
         self, problem_key: str, *, among: Choice | None = None, limit: int = 4

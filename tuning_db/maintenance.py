@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from .errors import DamagedError
@@ -166,6 +166,7 @@ def prune(
     drop: Drop | None = None,
     quarantine: bool = False,
     misses: bool = False,
+    dry_run: bool = False,
 ) -> Pruned:
     """Remove what is no longer wanted, in one transaction; what is left keeps its winners as they are.
 
@@ -180,13 +181,15 @@ def prune(
             environments that are left without any, and with nothing that was missed in them.
         quarantine: empty the quarantine.
         misses: forget all that was missed.
+        dry_run: count what would go, and leave it.
 
     Raises:
         ValueError: `best` is less than 2, so a winner's margin would be lost.
     """
     if best is not None and best < 2:
         raise ValueError(f"best={best} would lose the winners' margins; keep 2 or more")
-    with _unchecked_references(db), db.writing() as connection:
+    pruned = None
+    with suppress(_UndoneError), _unchecked_references(db), db.writing() as connection:
         before = counts(connection, _COUNTED)
         if misses:
             connection.execute("DELETE FROM misses")
@@ -202,7 +205,15 @@ def prune(
         connection.execute(f"DELETE FROM problem_sizes WHERE problem_id {unused}")
         connection.execute(f"DELETE FROM problems WHERE id {unused}")
         after = counts(connection, _COUNTED)
-    return Pruned(*(before[name] - after[name] for name in _COUNTED))
+        pruned = Pruned(*(before[name] - after[name] for name in _COUNTED))
+        if dry_run:
+            raise _UndoneError
+    assert pruned is not None
+    return pruned
+
+
+class _UndoneError(Exception):
+    """Ends a transaction whose changes are not wanted."""
 
 
 @contextmanager

@@ -55,6 +55,27 @@ canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fa
 """Returns a value as canonical JSON; raises TypeError for no JSON value, ValueError for NaN and infinity."""
 
 
+class Application(str):
+    """The name of an application, which its files carry, with how its problems read.
+
+    Attributes:
+        fields: the members of its problems' keys, which are JSON objects, in the order in which people write
+            them, each with its default; None where there is none. The views of a file leave out what is at
+            its default. Empty: they show the keys as they are.
+
+    >>> Application("convolutions", {"N": None, "stride": 1}).fields["stride"]
+    1
+    """
+
+    fields: Mapping[str, Any]
+
+    def __new__(cls, name: str, fields: Mapping[str, Any] | None = None) -> Application:
+        """Make the name, which is a text like any other."""
+        made = super().__new__(cls, name)
+        made.fields = dict(fields or {})
+        return made
+
+
 def digest(text: str) -> str:
     """Return the SHA-256 of `text` in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -17,8 +17,7 @@ from contextlib import closing
 from functools import lru_cache
 from inspect import cleandoc
 from pathlib import Path
-
-from sqlite_utils import Database, Migrations
+from typing import TYPE_CHECKING
 
 from .connection import transaction
 from .errors import (
@@ -30,7 +29,11 @@ from .errors import (
     translated,
 )
 from .files import back_up
-from .records import OUTCOMES, PROVENANCES, Pin, canonical
+from .records import OUTCOMES, PROVENANCES, Application, Pin, canonical
+from .views import VIEWS
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 APPLICATION_ID = 0x74754442  # "tuDB"; `file` and SQLite's tools can tell the file by it
 COLUMN_TYPES = {int: "INTEGER", str: "TEXT"}
@@ -43,6 +46,7 @@ _PLAIN_INDEX = re.compile(
 )
 _ADDED_COLUMNS = re.compile(rf"(, {_QUOTED} (INTEGER|TEXT))*")
 _PIN = "pin"  # the name in `meta` of the mark
+_FIELDS = "fields"  # the name in `meta` of how an application's problems read
 _MIGRATIONS = "_sqlite_migrations"  # sqlite-utils makes that table, each version in its own way
 
 
@@ -143,12 +147,12 @@ _TABLES = (
 )
 
 
-def _tables(db: Database) -> None:
-    for statement in _TABLES:
-        db.execute(cleandoc(statement))
+def _tables(connection: sqlite3.Connection) -> None:
+    for statement in (*_TABLES, *VIEWS):
+        connection.execute(cleandoc(statement))
 
 
-STEPS: tuple[tuple[str, Callable[[Database], None]], ...] = (("0001_tables", _tables),)
+STEPS: tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...] = (("0001_tables", _tables),)
 """Name and function of what leads to version 1, 2, ..."""
 
 
@@ -157,17 +161,20 @@ def newest() -> int:
     return len(STEPS)
 
 
-def apply(db: Database, upto: int | None = None) -> None:
+def apply(connection: sqlite3.Connection, upto: int | None = None) -> None:
     """Bring a file to this package's version, or to `upto`; steps that it has had are not taken again."""
+    # Not above: it takes a third of a second, and a file that needs no step does without.
+    from sqlite_utils import Database, Migrations
+
     migrations = Migrations("tuning_db")
     for number, (name, step) in enumerate(STEPS[:upto], start=1):
         migrations(name=name)(_numbered(step, number))
-    migrations.apply(db)
+    migrations.apply(Database(connection, execute_plugins=False))
 
 
-def _numbered(step: Callable[[Database], None], number: int) -> Callable[[Database], None]:
+def _numbered(step: Callable[[sqlite3.Connection], None], number: int) -> Callable[[Database], None]:
     def numbered(db: Database) -> None:
-        step(db)
+        step(db.conn)
         db.execute(f"PRAGMA user_version = {number}")
 
     return numbered
@@ -200,6 +207,18 @@ def lacks(connection: sqlite3.Connection, columns: Mapping[str, type]) -> list[s
     """Return which of the declared problem columns the file does not have, in their order."""
     present = {name.lower() for name in problem_columns(connection)}
     return [name for name in columns if name.lower() not in present]
+
+
+def _lacks_fields(connection: sqlite3.Connection, application: str) -> bool:
+    """Return whether the file does not tell how the application's problems read, or not as it does today."""
+    row = connection.execute("SELECT value FROM meta WHERE name = ?", (_FIELDS,)).fetchone()
+    return _fields_of(application) not in ("", row and row[0])
+
+
+def _fields_of(application: str) -> str:
+    """Return how the problems read as JSON, in the order of the fields; empty where nothing is said."""
+    fields = application.fields if isinstance(application, Application) else {}
+    return json.dumps(fields) if fields else ""
 
 
 def mark_pinned(connection: sqlite3.Connection, pin: Pin) -> None:
@@ -289,13 +308,15 @@ def _alike(name: str, found: tuple[str, ...] | None, ours: tuple[str, ...]) -> b
 
 
 @lru_cache
-def _expected(steps: tuple[object, ...]) -> dict[str, tuple[str, str, str]]:
-    """Return name to type, table and SQL, of what the first steps of the migrations, these, make."""
+def _expected(
+    steps: tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...],
+) -> dict[str, tuple[str, str, str]]:
+    """Return name to type, table and SQL, of what these steps make, taken one after the other."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        apply(Database(connection, execute_plugins=False), upto=len(steps))
+        for _, step in steps:
+            step(connection)
         rows = connection.execute(
-            "SELECT name, type, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND tbl_name <> ?",
-            (_MIGRATIONS,),
+            "SELECT name, type, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
         ).fetchall()
     return {name: (kind, table, sql) for name, kind, table, sql in rows}
 
@@ -326,15 +347,16 @@ def prepare(
 
     All of it is one transaction that holds the write lock from its start, which lets many processes open one
     new file at once: sqlite-utils by itself begins deferred ones, and a race of those ends in "database is
-    locked". `derive` fills the derived tables after an upgrade. A sound file that lacks nothing but columns
-    and cannot be written, or is a pin, stays without them.
+    locked". `derive` fills the derived tables after an upgrade. A sound file that lacks nothing but columns,
+    or how the application's problems read, and cannot be written, or is a pin, stays without them.
 
     Raises:
         sqlite3.Error: the file does not take the tables.
         TuningDBError: `version_of` refuses the file.
     """
     if version_of(connection, path, application) == newest() and (
-        not lacks(connection, columns) or pin_of(connection, path) is not None
+        not (lacks(connection, columns) or _lacks_fields(connection, application))
+        or pin_of(connection, path) is not None
     ):
         return
     try:
@@ -343,7 +365,8 @@ def prepare(
             outdated = 0 < version < newest()
             if outdated:
                 back_up(path, version)
-            apply(Database(connection, execute_plugins=False))
+            if version < newest():
+                apply(connection)
             for name in lacks(connection, columns):
                 kind = COLUMN_TYPES[columns[name]]
                 connection.execute(f'ALTER TABLE problems ADD COLUMN "{name}" {kind}')
@@ -351,8 +374,11 @@ def prepare(
                 named = ", ".join(f'"{name}"' for name in columns)
                 connection.execute(f"CREATE INDEX IF NOT EXISTS problems_by_columns ON problems ({named})")
             connection.execute(
-                "INSERT INTO meta VALUES ('application', ?) ON CONFLICT DO NOTHING", (application,)
+                "INSERT INTO meta VALUES ('application', ?) ON CONFLICT DO NOTHING", (str(application),)
             )
+            if _lacks_fields(connection, application):
+                noted = (_FIELDS, _fields_of(application))
+                connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", noted)
             if outdated:
                 derive(connection)
     except OSError as error:

@@ -16,6 +16,7 @@ from autoconv.cli.doctor import doctor
 from autoconv.cli.emit import emit
 from autoconv.cli.explain import explain
 from autoconv.cli.lookup import lookup
+from autoconv.cli.report import report
 from autoconv.cli.tune import tune
 from autoconv.cli.verify import verify
 from autoconv.errors import FieldError
@@ -31,21 +32,32 @@ A problem is one convolution, written as its sizes and whatever is not at its de
   N=8,Cin=512,Cout=512,K=5,L=1024,padding=2,bias=1,dtype=float16
 
 \b
-  field      meaning                             default
-  N          batch size
-  Cin, Cout  channels of input and output
-  K          taps of the kernel
-  L          length of the input
-  stride     step between windows                1
-  dilation   step between taps                   1
-  padding    zeros on each side, or left:right   0
-  groups     channel groups                      1
-  bias       1 where a bias is added             0
-  dtype      float32, float16 or bfloat16        float32
-  precision  of float32: tf32, tf32x3 or ieee    tf32
-  layout     ncl, or nlc (channels last)         ncl
+  field           meaning                                 default
+  N               batch size
+  Cin, Cout       channels of input and output
+  K               taps of the kernel
+  L               length of the input
+  stride          step between windows                    1
+  dilation        step between taps                       1
+  op              conv, conv_transpose or conv_weight     conv
+                  (the gradient of a conv's weight)
+  padding         zeros on each side, or left:right       0
+  groups          channel groups                          1
+  output_padding  further length, of conv_transpose       0
+  bias            1 where a bias is added                 0
+  activation      none, relu, leaky_relu, gelu, silu      none
+                  or tanh, applied to the result
+  dtype           float32, float16 or bfloat16            float32
+  precision       of float32: tf32, tf32x3 or ieee        tf32
+  layout          ncl, or nlc (channels last)             ncl
 
 Settings, such as where the database lies, are environment variables; the README lists them.
+
+Commands, devices and kernels are completed by the shell after this line, which belongs into ~/.bashrc; zsh
+and fish take zsh_source and fish_source:
+
+\b
+  eval "$(_AUTOCONV_COMPLETE=bash_source autoconv)"
 
 Exit status: 0 done, 1 a negative answer (not found, not verified), 2 a wrong call, 130 interrupted.
 """
@@ -85,7 +97,7 @@ def cli() -> None:
     """The group of all commands."""
 
 
-for command in (tune, lookup, explain, emit, verify, db, doctor):
+for command in (tune, lookup, explain, emit, report, verify, db, doctor):
     cli.add_command(command)
 
 

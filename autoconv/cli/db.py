@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -15,9 +15,11 @@ import click
 from autoconv import device as devices
 from autoconv import lookup, settings
 from autoconv.cli.common import WITHOUT_GPU, json_option, note, print_json, progress_bar, say
+from autoconv.cli.listing import list_, show
 from autoconv.cli.missed import missed
 from autoconv.cli.output import written
 from autoconv.cli.pin import pin
+from autoconv.cli.tables import print_fields
 from autoconv.environment import Environment
 from autoconv.kernels.source import source_of, sources
 from tuning_db import (
@@ -64,25 +66,13 @@ def _open_user() -> TuningDB:
     return lookup.open_user(settings.load(), note)
 
 
-def _print(fields: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(fields)
-        return
-    for name, value in fields.items():
-        if isinstance(value, (list, tuple)):
-            for line in value:
-                say(f"{name:<15}{line}")
-        else:
-            say(f"{name:<15}{'-' if value is None else value}")
-
-
 @click.group()
 def db() -> None:
     """Look after the tuning database (the file that AUTOCONV_DB names)."""
 
 
-db.add_command(missed)
-db.add_command(pin)
+for command in (list_, show, missed, pin):
+    db.add_command(command)
 
 
 @db.command()
@@ -92,7 +82,7 @@ def info(file: Path | None, packaged: bool, as_json: bool) -> None:
     """Show how much a database holds: FILE, or the user's."""
     given = file is not None or packaged
     with _opened(file, packaged) if given else lookup.open_as_it_is(settings.load()) as database:
-        _print(database.info(), as_json)
+        print_fields(database.info(), as_json)
 
 
 @db.command()
@@ -114,7 +104,7 @@ def check(file: Path | None, packaged: bool, as_json: bool) -> None:
     intact = is_intact(path) if packaged else True
     if not intact:
         report.structure.append("the file is not the one that was packaged; install autoconv again")
-    _print(
+    print_fields(
         {
             "ok": report.ok,
             "path": str(path),
@@ -148,7 +138,7 @@ def export(file: Path | None, packaged: bool, output: Path | None, as_json: bool
                 lines += 1
         bad_rows = database.bad_rows
     if output is not None:
-        _print({"path": str(output), "trials": lines, "bad_rows": bad_rows}, as_json)
+        print_fields({"path": str(output), "trials": lines, "bad_rows": bad_rows}, as_json)
     if bad_rows:
         note(f"{bad_rows} bad rows were left out; `autoconv db check` tells more")
     raise SystemExit(1 if bad_rows else 0)
@@ -186,7 +176,7 @@ def import_(files: tuple[Path, ...], again: bool, as_json: bool) -> None:
 
 def _tell(source: Path | str, summary: ImportSummary, as_json: bool) -> bool:
     """Print what an import or a merge did, and return whether all of it came in."""
-    _print({"from": str(source), **asdict(summary)}, as_json)
+    print_fields({"from": str(source), **asdict(summary)}, as_json)
     return not (summary.quarantined or summary.bad_rows)
 
 
@@ -221,8 +211,11 @@ def merge(files: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--outdated", is_flag=True, help="Remove what other kernel sources or another Triton gave.")
 @click.option("--quarantine", is_flag=True, help="Empty the quarantine.")
 @click.option("--missed", "misses", is_flag=True, help="Forget what was missed.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and leave it.")
 @json_option
-def prune(best: int | None, outdated: bool, quarantine: bool, misses: bool, as_json: bool) -> None:
+def prune(
+    best: int | None, outdated: bool, quarantine: bool, misses: bool, dry_run: bool, as_json: bool
+) -> None:
     """Remove what is no longer wanted from the user's database.
 
     What is kept has the winners it had. What was outdated is no longer tried first by the next sweep.
@@ -232,8 +225,30 @@ def prune(best: int | None, outdated: bool, quarantine: bool, misses: bool, as_j
         raise click.UsageError("say what to remove: --best, --outdated, --quarantine or --missed")
     with _open_user() as database:
         drop = _outdated if outdated else None
-        pruned = prune_database(database, best=best, drop=drop, quarantine=quarantine, misses=misses)
-    _print(asdict(pruned), as_json)
+        pruned = asdict(
+            prune_database(
+                database, best=best, drop=drop, quarantine=quarantine, misses=misses, dry_run=dry_run
+            )
+        )
+    if as_json:
+        print_json({"dry_run": dry_run, **pruned})
+    else:
+        say(_told(pruned, dry_run))
+
+
+def _told(pruned: Mapping[str, int], dry_run: bool) -> str:
+    """Return in a sentence what a pruning removed.
+
+    >>> _told({"trials": 3, "runs": 1, "misses": 0}, dry_run=True)
+    'would remove 3 trials, 1 run'
+    """
+    names = {"quarantined": "lines in quarantine"}
+    counts = [(count, names.get(name, name)) for name, count in pruned.items() if count]
+    parts = [f"{count} {name.removesuffix('s') if count == 1 else name}" for count, name in counts]
+    if not parts:
+        return "nothing to remove"
+    removed = f"{'would remove' if dry_run else 'removed'} {', '.join(parts)}"
+    return removed if dry_run else f"{removed}; `autoconv db vacuum` gives their space back"
 
 
 def _outdated(environment: EnvironmentRecord, source: str | None) -> bool:
@@ -249,7 +264,7 @@ def rebuild(as_json: bool) -> None:
     """Derive every winner of the user's database anew from its trials."""
     with _open_user() as database:
         winners = rebuild_database(database)
-        _print({"winners": winners, "bad_rows": database.bad_rows}, as_json)
+        print_fields({"winners": winners, "bad_rows": database.bad_rows}, as_json)
 
 
 @db.command()
@@ -258,4 +273,4 @@ def vacuum(as_json: bool) -> None:
     """Give back the space of what was removed from the user's database."""
     with _open_user() as database:
         freed = vacuum_database(database)
-        _print({"freed_bytes": freed, "size_bytes": database.info()["size_bytes"]}, as_json)
+        print_fields({"freed_bytes": freed, "size_bytes": database.info()["size_bytes"]}, as_json)

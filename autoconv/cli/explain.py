@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
+from autoconv import nsight
 from autoconv.cli.common import (
     PROBLEM_HELP,
+    complete_kernels,
     config_options,
     device_option,
     json_option,
     parse_config,
     print_json,
     problem_argument,
+    say,
     target,
 )
+from autoconv.cli.tables import ms, print_facts, print_table
 from autoconv.compiler.resolve import resolve
 from autoconv.config import Config
-from autoconv.cost.explanation import difference, rows
+from autoconv.cost.explanation import difference
 from autoconv.cost.prediction import Prediction
 from autoconv.device import Device
 from autoconv.errors import ConfigError
@@ -36,12 +40,22 @@ _MOST_DIGITS = 9
 @device_option
 @config_options
 @click.option("--against", metavar="JSON", help="Config to compare with, of --against-kernel.")
-@click.option("--against-kernel", metavar="NAME", help="Its kernel; --kernel by default.")
+@click.option(
+    "--against-kernel",
+    metavar="NAME",
+    help="Its kernel; --kernel by default.",
+    shell_complete=complete_kernels,
+)
 @click.option(
     "--resources",
     "given",
     metavar="NAME=NUMBER",
     help="Take these in place of what compiling gives, such as registers=184,shared=16384 (also spills).",
+)
+@click.option(
+    "--profile",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What `ncu --csv` printed of this config's launch, to set measured beside predicted.",
 )
 @json_option
 def explain(
@@ -52,17 +66,21 @@ def explain(
     against: str | None,
     against_kernel: str | None,
     given: str | None,
+    profile: Path | None,
     as_json: bool,
 ) -> None:
     """Show why a config should take the time it is predicted to take.
 
     The config is the database's for PROBLEM, or the best estimate where it has none of ours, unless --kernel
-    and --config give one. It is compiled for the device; every figure is predicted, none measured. With
-    --against, two configs stand side by side, with what makes the difference. Exit status 1: it compiles,
-    but the device cannot launch it.
+    and --config give one. It is compiled for the device; every figure is predicted, none measured, unless
+    --profile gives what Nsight Compute measured, which then stands beside, under its names. With --against,
+    two configs stand side by side, with what makes the difference. Exit status 1: it compiles, but the device
+    cannot launch it.
     """
     parsed = Problem.parse(problem)
     config = parse_config(kernel, numbers)
+    if profile is not None and against is not None:
+        raise click.UsageError("a profile is of one config; give --profile or --against")
     if against_kernel is not None and against is None:
         raise ConfigError("--against", None, "is missing", "give it with --against-kernel")
     other = None if against is None else parse_config(against_kernel or kernel, against)
@@ -76,18 +94,66 @@ def explain(
     predictions = [(config, predicted(parsed, config, at.device, taken))]
     if other is not None:
         predictions.append((other, predicted(parsed, other, at.device, {})))
-    fields = [
-        {"problem": str(parsed), "device": at.device.name, **prediction.to_json(one)}
-        for one, prediction in predictions
-    ]
+    seen = {} if profile is None else nsight.measured(_read(profile), parsed, config)
+    fields = [_fields(parsed, at.device, *pair, seen) for pair in predictions]
     if as_json:
         for row in fields:
             print_json(row)
     else:
-        _print(fields[0], [rows(one, prediction) for one, prediction in predictions])
-        if other is not None:
-            click.echo(difference(predictions[0][1], predictions[1][1]))
+        _print(fields, predictions)
     raise SystemExit(0 if all(prediction.blocks_per_sm for _, prediction in predictions) else 1)
+
+
+def _read(profile: Path) -> str:
+    return profile.read_text(encoding="utf-8", errors="replace")
+
+
+def _fields(
+    problem: Problem, device: Device, config: Config, prediction: Prediction, seen: dict[str, float]
+) -> dict[str, Any]:
+    told = nsight.predicted(prediction)
+    return {
+        "problem": str(problem),
+        "device": device.name,
+        **prediction.to_json(config),
+        "nsight": told,
+        "measured": seen,
+        "differences": nsight.differences(told, seen),
+        "advice": nsight.advice(prediction, seen, device),
+    }
+
+
+def _print(fields: list[dict[str, Any]], predictions: list[tuple[Config, Prediction]]) -> None:
+    title = f"{fields[0]['problem']} on {fields[0]['device']}: predicted, not measured"
+    print_facts(title, *(nsight.facts(one, prediction) for one, prediction in predictions))
+    print_table("", *_nsight_table(fields))
+    for line in (*fields[0]["differences"], *fields[0]["advice"]):
+        say(f"- {line}")
+    if len(predictions) > 1:
+        click.echo(difference(predictions[0][1], predictions[1][1]))
+
+
+def _nsight_table(fields: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows: Nsight Compute's name, ours, and the figures of each config."""
+    kinds = [(one["nsight"], "predicted") for one in fields]
+    if fields[0]["measured"]:
+        kinds.append((fields[0]["measured"], "measured"))
+    table = [
+        [metric.name, metric.ours, *(_figure(metric, figures) for figures, _ in kinds)]
+        for metric in nsight.METRICS
+    ]
+    return ["Nsight Compute", "here", *(kind for _, kind in kinds)], table
+
+
+def _figure(metric: nsight.Metric, figures: dict[str, float]) -> str:
+    value = figures.get(metric.name)
+    if value is None or not math.isfinite(value):
+        return "-"
+    if metric.unit == "ns":
+        return ms(value / 1e6)
+    if metric.unit == "byte":
+        return f"{value / 1e9:.4g} GB"
+    return f"{value:.1f} %" if metric.unit == "%" else f"{value:.0f}"
 
 
 def predicted(problem: Problem, config: Config, device: Device, taken: dict[str, Any]) -> Prediction:
@@ -124,14 +190,3 @@ def parse_resources(given: str | None) -> dict[str, int]:
             raise ConfigError("resources", part, reason, "write such as registers=184,shared=16384")
         found[name] = int(number)
     return found
-
-
-def _print(fields: dict[str, Any], columns: list[dict[str, str]]) -> None:
-    table = Table(
-        title=f"{fields['problem']} on {fields['device']}: predicted, not measured",
-        show_header=False,
-        title_justify="left",
-    )
-    for name in columns[0]:
-        table.add_row(name, *(column[name] for column in columns))
-    Console().print(table)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from autoconv import lookup as lookups
 from autoconv.cli.common import (
     PROBLEM_HELP,
     Target,
@@ -15,9 +16,9 @@ from autoconv.cli.common import (
     print_json,
     problem_argument,
     say,
-    target,
+    target_to_look_up,
 )
-from autoconv.cost.prediction import floor_seconds
+from autoconv.cli.tables import print_facts, times
 from autoconv.errors import ProblemError
 from autoconv.lookup import SERVING, Found
 from autoconv.problem import Problem
@@ -37,18 +38,20 @@ def lookup(problem: str, device: str, tell_why: bool, as_json: bool) -> None:
     problem's on this device, or, as "default", the least estimate; and how the nearest entry differs, field
     by field. A pinned file is final: what it lacks is torch's. Exit status 1: none was found.
     """
+    from autoconv.cost.version import predictor_of
+
     parsed = Problem.parse(problem)
-    at = target(device)
-    served = at.tuner.find(parsed, at.environment) or _provisional(parsed, at)
-    shown = served and at.tuner.estimated(served, parsed, at.device)
+    at = target_to_look_up(device)
+    served = lookups.find(at.layers, parsed, at.environment, predictor_of) or _provisional(parsed, at)
+    shown = served and lookups.estimated(served, parsed, at.device)
     found = shown is not None and shown.grade in SERVING
     fields = _fields(parsed, at, shown, found)
     if tell_why or not found:
-        fields["why"] = at.tuner.why_missing(parsed, at.environment, served=found)
+        fields["why"] = lookups.why_missing(at.layers, parsed, at.environment, predictor_of, served=found)
     if as_json:
         print_json(fields)
     else:
-        _say(fields, shown)
+        _print(fields, shown)
     raise SystemExit(0 if found else 1)
 
 
@@ -60,6 +63,8 @@ def _provisional(problem: Problem, at: Target) -> Found | None:
 
 
 def _fields(problem: Problem, at: Target, shown: Found | None, found: bool) -> dict[str, Any]:
+    from autoconv.cost.prediction import floor_seconds
+
     return {
         "found": found,
         "problem": str(problem),
@@ -78,21 +83,27 @@ def _fields(problem: Problem, at: Target, shown: Found | None, found: bool) -> d
     }
 
 
-def _say(fields: dict[str, Any], shown: Found | None) -> None:
+def _print(fields: dict[str, Any], shown: Found | None) -> None:
+    title = f"{fields['problem']} on {fields['device']}"
     if shown is None:
         say("not found")
-    elif not fields["found"]:
-        final = "the pinned file leaves it to torch" if shown.pinned else "what the policy predict would run"
-        say(f"not found; {final}:")
-    if shown is not None:
-        pinned = ", pinned" if shown.pinned else ""
-        say(f"{shown.config}  {shown.provenance}, grade {shown.grade}, layer {shown.layer}{pinned}")
-        if shown.tuned is not None:
-            say(f"  tuned for {shown.tuned}")
-        for kind in ("measured", "contended", "predicted"):
-            if fields[f"{kind}_ms"] is not None:
-                remark = ", timed beside other work; `autoconv tune` measures it" * (kind == "contended")
-                say(f"  {kind} {fields[f'{kind}_ms']:.4g} ms{remark}")
-        say(f"  floor {fields['floor_ms']:.4g} ms")
+        print_facts(title, {"config": "none: no kernel runs it, so torch serves", **times(fields)})
+    else:
+        if not fields["found"]:
+            final = (
+                "the pinned file leaves it to torch" if shown.pinned else "what the policy predict would run"
+            )
+            say(f"not found; {final}:")
+        print_facts(title, _facts(fields, shown))
     for line in fields.get("why", ()):
         say(f"  {line}")
+
+
+def _facts(fields: dict[str, Any], shown: Found) -> dict[str, str]:
+    pinned = ", pinned" if shown.pinned else ""
+    facts = {
+        "config": str(shown.config),
+        **times(fields),
+        "from": f"{shown.provenance}, grade {shown.grade}, layer {shown.layer}{pinned}",
+    }
+    return facts if shown.tuned is None else {**facts, "tuned for": str(shown.tuned)}

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from autoconv import device as devices
 from autoconv import lookup, settings
-from autoconv.cli.common import json_option, note, print_json, printable, progress_bar, say
+from autoconv.cli.common import complete_devices, json_option, note, print_json, progress_bar, say
+from autoconv.cli.tables import ms, print_table, spaced
 from tuning_db import TuningDB
 
 if TYPE_CHECKING:
@@ -22,7 +20,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--device", metavar="NAME", help="Only what that GPU asked for.")
+@click.option(
+    "--device", metavar="NAME", help="Only what that GPU asked for.", shell_complete=complete_devices
+)
 @json_option
 def missed(file: Path | None, device: str | None, as_json: bool) -> None:
     """List the problems that were asked for and not found.
@@ -79,16 +79,10 @@ def _fields(one: MissedProblem) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name in ("problem", "device", "calls", "estimate", "served", "last seen"):
-        table.add_column(name, justify="right" if name in ("calls", "estimate") else "left", overflow="fold")
-    for fields in rows:
-        table.add_row(*(Text(printable(cell)) for cell in _cells(fields)))
-    Console().print(table)
+    columns = ("problem", "device", "calls", "estimate", "served", "last seen")
+    print_table("", columns, map(_cells, rows))
 
 
 def _cells(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    milliseconds = fields["estimated_ms"]
-    estimate = "-" if milliseconds is None else f"{milliseconds:.4g} ms"
-    calls = str(fields["calls"])
-    return fields["problem"], fields["device"], calls, estimate, fields["served"], fields["last_seen"]
+    calls, estimate = str(fields["calls"]), ms(fields["estimated_ms"])
+    return spaced(fields["problem"]), fields["device"], calls, estimate, fields["served"], fields["last_seen"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from autoconv import lookup
-from autoconv.cli.common import device_option, json_option, note, print_json, progress_bar, say, target
+from autoconv.cli.common import device_option, json_option, note, progress_bar, target
+from autoconv.cli.tables import print_fields
 from tuning_db import Pin, write_pin
 
 
@@ -42,8 +43,4 @@ def pin(file: Path, device: str, again: bool, as_json: bool) -> None:
     lines = (line for entry in entries for line in entry)
     trials = write_pin(file, lines, mark, lookup.COLUMNS, application=lookup.APPLICATION, again=again)
     fields = {"path": str(file), "device": at.device.name, "problems": len(entries), "trials": trials}
-    if as_json:
-        print_json(fields)
-    else:
-        for name, value in fields.items():
-            say(f"{name:<15}{value}")
+    print_fields(fields, as_json)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from autoconv import settings
 from autoconv.cli.common import (
@@ -23,6 +21,7 @@ from autoconv.cli.common import (
     target,
 )
 from autoconv.cli.missed import missed_of
+from autoconv.cli.results import print_summary, print_tuned
 from autoconv.cost.prediction import floor_seconds
 from autoconv.errors import DeviceError, FieldError, ProblemError
 from autoconv.kernels.aten import ATEN
@@ -75,17 +74,20 @@ def tune(
         raise FieldError("tune", "seconds", seconds, "is not a number of seconds", "give such as 60")
     wanted = _missed(device) if missed else _named(problems, device)
     failed = False
+    done: list[dict[str, Any]] = []
     with WorkerPool() as pool:  # its workers, slow to start, serve every problem
         for one in wanted:
             tuned = _tuned(one, seconds or float("inf"), again, pool)
             if tuned is None:
                 continue
             failed = failed or tuned.found is None
-            fields = _fields(one.problem, one.at, tuned)
+            done.append(_fields(one.problem, one.at, tuned))
             if as_json:
-                print_json(fields)
+                print_json(done[-1])
             else:
-                _print(fields)
+                print_tuned(done[-1], tuned.swept.trials if tuned.swept else ())
+    if len(done) > 1 and not as_json:
+        print_summary(done)
     if failed:
         raise SystemExit(1)
 
@@ -175,25 +177,3 @@ def _fields(problem: Problem, at: Target, tuned: Tuned) -> dict[str, Any]:
         "compiled": swept.compiled if swept else 0,
         "seconds": swept.seconds if swept else 0.0,
     }
-
-
-def _print(fields: dict[str, Any]) -> None:
-    table = Table(title=f"{fields['problem']} on {fields['device']}", show_header=False, title_justify="left")
-    how = f"a sweep of {fields['candidates']} candidates, {fields['compiled']} compiled"
-    rows = {
-        "kernel": fields["kernel"] or "none passed its check; torch serves this problem",
-        "config": " ".join(f"{name}={value}" for name, value in (fields["config"] or {}).items()),
-        "grid": " x ".join(str(axis) for axis in fields["grid"] or ()),
-        "predicted": _ms(fields["predicted_ms"]),
-        "measured": _ms(fields["measured_ms"]),
-        **({} if fields["contended_ms"] is None else {"contended": _ms(fields["contended_ms"])}),
-        "floor": _ms(fields["floor_ms"]),
-        "from": f"{how}, {fields['seconds']:.1f} s" if fields["swept"] else "the database, no sweep",
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    Console().print(table)
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g} ms"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from autoconv.compiler import sass
 from autoconv.compiler.folders import compiling
 from autoconv.compiler.recording import recording
@@ -37,6 +35,8 @@ def compile_candidate(problem: Problem, config: Config, device: Device, cache: P
     known = load(file)
     if known is not None:
         return known
+    import torch  # not above: estimates compile nothing, and a lookup in a shell does without
+
     dtype = getattr(torch, problem.dtype)
     tensors = {
         "x": dtype,

@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 from triton.runtime import driver as active_driver
 
 from autoconv.device import Device
+
+if TYPE_CHECKING:
+    import torch
 
 # Triton unpacks four values of load_binary up to Triton 3.3; since 3.4 also a fifth, the thread limit.
 _LOADED_VALUES = 4 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 4) else 5
@@ -34,6 +36,21 @@ class RecordedLaunch:
     num_stages: int
     shared: int  # bytes per block
     arguments: tuple[Any, ...]
+
+    def __repr__(self) -> str:
+        """All fields; of a tensor its dtype, shape and strides, for its contents may be gigabytes."""
+        told = ", ".join(_told(argument) for argument in self.arguments)
+        return (
+            f"RecordedLaunch({self.kernel!r}, grid={self.grid}, num_warps={self.num_warps}, "
+            f"num_stages={self.num_stages}, shared={self.shared}, arguments=({told}))"
+        )
+
+
+def _told(argument: Any) -> str:
+    if hasattr(argument, "data_ptr") and hasattr(argument, "stride"):
+        kind = str(argument.dtype).removeprefix("torch.")
+        return f"<{kind} {tuple(argument.shape)} strides {tuple(argument.stride())}>"
+    return repr(argument)
 
 
 class _Utilities:
@@ -87,6 +104,8 @@ class RecordingDriver(DriverBase):  # type: ignore[misc]  # triton ships no type
         return 0
 
     def get_active_torch_device(self) -> torch.device:
+        import torch  # not above: who estimates imports this module, and compiles nothing
+
         return torch.device("cpu")
 
     def get_benchmarker(self) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 import tuning_db
 from autoconv.lookup.buckets import SIZES
 from autoconv.lookup.elsewhere import priors, transferred
+from autoconv.lookup.estimates import estimated
 from autoconv.lookup.families import find
 from autoconv.lookup.found import (
     GRADES,
@@ -29,16 +30,16 @@ from autoconv.lookup.runs import outdated, tried
 from autoconv.lookup.shelf import Shelf
 from autoconv.problem import Problem
 from autoconv.settings import Settings
-from tuning_db import Layers, TuningDB, open_healed
+from tuning_db import Application, Layers, TuningDB, open_healed
 
 __all__ = [
-    "APPLICATION", "COLUMNS", "GRADES", "HITS", "OF_ITS_OWN", "OWN", "PIN_SUFFIX", "PREBUILT", "PROVENANCES",
-    "SERVING", "TIMED", "Found", "PredictorOf", "Shelf", "find", "open_as_it_is", "open_file", "open_layers",
-    "open_user", "outdated", "priors", "read_only_files", "records", "refusal", "times_of", "transferred",
-    "tried", "warn_once", "why_missing",
+    "APPLICATION", "COLUMNS", "GRADES", "HITS", "OF_ITS_OWN", "OWN", "PIN_SUFFIX", "PREBUILT",
+    "PROVENANCES", "SERVING", "TIMED", "Found", "PredictorOf", "Shelf", "estimated", "find",
+    "open_as_it_is", "open_file", "open_layers", "open_user", "outdated", "priors", "read_only_files",
+    "records", "refusal", "times_of", "transferred", "tried", "warn_once", "why_missing",
 ]  # fmt: skip
 
-APPLICATION = "autoconv"
+APPLICATION = Application("autoconv", Problem.fields())
 _COLUMNS = Problem(N=1, Cin=1, Cout=1, K=1, L=1).columns()
 COLUMNS: Mapping[str, type] = {
     name: type(_COLUMNS[name]) for name in sorted(_COLUMNS, key=lambda name: name in SIZES)

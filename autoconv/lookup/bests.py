@@ -61,11 +61,16 @@ def _fastest(entries: list[tuple[Winner, Config]], predictor_of: PredictorOf) ->
     torch's own convolution competes with the time it had under another torch or cuDNN where it has none of
     today: to leave it out would have a kernel serve that is slower than torch.
     """
-    today = [entry for entry in entries if entry[0].source == source_of(entry[1].kernel)]
-    if not any(config == ATEN for _, config in today):
-        today += [entry for entry in entries if entry[1] == ATEN]
-    same = _of_one_version(today, predictor_of)
+    torchs = [entry for entry in entries if entry[1] == ATEN]
+    if len(torchs) > 1:  # else it is that one whatever it is of, and torch need not be imported to say so
+        torchs = _of_today(torchs) or torchs
+    today = _of_today([entry for entry in entries if entry[1] != ATEN])
+    same = _of_one_version(today + torchs, predictor_of)
     return min(same, key=lambda entry: (_time(entry[0]), entry[0].config_hash), default=None)
+
+
+def _of_today(entries: list[tuple[Winner, Config]]) -> list[tuple[Winner, Config]]:
+    return [entry for entry in entries if entry[0].source == source_of(entry[1].kernel)]
 
 
 def _of_one_version(

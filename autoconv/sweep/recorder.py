@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime, timezone
 
 from autoconv.config import Config
 from autoconv.cost.prediction import Prediction
@@ -78,7 +79,8 @@ class Recorder:
         return self._database is not None
 
     def _begun(self, database: TuningDB) -> str:
-        return database.start(self._environment, origin="sweep", info=self._info)
+        begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        return database.start(self._environment, origin="sweep", info={**self._info, "begun": begun})
 
     def _resumed(self, database: TuningDB) -> str | None:
         """Take over what counts of earlier sweeps; return the id of a run to go on with, if there is one."""
@@ -87,7 +89,8 @@ class Recorder:
                 self.done[Config.from_document(trial.config)] = trial
         self.trials = list(self.done.values())
         for run in database.runs(self._problem.key):
-            if not run.finished and run.environment == self._environment and run.info == self._info:
+            noted = {name: value for name, value in run.info.items() if name != "begun"}
+            if not run.finished and run.environment == self._environment and noted == self._info:
                 return run.id
         return None
 

@@ -82,12 +82,6 @@ class Tuner:
         _, best = best_guess(problem, device)
         return estimate(problem, found.config, device).seconds > best * (1 + 2 * MODEL_ERROR)
 
-    def estimated(self, found: Found, problem: Problem, device: Device) -> Found:
-        """Return `found` with its estimated time for `problem` where it has no time of its own."""
-        if found.config == ATEN or found.has_time:
-            return found
-        return replace(found, predicted_us=estimate(problem, found.config, device).seconds * 1e6)
-
     def why_missing(self, problem: Problem, environment: Environment, *, served: bool = False) -> list[str]:
         """Say, a line a field, what the nearest entry differs in, be it `served` by one all the same."""
         return lookup.why_missing(self.layers, problem, environment, predictor_of, served=served)
@@ -105,7 +99,7 @@ class Tuner:
         if (problem, environment) in self._in_vain:
             return _TORCH
         found = lookup.transferred(self.layers, problem, environment, device, predictor_of)
-        return self.guess(problem, device) if found is None else self.estimated(found, problem, device)
+        return self.guess(problem, device) if found is None else lookup.estimated(found, problem, device)
 
     def kernel_for(self, problem: Problem, environment: Environment, device: Device) -> Config:
         """Return the config of one of our kernels for `problem`: the database's, or else a guess."""

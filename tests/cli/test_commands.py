@@ -103,8 +103,34 @@ def test_tune_for_a_person(tuned, run):
     shown = run("tune", PROBLEM, "--device", "rtx4090")
     assert shown.exit_code == 0
     assert f"{PROBLEM} on rtx4090" in shown.stdout
-    for word in (tuned.fields["kernel"], "predicted", "measured", "the database, no sweep"):
+    for word in (tuned.fields["kernel"], "predicted", " % of floor", "the database, no sweep"):
         assert word in shown.stdout
+
+
+def test_tune_ends_with_what_it_tried_and_of_several_problems_with_a_summary(run, monkeypatch):
+    """By a stand-in for the sweep, whose trials are a real problem's candidates."""
+
+    def sweep(problem, job, *_, **__):
+        first, second = candidates(problem, job.device)[:2]
+        trials = (
+            Trial(first.document(), "ok", predicted_us=4.0, predictor="m"),
+            Trial(second.document(), "ok", predicted_us=2.0, predictor="m"),
+            *(Trial({**first.document(), "num_stages": 10 + n}, "compiled") for n in range(9)),
+        )
+        return Swept(None, trials, recorded=True, candidates=625, compiled=11, seconds=1.5)
+
+    monkeypatch.setattr("autoconv.tuning.tuner.sweep", sweep)
+    shown = run("tune", PROBLEM, PROBLEM.replace("L=16", "L=24"), "--device", "l4", "--again")
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    assert ["a", "sweep", "of", "625", "candidates,"] in [line[1:6] for line in lines]
+    tables = [place for place, line in enumerate(lines) if line[:2] == ["place", "measured"]]
+    assert len(tables) == 2
+    first, second = lines[tables[0] + 1 : tables[0] + 3]
+    assert (first[:4], first[4:6]) == (["1", "-", "0.002", "ms"], ["100", "%"])
+    assert (second[:4], second[4:6]) == (["2", "-", "0.004", "ms"], ["50", "%"])
+    assert ["and", "1", "more"] in lines
+    (summary,) = [place for place, line in enumerate(lines) if line == ["2", "problems"]]
+    assert summary > tables[1] and sum("1.5 s" in " ".join(line) for line in lines[summary:]) == 2
 
 
 def test_several_problems_are_several_lines(tuned, run):
@@ -134,11 +160,13 @@ def test_lookup_finds_what_was_tuned(tuned, run):
     for name in ("problem", "device", "kernel", "config", "provenance", "predicted_ms", "measured_ms"):
         assert fields[name] == tuned.fields[name]
     person = run("lookup", PROBLEM, "--device", "rtx4090")
-    assert person.stdout.startswith(f"{fields['kernel']}[")
+    assert person.stdout.startswith(f"{PROBLEM} on rtx4090\nconfig     {fields['kernel']}[")
     assert "predicted, grade exact, layer user" in person.stdout
     assert (fields["tuned_for"], fields["pinned"]) == (PROBLEM, False)
     assert 0 < fields["floor_ms"] < fields["predicted_ms"]
-    assert f"\n  predicted {fields['predicted_ms']:.4g} ms\n" in person.stdout
+    of_floor = 100 * fields["floor_ms"] / fields["predicted_ms"]
+    assert f"\npredicted  {fields['predicted_ms']:.4g} ms, {of_floor:.0f} % of floor" in person.stdout
+    assert f"\nfloor      {fields['floor_ms']:.4g} ms, " in person.stdout
     assert "measured" not in person.stdout
 
 
@@ -155,7 +183,8 @@ def test_lookup_finds_a_near_size_and_says_which(tuned, run):
     assert fields["predicted_ms"] > fields["floor_ms"]
     person = run("lookup", near, "--device", "rtx4090")
     assert person.exit_code == 0
-    assert f"predicted, grade bucket, layer user\n  tuned for {PROBLEM}\n  predicted " in person.stdout
+    assert "predicted, grade bucket, layer user" in person.stdout
+    assert f"tuned for  {PROBLEM}" in person.stdout
 
 
 @pytest.fixture
@@ -195,9 +224,12 @@ def test_lookup_says_why_it_finds_nothing(tuned, run):
     assert fields["why"] == ["nearest: another problem", "L: 33 here, 16 there"]
     person = run("lookup", PROBLEM, "--device", "l4")
     assert person.exit_code == 1
-    head, config, _predicted, _floor, nearest, *_ = person.stdout.splitlines()
+    head, title, _config, _predicted, _floor, source, nearest, *_ = map(
+        str.rstrip, person.stdout.splitlines()
+    )
     assert head == "not found; what the policy predict would run:"
-    assert config.endswith("transferred, grade scaled, layer user")
+    assert title == f"{PROBLEM} on l4"
+    assert source.endswith("transferred, grade scaled, layer user")
     assert nearest == "  nearest: this problem in another environment, layer user"
     assert "  device: l4 here, rtx4090 there" in person.stdout
 

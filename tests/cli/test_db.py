@@ -322,7 +322,10 @@ def test_prune_removes_what_it_is_told_and_vacuum_gives_the_space_back(run: Run,
         fill(user, replace(trial(4), source=f"{number:016}"))
     outdated = fields_of(run("db", "prune", "--outdated", "--json"), "prune")
     assert (outdated["environments"], outdated["trials"]) == (40, 120)
+    said = run("db", "prune", "--best", "2", "--dry-run").stdout
+    assert said == "would remove 4 trials\n"
     best = fields_of(run("db", "prune", "--best", "2", "--json"), "prune")
+    assert run("db", "prune", "--best", "2").stdout == "nothing to remove\n"
     assert (best["environments"], best["trials"]) == (0, 4)
     found = lookup.find(lookup.open_layers(settings.load()), PROBLEM, HERE, predictor_of)
     assert found is not None and found.config == config(4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
+from rich.console import Console
 
 from autoconv.cli import cli
-from autoconv.problem import Problem
+from autoconv.cli.common import progress_bar
+from autoconv.problem import ACTIVATIONS, DTYPE_BYTES, LAYOUTS, OPS, PRECISIONS, Problem
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,3 +119,48 @@ def test_the_reference_is_up_to_date():
         text=True,
     )
     assert done.returncode == 0, f"run 'make docs-update': {done.stdout}"
+
+
+def test_the_help_names_every_field_of_a_problem(run):
+    shown = run("--help").stdout
+    missing = [
+        name for name in Problem.fields() if not re.search(rf"^ +(Cin, )?{name}\b", shown, re.MULTILINE)
+    ]
+    assert missing == []
+    for choices in (OPS, ACTIVATIONS, DTYPE_BYTES, PRECISIONS["float32"], LAYOUTS):
+        assert [one for one in choices if not re.search(rf"\b{one}\b", shown)] == []
+    assert 'eval "$(_AUTOCONV_COMPLETE=bash_source autoconv)"' in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "begun", "some", "none"),
+    [
+        ([], "l", {"lookup"}, {"tune"}),
+        (["db"], "", {"list", "show", "prune"}, set()),
+        (["lookup", "--device"], "rtx", {"rtx4090", "rtx3090"}, {"l4"}),
+        (["tune", "--device"], "au", {"auto"}, {"l4"}),
+        (["explain", "--kernel"], "de", {"dense", "depthwise"}, {"tap_major"}),
+        (["db", "list", "--kernel"], "a", {"aten"}, {"dense"}),
+        (["explain", "--against-kernel"], "tap", {"tap_major"}, {"dense"}),
+    ],
+)
+def test_a_shell_completes_commands_devices_and_kernels(arguments, begun, some, none):
+    complete = ShellComplete(cli, {}, "autoconv", "_AUTOCONV_COMPLETE")
+    found = {item.value for item in complete.get_completions(arguments, begun)}
+    assert some <= found and not none & found
+    assert all(name.startswith(begun) for name in found)
+
+
+@pytest.mark.parametrize("width", [80, 60, 120])
+def test_the_progress_bar_is_whole_on_one_line(width):
+    problem = "N=16,Cin=32,Cout=64,K=3,L=131072,stride=2,dilation=2,op=conv_transpose,bias=1,dtype=float16"
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=True, width=width, color_system=None, legacy_windows=False)
+    with progress_bar(problem, console) as show:
+        show("compiling", 313, 625)
+    lines = [
+        re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in re.split(r"[\r\n]+", shown.getvalue())
+    ]
+    told = [line for line in lines if "313/625" in line]
+    assert told and all(len(line) <= width for line in told)
+    assert all(re.fullmatch(r"compiling: N=16.*\u2501.* +313/625 0:0\d:\d\d", line) for line in told), told

@@ -90,6 +90,15 @@ def test_no_gpu_shares_an_ordinal_with_a_recorded_one() -> None:
     assert ordinals["l4"] == ordinals["rtx4090"] != ordinals["a100-80gb"]
 
 
+def test_a_recorded_launch_reads_without_what_is_in_its_tensors() -> None:
+    (launch,), _ = launches_of(CONFIG, "rtx4090")
+    text = repr(launch)
+    assert text.startswith("RecordedLaunch('dense_kernel', grid=(") and len(text) < 1000
+    x = next(one for one in launch.arguments if isinstance(one, torch.Tensor))
+    assert f"<float32 {tuple(x.shape)} strides {x.stride()}>" in text
+    assert "tensor(" not in text
+
+
 def test_nothing_can_be_timed() -> None:
     with pytest.raises(RuntimeError, match="nothing can be timed on a recorded l4"):
         RecordingDriver(find("l4")).get_benchmarker()

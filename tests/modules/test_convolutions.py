@@ -127,7 +127,8 @@ def test_accelerate_swaps_what_it_can_and_says_the_rest():
     assert report.swapped == ("0", "2", "4")
     assert report.left == (("3", "Own has a forward of its own"),)
     assert str(report).splitlines() == [
-        "3 convolutions swapped: 0, 2, 4", "left alone: 3: Own has a forward of its own",
+        "3 convolutions swapped: module 0, module 2, module 4",
+        "left alone: module 3: Own has a forward of its own",
     ]  # fmt: skip
     assert (
         isinstance(ours[0], Conv1d) and isinstance(ours[4], ConvTranspose1d) and isinstance(ours[2], Causal)

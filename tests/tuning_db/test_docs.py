@@ -51,7 +51,7 @@ def test_each_query_answers(path: Path, query: str) -> None:
     if "LIMIT 10" in query:
         assert len(rows) == 10
         assert rows[0] == {
-            "key": "N=11", "device": "L4", "provenance": "measured",
+            "problem": "N=11", "device": "L4", "provenance": "measured",
             "default_us": 804.0, "best_us": 452.0, "gain": 1.78,
         }  # fmt: skip
         assert [row["gain"] for row in rows] == sorted([row["gain"] for row in rows], reverse=True)

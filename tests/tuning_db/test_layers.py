@@ -163,4 +163,12 @@ def test_a_pin_that_cannot_be_read_is_a_pin_all_the_same(tmp_path: Path) -> None
     assert [name for name, _ in layers.winners("key")] == ["user"]
     assert layers.pins == layers.unread_pins == ("site",)
     assert "pinned layer 'site' does not answer" in warnings[1]
+
+
+def test_trials_come_with_their_layer_and_environment(tmp_path: Path) -> None:
+    user, packaged = layer(tmp_path / "u", both=9.0), layer(tmp_path / "p", both=1.0, packaged=2.0)
+    layers = Layers([("user", user), ("prebuilt", packaged)], pytest.fail)
+    found = [(name, environment, trial.measured_us) for name, (environment, trial) in layers.trials("both")]
+    assert found == [("user", ENVIRONMENT, 9.0), ("prebuilt", ENVIRONMENT, 1.0)]
+    assert layers.trials("neither") == []
     layers.close()

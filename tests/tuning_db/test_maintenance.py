@@ -20,6 +20,7 @@ from tuning_db import (
     export_lines,
     import_lines,
     prune,
+    quarantined,
     rebuild,
     vacuum,
 )
@@ -105,6 +106,15 @@ def test_pruning_keeps_the_best_and_all_that_the_winner_rests_on(full: TuningDB)
     rebuild(full)
     assert [full.winners(key) for key in ("p1", "p2")] == winners and winners[0][0].default_us == 85.0
     assert check(full).ok
+
+
+def test_a_dry_run_of_pruning_counts_and_changes_nothing(full: TuningDB) -> None:
+    import_lines(full, ["garbage"])
+    lines, wanted = list(export_lines(full)), {"best": 2, "quarantine": True, "misses": True}
+    told = prune(full, dry_run=True, **wanted)
+    assert told.trials > 0 and told.quarantined == 1
+    assert list(export_lines(full)) == lines and len(quarantined(full)) == 1 and check(full).ok
+    assert prune(full, **wanted) == told
 
 
 def test_pruning_drops_environments(full: TuningDB) -> None:

@@ -134,7 +134,7 @@ def public(db: TuningDB, environment: EnvironmentRecord, problem: ProblemRecord)
 
 
 AS_ORDINARY_USER = """
-import os, sys, urllib.parse  # what is imported late may lie where only root can read
+import os, sys, urllib.parse, filelock, sqlite_utils  # what is imported late may lie where only root can read
 from pathlib import Path
 from tuning_db import *
 if os.geteuid() == 0:

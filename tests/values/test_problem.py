@@ -182,6 +182,15 @@ IMPOSSIBLE = [
         {"op": "conv1d"},
         "op=conv1d: is not a known op, did you mean conv?; give conv, conv_transpose or conv_weight",
     ),
+    (
+        {"dtype": "fp16"},
+        "dtype=fp16: is not a known dtype, did you mean float16?; give float32, float16 or bfloat16",
+    ),
+    (
+        {"precision": "fp32"},
+        "precision=fp32: is not a precision of dtype=float32, did you mean ieee?; give tf32, tf32x3 or ieee, "
+        "or leave it out",
+    ),
     ({"layout": "nwc"}, "layout=nwc: is not a known layout, did you mean nlc?; give ncl or nlc"),
     (
         {"dtype": "float61"},

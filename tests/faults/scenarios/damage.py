@@ -215,6 +215,9 @@ def _tear_pages(path: str, rng: random.Random) -> None:
 
 def read_only(folder: str) -> dict[str, Any]:
     """As an ordinary user: a file, a folder and a home that take no writes."""
+    import filelock  # noqa: F401 - what is imported late may lie where only root can read
+    import sqlite_utils  # noqa: F401 - likewise
+
     home = Path(folder)
     if os.geteuid() == 0:
         os.setuid(65534)  # permissions do not hold for root

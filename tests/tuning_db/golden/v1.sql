@@ -135,4 +135,76 @@ CREATE TRIGGER finished_trials_are_immutable BEFORE UPDATE ON trials
 WHEN old.outcome <> 'started'
 BEGIN SELECT RAISE(ABORT, 'a finished trial is never changed'); END;
 CREATE INDEX problem_sizes_by_kind ON problem_sizes (kind, log_size);
+CREATE VIEW problem_texts AS  -- each problem as a person writes it, without what is at its default
+SELECT p.id AS problem_id, coalesce(
+    CASE WHEN json_valid(p.key) THEN (
+        SELECT group_concat(
+            f.key || '=' || replace(trim(json_extract(p.key, '$.' || f.key), '[]'), ',', ':'), ','
+        )
+        FROM meta m, json_each(m.value) f
+        WHERE m.name = 'fields' AND json_extract(p.key, '$.' || f.key) IS NOT f.value
+    ) END,
+    p.key
+) AS problem
+FROM problems p;
+CREATE VIEW machines AS  -- each environment: the fields of these names, where there are such
+SELECT id AS environment_id, device, arch, json_extract(doc, '$.hard.triton') AS triton
+FROM environments;
+CREATE VIEW best AS  -- of each problem and environment, over all sources; measured where any was
+WITH tried AS (  -- the last run that tried a configuration, where runs note when they began
+    SELECT t.problem_id, r.environment_id, t.config_hash, max(json_extract(r.info, '$.begun')) AS begun
+    FROM trials t JOIN runs r ON r.id = t.run_id GROUP BY 1, 2, 3
+), placed AS (
+    SELECT *, row_number() OVER of_model AS place, min(default_us) OVER (
+            PARTITION BY problem_id, environment_id, provenance, model
+        ) AS least_default_us,
+        lead(time_us) OVER of_model / time_us - 1 AS ahead,
+        max(provenance = 'measured') OVER (PARTITION BY problem_id, environment_id) AS any_measured
+    FROM (
+        SELECT *, coalesce(measured_us, predicted_us) AS time_us,
+            substr(predictor, 1, instr(predictor || '-', '-')) AS model
+        FROM winners
+    ) WINDOW of_model AS (
+        PARTITION BY problem_id, environment_id, provenance, model ORDER BY time_us, config_hash
+    )
+)
+SELECT x.problem, m.device, m.triton, json_extract(w.config, '$.kernel') AS kernel, w.provenance,
+    w.measured_us, w.predicted_us, w.least_default_us AS default_us,
+    -- the next best is the next of the same source, or the best of another
+    round(100 * coalesce(min(w.margin, w.ahead), w.margin, w.ahead), 1) AS margin_pct,
+    w.config, w.finished, b.begun AS "when", w.source, m.arch, w.problem_id, w.environment_id
+FROM placed w JOIN problem_texts x USING (problem_id) JOIN machines m USING (environment_id)
+LEFT JOIN tried b USING (problem_id, environment_id, config_hash)
+WHERE w.place = 1 AND (w.provenance = 'measured' OR NOT w.any_measured);
+CREATE VIEW ranked AS  -- every trial; those that compete have a place, 1 is the best
+WITH told AS (
+    SELECT t.*, r.environment_id, json_extract(r.info, '$.begun') AS begun,
+        t.outcome = 'ok' AND NOT max(t.outcome = 'wrong') OVER (
+            PARTITION BY t.problem_id, r.environment_id, t.config_hash, t.source
+        ) AS sound,
+        max(t.outcome = 'ok' AND t.measured_us IS NOT NULL) OVER (
+            PARTITION BY t.problem_id, r.environment_id
+        ) AS any_measured
+    FROM trials t JOIN runs r ON r.id = t.run_id
+), timed AS (
+    SELECT *, CASE WHEN sound THEN iif(any_measured, measured_us, predicted_us) END AS time_us,
+        iif(any_measured, '', substr(predictor, 1, instr(predictor || '-', '-'))) AS model
+    FROM told
+), placed AS (
+    SELECT *, time_us IS NOT NULL AS competes,
+        rank() OVER (
+            PARTITION BY problem_id, environment_id, model, time_us IS NOT NULL ORDER BY time_us
+        ) AS place,
+        min(time_us) OVER (PARTITION BY problem_id, environment_id, model) AS best_us
+    FROM timed
+)
+SELECT x.problem, m.device, m.triton, iif(t.competes, t.place, NULL) AS place,
+    round(100 * t.best_us / t.time_us, 1) AS pct_of_best, json_extract(t.config, '$.kernel') AS kernel,
+    t.outcome, t.measured_us, t.predicted_us, t.config, t.max_err, t.error, t.begun AS "when", t.source,
+    t.run_id, m.arch, t.problem_id, t.environment_id
+FROM placed t JOIN problem_texts x USING (problem_id) JOIN machines m USING (environment_id);
+CREATE VIEW missed AS  -- what was asked for and had no entry
+SELECT x.problem, m.device, m.triton, s.calls, s.served, s.first_seen, s.last_seen, m.arch, s.problem_id,
+    s.environment_id
+FROM misses s JOIN problem_texts x USING (problem_id) JOIN machines m USING (environment_id);
 COMMIT;

@@ -1,0 +1,136 @@
+"""`autoconv report`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from autoconv import settings
+from autoconv.cli.common import (
+    PROBLEM_HELP,
+    Target,
+    device_option,
+    json_option,
+    note,
+    print_json,
+    progress_bar,
+    say,
+    target_to_look_up,
+)
+from autoconv.cli.missed import missed_of
+from autoconv.cli.output import written
+from autoconv.errors import FieldError, ProblemError
+from autoconv.lookup import open_as_it_is
+from autoconv.problem import Problem
+
+if TYPE_CHECKING:
+    from autoconv.report.facts import Asked, Subject
+
+
+@click.command(epilog=PROBLEM_HELP)
+@click.argument("problems", nargs=-1, metavar="PROBLEM...")
+@device_option
+@click.option("--missed", is_flag=True, help="Report on what `autoconv db missed` lists for the device.")
+@click.option("--title", help="Heading of the page.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("report.html"),
+              show_default=True, help="File to write.")  # fmt: skip
+@json_option
+def report(
+    problems: tuple[str, ...], device: str, missed: bool, title: str | None, output: Path, as_json: bool
+) -> None:
+    """Write a page about each PROBLEM, to open in a browser.
+
+    It is one HTML file without scripts, and asks nothing of any network. Of each problem it has the roofline
+    with all that was tried, the sweep as a picture, what bounds the best config, and the bytes that it moves;
+    of several a table by layer and the sum. A PROBLEM may be a file with a JSON object a line: its problem
+    and, where they are known, its calls and its modules, or its layer and count.
+
+    Drawn by matplotlib: `pip install autoconv[report]`. Exit status 1: nothing is left to report on.
+    """
+    if missed == bool(problems):
+        raise click.UsageError("name each PROBLEM to report on, or give --missed; one of the two")
+    page = _drawing()
+    at = target_to_look_up(device)
+    asked = list(_missed(at) if missed else _asked(problems))
+    with progress_bar(f"report {at.device.name}") as show:
+        subjects = []
+        for number, one in enumerate(asked, 1):
+            show("problems", number, len(asked))
+            subjects += _gathered(one, at)
+    if not subjects:
+        note("there is nothing to report on")
+        raise SystemExit(1)
+    heading = title or f"{len(subjects)} convolution{'s'[: len(subjects) > 1]} on {at.device.name}"
+    with written(output) as to:
+        to.write(page(subjects, heading))
+    fields = {"path": str(output), "device": at.device.name, "problems": len(subjects)}
+    if as_json:
+        print_json(fields)
+    else:
+        say(f"{output}: {len(subjects)} problems on {at.device.name}")
+
+
+def _drawing() -> Callable[[Sequence[Subject], str], str]:
+    """Return what draws a page."""
+    try:
+        from autoconv.report.page import page
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"{error.name} is not installed, which draws the page; install autoconv[report]"
+        ) from None
+    return page
+
+
+def _gathered(asked: Asked, at: Target) -> list[Subject]:
+    from autoconv.report.facts import gather
+
+    try:
+        return [gather(asked, at.device, at.environment, at.layers)]
+    except ProblemError as error:
+        note(f"torch serves {asked.problem}: {error}")
+        return []
+
+
+def _asked(problems: tuple[str, ...]) -> Iterator[Asked]:
+    """Yield what the arguments name: texts of problems, and files of them."""
+    from autoconv.report.facts import Asked
+
+    for text in problems:
+        if "=" in text and not Path(text).is_file():
+            yield Asked(Problem.parse(text))
+        else:
+            yield from _in_file(Path(text))
+
+
+def _in_file(path: Path) -> Iterator[Asked]:
+    from autoconv.report.facts import Asked
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        remedy = "give a problem such as N=1,Cin=16,Cout=16,K=3,L=64, or a file of them"
+        raise FieldError("report", "PROBLEM", str(path), f"cannot be read ({error})", remedy) from None
+    for number, line in enumerate(filter(str.strip, lines), 1):
+        try:
+            fields = json.loads(line)
+            modules = ", ".join(map(str, fields.get("modules", ())))
+            name, calls = fields.get("layer", modules), fields.get("calls", fields.get("count", 1))
+            one = Asked(Problem.parse(fields["problem"]), str(name), int(calls))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"has no problem in line {number} ({type(error).__name__}: {error})"
+            remedy = 'write such as {"problem": "N=1,Cin=16,Cout=16,K=3,L=64", "calls": 2}'
+            raise FieldError("report", "PROBLEM", str(path), reason, remedy) from None
+        yield one
+
+
+def _missed(at: Target) -> Iterator[Asked]:
+    from autoconv.report.facts import Asked
+
+    with open_as_it_is(settings.load()) as database:
+        found = missed_of(database, at.device.name)
+    for one in found:
+        yield Asked(one.problem, calls=one.miss.calls)

@@ -1,0 +1,220 @@
+"""A report: what it tells, and that the page needs nothing but itself, in a browser too."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("matplotlib", reason="needs the extra `report`")
+
+from autoconv import lookup, settings
+from autoconv.device import find
+from autoconv.environment import Environment
+from autoconv.kernels.aten import ATEN
+from autoconv.problem import Problem
+from autoconv.report.facts import Asked, Subject, gather, total
+from autoconv.report.page import page
+from tests.cli.conftest import Run
+from tests.cli.conftest import run as run
+from tests.cli.test_commands import SEED, documented
+from tuning_db import Layers, Miss, Trial, TuningDB
+
+WHISPER = (
+    "N=8,Cin=80,Cout=512,K=3,L=3000,padding=1,bias=1,activation=gelu,dtype=float16",
+    "N=8,Cin=512,Cout=512,K=3,L=3000,stride=2,padding=1,bias=1,activation=gelu,dtype=float16",
+)
+UNTRIED = "N=3,Cin=5,Cout=7,K=4,L=61"
+BEYOND = "N=1,Cin=1048576,Cout=16,K=1,L=2147483648"  # no kernel reaches so far
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+
+
+def gathered(text: str, device: str, name: str = "", calls: int = 1) -> Subject:
+    found = find(device)
+    layers = lookup.open_layers(settings.load())
+    return gather(Asked(Problem.parse(text), name, calls), found, Environment.current(found), layers)
+
+
+def test_what_was_measured_is_told_with_torch_beside_it() -> None:
+    """The packaged rows of an H200."""
+    one = gathered(SEED, "h200")
+    assert (one.grade, one.measured, one.provenance) == ("tried", True, "measured")
+    times = [point.measured_us for point in one.points]
+    assert times == sorted(times, key=lambda time: time or 0.0) and None not in times
+    assert one.torch_us is not None and one.gain == pytest.approx(one.torch_us / times[0])
+    assert one.best_of_ours != ATEN and one.prediction is not None and one.prediction.compiled
+    assert {"bound", "occupancy", "DRAM"} <= set(one.words) and "time" not in one.words
+
+
+def test_what_was_predicted_says_so() -> None:
+    one = gathered(SEED, "rtx4090")
+    assert (one.grade, one.provenance, one.torch_us, one.gain) == (
+        "tried",
+        "predicted, not measured",
+        None,
+        None,
+    )
+    assert len(one.tied) >= 1  # the first ones differ by a hair
+
+
+def test_what_was_never_tried_is_estimated() -> None:
+    one = gathered(UNTRIED, "rtx4090")
+    assert (one.sweep, len(one.points), one.measured) == (None, 1, False)
+    assert one.provenance == "estimated, not compiled (the best estimate of all candidates)"
+
+
+def test_what_failed_is_told(tmp_path: Path) -> None:
+    device = find("l4")
+    failed = Trial({**ATEN.document(), "kernel": "dense"}, "resources", error="<b>shared</b> memory")
+    good = gathered(UNTRIED, "l4").best.config.document()
+    with TuningDB.open(tmp_path / "t.db", columns=lookup.COLUMNS, application=lookup.APPLICATION) as db:
+        records = lookup.records(Problem.parse(UNTRIED), Environment.current(device))
+        trials = [failed, Trial(good, "ok", predicted_us=9.0, predictor="m-k")]
+        db.record(records[1], records[0], trials, origin="sweep")
+        layers = Layers([("one", db)], pytest.fail)
+        one = gather(Asked(Problem.parse(UNTRIED)), device, Environment.current(device), layers)
+    assert [tried.trial.outcome for tried in one.failed] == ["resources"]
+    assert "&lt;b&gt;shared&lt;/b&gt; memory" in page([one], "failed")
+
+
+def test_the_sum_counts_calls_and_knows_what_it_does_not_know() -> None:
+    first, second = (gathered(text, "h200", calls=calls) for text, calls in zip(WHISPER, (1, 3), strict=True))
+    summed = total([first, second])
+    assert summed.best_us == pytest.approx((first.best.time_us or 0) + 3 * (second.best.time_us or 0))
+    assert summed.torch_us == pytest.approx((first.torch_us or 0) + 3 * (second.torch_us or 0))
+    assert summed.measured and 0 < summed.floor_pct < 100
+    mixed = total([first, gathered(UNTRIED, "h200")])
+    assert (mixed.torch_us, mixed.measured) == (None, False)
+
+
+class _References(HTMLParser):
+    """Everything in a page that a browser would fetch or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "iframe", "object", "embed", "base"):
+            self.found.append(tag)
+        for name, value in attrs:
+            leads = name in ("src", "href", "xlink:href", "srcset", "action", "data") or name.startswith("on")
+            if leads and not (value or "").startswith(("#", "data:")):
+                self.found.append(f"{name}={value}")
+            if "url(" in (value or "").replace("url(#", ""):
+                self.found.append(f"{name}={value}")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of three problems: measured ones with names, and one that was not tried."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOCONV_DB", str(tmp_path_factory.mktemp("user") / "tuning.db"))
+        names = ("encoder.conv1", "encoder.conv2")
+        subjects = [gathered(text, "h200", name) for text, name in zip(WHISPER, names, strict=True)]
+        text = page([*subjects, gathered(UNTRIED, "h200")], "Three <convolutions> & a sum")
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_the_page_refers_to_nothing_outside_itself(written: Path) -> None:
+    text = written.read_text(encoding="utf-8")
+    parser = _References()
+    parser.feed(text)
+    assert parser.found == []
+    assert "@import" not in text
+    assert "<h1>Three &lt;convolutions&gt; &amp; a sum</h1>" in text
+    assert text.count("<svg ") == 1 + 3 * 3  # the layers; of each a roofline, a sweep, the bytes
+    assert len(text) < 400_000
+    ids = [part.split('"')[0] for part in text.split('<section id="')[1:]]
+    assert [f'href="#{one}"' in text for one in ids] == [True] * 3
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_browser_opens_the_page_without_an_error_or_a_request(written: Path, tmp_path: Path) -> None:
+    log = tmp_path / "net.json"
+    quiet = (
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--no-first-run",
+        "--disable-sync",
+    )
+    done = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", *quiet, "--enable-logging=stderr",
+         f"--user-data-dir={tmp_path / 'profile'}", f"--log-net-log={log}", "--dump-dom", written.as_uri()],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "encoder.conv1" in done.stdout and done.stdout.count("<svg ") == 10
+    assert "CONSOLE" not in done.stderr
+    assert requests(log) <= {written.as_uri()}
+
+
+def requests(log: Path) -> set[str]:
+    """What the page had the browser ask for; the browser's own errands have no origin."""
+    events: list[dict[str, Any]] = json.loads(log.read_text(encoding="utf-8"))["events"]
+    started = [event["params"] for event in events if "url" in event.get("params", {})]
+    return {one["url"] for one in started if one.get("initiator", "not an origin") != "not an origin"}
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_takes_problems_and_files_of_them(run: Run, tmp_path: Path) -> None:
+    file, out = tmp_path / "whisper.jsonl", tmp_path / "page.html"
+    lines = [{"problem": text, "calls": 2, "modules": [f"conv{n}"]} for n, text in enumerate(WHISPER)]
+    file.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    shown = run("report", str(file), SEED, "--device", "h200", "-o", str(out), "--title", "Mine", "--json")
+    assert shown.exit_code == 0, shown.output
+    fields = json.loads(shown.stdout)
+    assert set(fields) == documented("report")
+    assert fields == {"path": str(out), "device": "h200", "problems": 3}
+    text = out.read_text(encoding="utf-8")
+    assert "<h1>Mine</h1>" in text and "conv0" in text and "conv1" in text
+
+
+def test_the_command_leaves_to_torch_what_is_torch_s(run: Run, tmp_path: Path) -> None:
+    shown = run("report", BEYOND, "--device", "h200", "-o", str(tmp_path / "page.html"))
+    assert shown.exit_code == 1
+    assert "torch serves" in shown.stderr and "nothing to report on" in shown.stderr
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_the_command_reports_what_was_missed(run: Run, tmp_path: Path) -> None:
+    records = lookup.records(Problem.parse(UNTRIED), Environment.current(find("rtx4090")))
+    with lookup.open_as_it_is(settings.load()) as database:
+        at = "2026-01-01T00:00:00+00:00"
+        database.note_misses([Miss(*records, 3, "torch", at, at)])
+    shown = run("report", "--missed", "--device", "rtx4090", "-o", str(tmp_path / "page.html"))
+    assert shown.exit_code == 0, shown.output
+    assert UNTRIED.split(",")[0] in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("{no json", "JSONDecodeError"), ("[]", "AttributeError"), ('{"problem": "N=0"}', "ProblemError")],
+)
+def test_a_file_that_is_none_of_problems_is_a_wrong_call(
+    line: str, said: str, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.jsonl").write_text(line + "\n")
+    shown = run("report", str(tmp_path / "bad.jsonl"), "--device", "h200")
+    assert shown.exit_code == 2 and "line 1" in shown.stderr and said in shown.stderr
+    assert run("report", str(tmp_path / "absent"), "--device", "h200").exit_code == 2
+    assert run("report").exit_code == 2
+
+
+def test_without_matplotlib_it_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("autoconv.report.page", "autoconv.report.pictures"):
+        monkeypatch.delattr(name, raising=False)  # as which its package has it, too
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    shown = run("report", SEED, "--device", "h200")
+    assert (shown.exit_code, "install autoconv[report]" in shown.stderr) == (1, True)
