@@ -146,7 +146,7 @@ class Tuner:
         """
         key = f"{problem.key()} {job.environment.hash}"
         with single_flight(self._settings.database, key, wait, self._warn) as mine:
-            known = None if again else self._known(problem, job, content)
+            known = None if again else self.known(problem, job, content)
             if known is not None:
                 return Tuned(known, None)
             if not mine:
@@ -198,7 +198,7 @@ class Tuner:
             self._warn(f"a trial was not recorded: {error}")
         self._shelf.forget()
 
-    def _known(self, problem: Problem, job: Job, grades: Collection[str]) -> Found | None:
+    def known(self, problem: Problem, job: Job, grades: Collection[str] = lookup.OWN) -> Found | None:
         """Return an entry of these grades, of any layer, that a sweep now could not better in provenance."""
         self._shelf.forget()  # another process may have swept it meanwhile
         provenances = ("measured",) if job.on_gpu else ("measured", "predicted")
