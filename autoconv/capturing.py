@@ -41,6 +41,10 @@ class Left:
     calls: int
     names: tuple[str, ...]  # of the modules that asked
 
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.what} by {', '.join(self.names)}: {self.why}"
+
 
 class Capture:
     """What was seen in the block of a with statement; `capture` makes one.
@@ -90,7 +94,7 @@ class Capture:
     def __str__(self) -> str:
         """One line for each problem, and one for each convolution that is left to torch."""
         problems = [f"{one.calls} x {one.problem} by {', '.join(one.names)}" for one in self.problems]
-        left = [f"{one.calls} x {one.what} left to torch: {one.why}" for one in self.left]
+        left = [f"{one.calls} x left to torch: {one}" for one in self.left]
         return "\n".join([*problems, *left])
 
     def note(self, call: Call, *of: torch.Tensor) -> None:

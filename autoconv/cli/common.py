@@ -10,8 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from unicodedata import category
 
 import click
@@ -19,18 +18,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from autoconv import device as devices
-from autoconv import settings
+from autoconv import targets
 from autoconv.config import Config
-from autoconv.device import Device
-from autoconv.environment import Environment
-from autoconv.errors import ConfigError, DeviceError
-from autoconv.settings import Settings
+from autoconv.errors import ConfigError
+from autoconv.targets import WITHOUT_GPU as WITHOUT_GPU
+from autoconv.targets import Target as Target
 
-if TYPE_CHECKING:
-    from autoconv.sweep.sweep import Job
-    from autoconv.tuning.tuner import Tuner
-
-WITHOUT_GPU = "rtx4090"
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control and format characters, lone surrogates, separators
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -38,12 +31,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 PROBLEM_HELP = "PROBLEM is text such as N=64,Cin=64,Cout=128,K=3,L=4096; `autoconv --help` has its fields."
 
 problem_argument = click.argument("problem")
-device_option = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="NAME",
-    help=f"GPU to answer for: {', '.join(devices.names())}; or auto, the GPU here, else {WITHOUT_GPU}.",
+_DEVICES = f"GPU to answer for: {', '.join(devices.names())}; or auto, the GPU here, else {WITHOUT_GPU}."
+device_option = click.option("--device", default="auto", show_default=True, metavar="NAME", help=_DEVICES)
+devices_option = click.option(
+    "--device", "devices", multiple=True, default=["auto"], show_default="auto", metavar="NAME", help=_DEVICES
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 
@@ -60,49 +51,15 @@ def config_options(command: Command) -> Command:
     return click.option("--kernel", metavar="NAME", help="Kernel that --config is for.")(command)
 
 
-@dataclass(frozen=True)
-class Target:
-    """The device that a command answers for, and all that goes with it."""
-
-    device: Device
-    environment: Environment
-    on_gpu: bool  # the device is present
-    settings: Settings
-    tuner: Tuner
-
-    def job(self, seconds: float = float("inf")) -> Job:
-        """Return the sweep job for this target, of at most `seconds`."""
-        from autoconv.sweep.sweep import Job
-
-        return Job(self.device, self.environment, self.settings.cache, self.on_gpu, seconds)
-
-
 def target(name: str) -> Target:
-    """Return the target called `name`, "auto" included.
+    """Return the target called `name`, "auto" included; what is to be known of it is told on standard error.
 
     Raises:
         DeviceError: no device has that name, the GPU here is older than sm_80, or Triton does not compile
             for it.
         SettingError: an AUTOCONV_ variable has an invalid value.
     """
-    from autoconv import gpu
-    from autoconv.compiler.targets import uncompilable
-    from autoconv.tuning.tuner import Tuner
-
-    now = settings.load()
-    here = gpu.current(0) if gpu.present() else None
-    if name == "auto" and gpu.present() and here is None:
-        raise DeviceError("name", name, "is a GPU of an unknown architecture", "name a device with --device")
-    if name == "auto" and here is None:
-        note(f"no GPU here: answering for {WITHOUT_GPU} (choose with --device)")
-    device = (here or devices.find(WITHOUT_GPU)) if name == "auto" else devices.find(name)
-    reason = uncompilable(device.arch)
-    if reason is not None:
-        raise DeviceError("name", device.name, f"cannot be tuned for: {reason}", "install that Triton")
-    on_gpu = here is not None and here.name == device.name
-    driver, power = gpu.driver_and_power(0) if on_gpu else (None, None)
-    environment = Environment.current(device, cuda_driver=driver, power_limit_w=power)
-    return Target(device, environment, on_gpu, now, Tuner(now, warn=note))
+    return targets.target(name, note)
 
 
 def parse_config(kernel: str | None, numbers: str | None) -> Config | None:

@@ -175,4 +175,3 @@ class _Tally:
 
     def _tell(self, doing: str) -> None:
         self._show(doing, self._done + sum(self._shares.values()), self._count)
-

@@ -20,7 +20,7 @@ from autoconv.settings import Settings
 from autoconv.sweep.candidates import best_guess
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job, Progress, Swept, sweep
-from tuning_db import Layers, Trial, TuningDB, TuningDBError, Winner, single_flight
+from tuning_db import EnvironmentRecord, Layers, Trial, TuningDB, TuningDBError, Winner, single_flight
 
 FLIGHT_SECONDS = 10.0
 """How long a caller waits for another process's sweep of the same problem. Ranks of one job can sit in a
@@ -86,6 +86,15 @@ class Tuner:
         if found.config == ATEN or found.measured_us is not None or found.predicted_us is not None:
             return found
         return replace(found, predicted_us=estimate(problem, found.config, device).seconds * 1e6)
+
+    def torch_seconds(self, problem: Problem, environment: Environment) -> float | None:
+        """Return what torch's own convolution was measured to take here, None where it was not."""
+        times = [
+            winner.measured_us
+            for _, winner in self.layers.winners(problem.key())
+            if winner.config == ATEN.document() and winner.environment == _record(environment)
+        ]
+        return min((time / 1e6 for time in times if time is not None), default=None)
 
     def why_missing(self, problem: Problem, environment: Environment) -> list[str]:
         """Say, a line a field, what the nearest entry differs in."""
@@ -220,6 +229,10 @@ class Tuner:
             return None
         shelf = Shelf(Layers([("user", user)], self._warn), predictor_of)
         return shelf.known(problem, environment, lookup.OWN, ("measured", "predicted"), finished=False)
+
+
+def _record(environment: Environment) -> EnvironmentRecord:
+    return EnvironmentRecord(environment.hard(), environment.soft())
 
 
 def _unwritten(winner: Winner) -> Found:
