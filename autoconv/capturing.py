@@ -1,9 +1,9 @@
 """`capture`: the convolutions that a program poses, whoever computes them, and the modules that asked.
 
-A TorchDispatchMode sees them: it is asked below autocast and autograd, so it sees the dtypes that are computed
-with, the backward pass in whatever thread it runs, TorchScript, and fake and meta tensors. Two things are lost
-there, and a TorchFunctionMode keeps them: torch pads x for padding="same" where the sides differ, and an
-activation that autoconv's functions fuse.
+A TorchDispatchMode sees them: it is asked below autocast and autograd, so it sees the dtypes that are
+computed with, the backward pass in whatever thread that runs, TorchScript, and fake and meta tensors. Two
+things are lost there, and a TorchFunctionMode keeps them: torch pads x for padding="same" where the sides
+differ, and an activation that autoconv's functions fuse.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Capture:
         return "\n".join([*problems, *left])
 
     def note(self, call: Call, *of: torch.Tensor) -> None:
-        """Take down a call in the name of the module that runs now, or else that ran with one of these tensors."""
+        """Take down a call, by the module that runs now, or else that ran with one of these tensors."""
         problem = problem_of(call, precision_of(precision_setting()), stored=False)
         names = self._calls.setdefault(_unserved(call) if problem is None else problem, Counter())
         names[self._names.of(of)] += 1
@@ -114,8 +114,8 @@ def capture(model: nn.Module | None = None) -> Capture:
     `autoconv::convolution` computes.
 
     Args:
-        model: Its modules go by their qualified names there; otherwise each goes by the class of the outermost
-            module that is called, and its name in it.
+        model: Its modules go by their qualified names there; otherwise each goes by the class of the
+            outermost module that is called, and its name in it.
 
     Returns:
         A Capture: `problems` and `left`. `autoconv.tune` takes it.
@@ -287,7 +287,7 @@ class _Names:
             self._stack.pop()
 
     def of(self, tensors: Sequence[torch.Tensor]) -> str:
-        """Return the innermost module that runs; in a backward pass, that which ran with one of the tensors."""
+        """Return the innermost module that runs; in a backward pass, one that ran with a tensor of these."""
         places = [_place(one) for one in tensors]
         running = [self._known[module] for module in self._stack if module in self._known]
         if running:
@@ -297,7 +297,7 @@ class _Names:
 
 
 def _named(model: nn.Module, root: str) -> dict[nn.Module, str]:
-    """Return the modules of `model` with their names, that of the model itself being `root`, or its class's."""
+    """Return the modules of `model` by name; that of the model itself is `root`, or its class's."""
     names = {module: ".".join(filter(None, [root, name])) for name, module in model.named_modules()}
     return {module: name or type(module).__name__ for module, name in names.items()}
 

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from autoconv.capturing import Capture, capture
+from autoconv.cost.prediction import floor_seconds
 from autoconv.errors import FieldError
 from autoconv.lookup import HITS, warn_once
 from autoconv.problem import Problem
@@ -29,7 +30,7 @@ from autoconv.tuning.cover import cover
 from autoconv.tuning.effort import Effort, effort_called, seconds_of
 from autoconv.tuning.report import Report, section
 from autoconv.tuning.scheduler import Ended, Order, Show, tune_all
-from autoconv.tuning.tuner import Tuned
+from autoconv.tuning.tuner import Tuned, no_progress
 
 Inputs: TypeAlias = Callable[
     [int, int], Any
@@ -47,13 +48,14 @@ def tune(
     budget: float | str | None = None,
     effort: str = "normal",
     backward: bool = False,
-    progress: Show = lambda doing, done, of: None,
+    progress: Show = no_progress,
 ) -> Report:
     """Find and record the best config of each convolution of `model`, at all sizes asked for.
 
     The model is run on fake tensors, which takes no time and no memory; where it needs values, with its own
-    tensors. Sizes of one layer that lie within a bucket are one sweep, and what the database has is none. The
-    layer with the most time comes first. Whatever ends it, what is finished is recorded: the same call goes on.
+    tensors. Sizes of one layer that lie within a bucket are one sweep, and what the database has is none.
+    The layer with the most time comes first. Whatever ends it, what is finished is recorded, and the same
+    call goes on from there.
 
     Args:
         model: What is called, once for each size; or what `capture` saw, and then no inputs.
@@ -126,7 +128,9 @@ class _Tuning:
         }
         chosen = cover(unknown)
         self._ordered |= {(at.device.name, problem) for problem in chosen}
-        return [Order(problem, job, unknown[problem].calls) for problem in chosen]
+        # By the roofline: estimates of every config take half a second each, and only an order is wanted.
+        least = {problem: floor_seconds(problem, at.device) for problem in chosen}
+        return [Order(problem, job, unknown[problem].calls * least[problem]) for problem in chosen]
 
     def _tune_one(self, order: Order, workers: WorkerPool, progress: Progress) -> Tuned:
         tuner = self._targets[order.job.device.name].tuner

@@ -15,7 +15,17 @@ from unicodedata import category
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from autoconv import device as devices
 from autoconv import targets
@@ -136,3 +146,35 @@ def progress_bar(title: str) -> Iterator[Callable[[str, int, int], None]]:
             bars.update(bar, description=printable(f"{title}: {doing}"), completed=done, total=of)
 
         yield show
+
+
+@contextmanager
+def tuning_bar(title: str) -> Iterator[Callable[[str, float, int], None]]:
+    """Show one bar for many problems, on standard error if that is a terminal, with rate and time left.
+
+    Yield what to tell it: what is being done, how many problems are done, and of how many. It may be told by
+    any thread.
+    """
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.completed:.1f}/{task.total}"),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task(printable(title), total=None)
+
+        def show(doing: str, done: float, of: int) -> None:
+            bars.update(bar, description=printable(f"{title}: {doing}"), completed=done, total=of)
+
+        yield show
+
+
+class _Rate(ProgressColumn):
+    """Problems a minute since the beginning."""
+
+    def render(self, task: Task) -> Text:
+        rate = 60 * task.completed / task.elapsed if task.elapsed else 0.0
+        return Text(f"{rate:.1f} a minute")

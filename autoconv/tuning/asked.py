@@ -28,7 +28,6 @@ class Asked:
     problem: Problem
     calls: int = 1
     names: tuple[str, ...] = ()  # of the modules that pose it
-    near: bool = False  # whether an entry of a near size of the module shape does as well
 
     def to_json(self) -> dict[str, Any]:
         """Return what `autoconv capture` writes of it, and `parsed` reads."""
@@ -36,13 +35,13 @@ class Asked:
 
 
 def merged(asked: Iterable[Asked]) -> list[Asked]:
-    """Return each problem once, with all its calls and names; one that was asked for exactly stays so."""
+    """Return each problem once, with all its calls and names."""
     found: dict[Problem, Asked] = {}
     for one in asked:
         before = found.get(one.problem)
         if before is not None:
             names = tuple(dict.fromkeys((*before.names, *one.names)))
-            one = Asked(one.problem, before.calls + one.calls, names, before.near and one.near)
+            one = Asked(one.problem, before.calls + one.calls, names)
         found[one.problem] = one
     return list(found.values())
 
@@ -50,7 +49,7 @@ def merged(asked: Iterable[Asked]) -> list[Asked]:
 def parsed(text: str) -> list[Asked]:
     """Read a problem from its text form, in which N and L may be ranges, such as L=200..4000.
 
-    A range stands for the sizes that have an entry for each size of the range in their bucket.
+    A range stands for a few sizes in whose buckets all of it lies.
 
     Raises:
         ProblemError: as `Problem.parse`; or a range is of another field, or ends before it begins.
@@ -70,15 +69,16 @@ def parsed(text: str) -> list[Asked]:
             raise ProblemError(name, shown, "ends before it begins", f"write {name}={most}..{least}")
     first = Problem.parse(_RANGE.sub(r"\1=\2", text))
     last = replace(first, **{name: most for name, (_, most) in ranges.items()})
-    return [Asked(problem, near=True) for problem in spanned(first, last)]
+    return [Asked(problem) for problem in spanned(first, last)]
 
 
 def read(text: str, source: str) -> list[Asked]:
     """Read problems from the text of a file: a JSON array, or a problem a line, as JSON or in its text form.
 
-    A JSON object has the problem's text under "problem", or its fields, of which `transposed` may stand for op
-    and `input_contiguous` for layout; "calls" or "count" says how often it is called, "modules", or "model" and
-    "layer", who calls it. Other keys are passed over. Empty lines and lines that begin with # are too.
+    A JSON object has the problem's text under "problem", or its fields, of which `transposed` may stand for
+    op and `input_contiguous` for layout; "calls" or "count" says how often it is called, "modules", or
+    "model" and "layer", by whom. Other keys are passed over, and so are empty lines and those that begin
+    with #.
 
     Args:
         text: All of the file.

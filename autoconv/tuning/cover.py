@@ -14,10 +14,10 @@ Sizes = tuple[int, int]  # the least and the most
 
 
 def cover(problems: Iterable[Problem]) -> list[Problem]:
-    """Return some of `problems` whose buckets hold all of them: of each module shape, the fewest that a greedy
-    choice finds.
+    """Return some of `problems` whose buckets hold all of them: the fewest that a greedy choice finds.
 
-    It takes the one whose bucket holds the most that no bucket holds yet, of equals the nearest to their middle.
+    Of a module shape it takes the one whose bucket holds the most that no bucket holds yet, and of equals
+    the nearest to their middle.
     """
     shapes: dict[tuple[object, ...], list[Problem]] = {}
     for problem in dict.fromkeys(problems):
@@ -44,8 +44,8 @@ def _off_centre(tuned: Problem, held: Sequence[Problem]) -> float:
 def spanned(first: Problem, last: Problem) -> list[Problem]:
     """Return sizes whose buckets hold every N and L from those of `first` to those of `last`.
 
-    N is divided into rows, evenly in the logarithm, and in each row the lengths are covered from the least on,
-    each bucket as far up as it may lie; of all numbers of rows, that which gives the fewest sizes is taken.
+    N is divided into rows, evenly in the logarithm, and in each row the lengths are covered from the least
+    on, each bucket as far up as it may lie; of all numbers of rows, that with the fewest sizes is taken.
 
     Args:
         first: Of the least N and L.
@@ -59,7 +59,7 @@ def spanned(first: Problem, last: Problem) -> list[Problem]:
 
 
 def _grid(first: Problem, last: Problem, rows: int, limit: float) -> list[Problem]:
-    """Return the sizes of so many rows; none where a row is too high for any bucket, or they are not fewer."""
+    """Return fewer than `limit` sizes in so many rows; none where there are none that would do."""
     found: list[Problem] = []
     for batches in _parts(first.N, last.N, rows):
         row = _row(first, batches, last.L, limit - len(found))
@@ -80,7 +80,7 @@ def _parts(least: int, most: int, number: int) -> list[Sizes]:
 
 
 def _row(first: Problem, batches: Sizes, longest: int, limit: float) -> list[Problem]:
-    """Return fewer than `limit` sizes for a row of N and the lengths up to the longest; none if none would do."""
+    """Return fewer than `limit` sizes for a row of N and the lengths up to the longest, or none."""
     middle = replace(first, N=round(math.sqrt(batches[0] * batches[1])))
 
     def held(tuned: int, length: int) -> bool:

@@ -42,7 +42,9 @@ def effort_called(name: str) -> Effort:
 
 
 def seconds_of(budget: float | str | None) -> float:
-    """Return a budget in seconds: a number of them, or text such as "90s", "30m", "8h" or "1.5d"; None has no end.
+    """Return a budget in seconds: a number of them, or text such as "90s", "30m", "8h" or "1.5d".
+
+    None has no end.
 
     Raises:
         FieldError: it is none of these, or not above 0.
@@ -54,7 +56,7 @@ def seconds_of(budget: float | str | None) -> float:
         return math.inf
     found = _BUDGET.fullmatch(budget.strip()) if isinstance(budget, str) else None
     seconds = float(found[1]) * _UNITS[found[2] or "s"] if found else budget
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
         reason = "is not a time above 0"
         raise FieldError("tune", "budget", budget, reason, 'give seconds, or such as "30m" or "8h"')
     return float(seconds)

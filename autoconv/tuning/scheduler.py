@@ -1,6 +1,7 @@
-"""Many problems tuned, the most time first: several at once where no GPU times them, until all are or time is up.
+"""Many problems tuned, the most time first, several at once where no GPU times them.
 
-What one problem takes is the caller's; this decides the order, gives each its workers, and ends what is left.
+How one problem is tuned is the caller's; here are the order, the workers of each, and the end of what is left
+when the time is up.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from autoconv import lookup
-from autoconv.cost.prediction import floor_seconds
 from autoconv.errors import ProblemError
 from autoconv.problem import Problem
 from autoconv.sweep.outcomes import Unavailable
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job, Progress
-from autoconv.tuning.tuner import Tuned
+from autoconv.tuning.tuner import Tuned, no_progress
 
 MOST_LANES = 16
 """Problems tuned at once, at most; each has a compiling and an interpreting process of some 300 MB."""
@@ -35,13 +35,8 @@ class Order:
 
     problem: Problem
     job: Job
-    calls: int = 1
+    worth: float  # what its calls take, in seconds: the most comes first
     content: Collection[str] = lookup.OWN  # the grades of a known entry that will do
-
-    @property
-    def worth(self) -> float:
-        """The least time that its calls can take, seconds: an estimate of every config takes half a second."""
-        return self.calls * floor_seconds(self.problem, self.job.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,16 +59,16 @@ def tune_all(
     seconds: float = float("inf"),
     lanes: int | None = None,
     pool: Callable[[int], WorkerPool] = WorkerPool,
-    show: Show = lambda doing, done, of: None,
+    show: Show = no_progress,
 ) -> Iterator[Ended]:
     """Tune `orders`, that with the most time in it first, and yield each as it ends.
 
-    Where nothing is timed on a GPU, problems are tuned side by side, each with one process to compile and one to
-    check: while one problem's candidates are estimated or checked, others' are compiled. On a GPU they are tuned
-    one after the other, each with all cores.
+    Where nothing is timed on a GPU, problems are tuned side by side, each with one process to compile and
+    one to check: so while the candidates of one are estimated, those of others are compiled. On a GPU they
+    are tuned one after the other, each with all cores.
 
-    Closing the iterator ends what is in work, and so does the end of the time: what a sweep has found so far is
-    recorded, and a later one goes on from there.
+    Closing the iterator ends what is in work, and so does the end of the time: what a sweep has found so far
+    is recorded, and a later one goes on from there.
 
     Args:
         orders: What to tune; those of one problem go one after the other.
@@ -115,8 +110,11 @@ def tune_all(
 
 
 def _by_problem(orders: Iterable[Order]) -> list[list[Order]]:
-    """Return the orders of each problem together, for one device after the other: what one of them had compiled,
-    for the architecture, and checked, serves the next. The most time comes first."""
+    """Return the orders of each problem together, the problem with the most time first.
+
+    They are for one device after the other: what was compiled for the architecture, and checked, serves the
+    next.
+    """
     groups: dict[Problem, list[Order]] = {}
     for order in orders:
         groups.setdefault(order.problem, []).append(order)

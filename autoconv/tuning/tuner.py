@@ -33,7 +33,7 @@ the largest of three dtypes (docs/cost_model.md, "How well it holds")."""
 _TORCH = Found(ATEN, "default", "default", "none", measured_us=None, predicted_us=None)
 
 
-def no_progress(doing: str, done: int, of: int) -> None:
+def no_progress(doing: str, done: float, of: int) -> None:
     """Show nothing."""
 
 
