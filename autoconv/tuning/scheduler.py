@@ -129,11 +129,14 @@ def _ended(order: Order, tune_one: TuneOne, workers: WorkerPool, progress: Progr
 
 
 def _taken(results: SimpleQueue[Ended | BaseException], count: int, until: float) -> Iterator[Ended]:
-    """Yield so many results as they come, until the time is up; a thread's error is raised."""
-    while count and (left := until - time.monotonic()) > 0:
+    """Yield so many results as they come, until the time is up; raise what a thread raised."""
+    while count:
+        left = until - time.monotonic()
         try:
-            result = results.get(timeout=min(1.0, left))  # in slices, between which Ctrl-C is heeded
+            result = results.get(timeout=max(0.0, min(1.0, left)))  # in slices: between them Ctrl-C is heeded
         except Empty:
+            if left <= 0:
+                return
             continue
         if isinstance(result, BaseException):
             raise result
