@@ -31,7 +31,7 @@ class Recorder:
     Attributes:
         trials: all so far, with those of earlier sweeps that need not be made again.
         done: those of earlier sweeps, by their config.
-        passed: checks that configs passed for another device, where candidates are checked in the interpreter.
+        passed: the checks that configs passed for another device; none where they are checked on a GPU.
         baseline: torch's own trial. It is kept back until a candidate has a time too, or none can: where a
             sweep was cut off before, torch has won against nobody, and the next one is to find that out.
     """

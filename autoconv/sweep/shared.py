@@ -1,4 +1,4 @@
-"""Checks that need not be made again: the interpreter knows of no device, so one check does for all of them."""
+"""Checks that need not be made again: the interpreter knows no device, so one check does for all of them."""
 
 from __future__ import annotations
 
