@@ -6,6 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
@@ -111,9 +112,10 @@ class _Tuning:
         while not self.unfinished and (orders := self._orders()):
             self.unfinished = len(orders)
             left = until - time.monotonic()
-            for ended in tune_all(orders, self._tune_one, seconds=left, show=progress):
-                self.unfinished -= 1
-                self._take(ended)
+            with closing(tune_all(orders, self._tune_one, seconds=left, show=progress)) as results:
+                for ended in results:
+                    self.unfinished -= 1
+                    self._take(ended)
 
     def _orders(self) -> list[Order]:
         return [order for at in self._targets.values() for order in self._orders_of(at)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def tune_all(
     lanes: int | None = None,
     pool: Callable[[int], WorkerPool] = WorkerPool,
     show: Show = no_progress,
-) -> Iterator[Ended]:
+) -> Generator[Ended, None, None]:
     """Tune `orders`, that with the most time in it first, and yield each as it ends.
 
     Where nothing is timed on a GPU, problems are tuned side by side, each with one process to compile and
