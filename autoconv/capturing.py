@@ -97,11 +97,14 @@ class Capture:
         left = [f"{one.calls} x left to torch: {one}" for one in self.left]
         return "\n".join([*problems, *left])
 
-    def note(self, call: Call, *of: torch.Tensor) -> None:
-        """Take down a call, by the module that runs now, or else that ran with one of these tensors."""
+    def note(self, call: Call, of: Sequence[torch.Tensor], with_it: Sequence[torch.Tensor] = ()) -> None:
+        """Take down a call of the module that runs now, or else that ran with one of the tensors `of`.
+
+        It is remembered that the module ran with the tensors `with_it`.
+        """
         problem = problem_of(call, precision_of(precision_setting()), stored=False)
         names = self._calls.setdefault(_unserved(call) if problem is None else problem, Counter())
-        names[self._names.of(of)] += 1
+        names[self._names.running(with_it) or self._names.that_ran(of)] += 1
 
 
 def capture(model: nn.Module | None = None) -> Capture:
@@ -148,6 +151,7 @@ class _Operators(TorchDispatchMode):
         self._of = of
         self._posed: dict[Any, Callable[..., None]] = {
             _ATEN.convolution.default: self._convolution,
+            _ATEN._convolution.default: self._convolution,  # of what torch.jit.trace made
             _ATEN.convolution_backward.default: self._backward,
             _OURS.convolution.default: self._own,
             _OURS.convolution_weight.default: self._own_weight,
@@ -165,7 +169,7 @@ class _Operators(TorchDispatchMode):
 
     def _convolution(
         self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, stride: list[int], padding: list[int],
-        dilation: list[int], transposed: bool, output_padding: list[int], groups: int,
+        dilation: list[int], transposed: bool, output_padding: list[int], groups: int, *_flags: bool,
     ) -> None:  # fmt: skip
         if x.dim() == 3:
             window = stride[0], [padding[0]] * 2, dilation[0], groups
@@ -186,7 +190,7 @@ class _Operators(TorchDispatchMode):
             numbers=(*window, transposed, output_padding[0]),
             needs_input_grad=needed,
         )
-        with torch.no_grad(), _Operators(self._seen, of=(w, x)):
+        with torch.no_grad(), _Operators(self._seen, of=(w,)):
             library.convolution_backward(context, _meta(gradient))
 
     def _own(
@@ -195,7 +199,8 @@ class _Operators(TorchDispatchMode):
     ) -> None:  # fmt: skip
         op = "conv_transpose" if transposed else "conv"
         window = stride, library.sides(padding), dilation, groups
-        self._seen.note(Call(x, w, b, *window, op, output_padding, self.activation), *(self._of or (w, x)))
+        call = Call(x, w, b, *window, op, output_padding, self.activation)
+        self._seen.note(call, self._of or (w,), () if self._of else (w, x))
 
     def _own_weight(
         self, x: torch.Tensor, gradient: torch.Tensor, taps: int, stride: int, padding: list[int],
@@ -203,7 +208,7 @@ class _Operators(TorchDispatchMode):
     ) -> None:  # fmt: skip
         window = stride, library.sides(padding), dilation, groups
         call = Call(x, gradient, None, *window, "conv_weight", taps=taps)
-        self._seen.note(call, *(self._of or (x, gradient)))
+        self._seen.note(call, self._of or (x, gradient))
 
 
 def _meta(tensor: torch.Tensor) -> torch.Tensor:
@@ -260,7 +265,7 @@ class _Names:
         """Name modules as `capture` says."""
         self._known = {} if model is None else _named(model, "")
         self._running = threading.local()
-        self._asked: dict[tuple[object, ...], str] = {}
+        self._ran_with: dict[tuple[object, ...], str] = {}
         self._hooks = ExitStack()
 
     def __enter__(self) -> None:
@@ -286,14 +291,18 @@ class _Names:
         if self._stack:  # else it began before the capture did
             self._stack.pop()
 
-    def of(self, tensors: Sequence[torch.Tensor]) -> str:
-        """Return the innermost module that runs; in a backward pass, one that ran with a tensor of these."""
-        places = [_place(one) for one in tensors]
-        running = [self._known[module] for module in self._stack if module in self._known]
-        if running:
-            self._asked |= dict.fromkeys(places, running[-1])
-            return running[-1]
-        return next((self._asked[place] for place in places if place in self._asked), "")
+    def running(self, tensors: Sequence[torch.Tensor]) -> str:
+        """Return the innermost module that runs, "" if none does, and remember that it did with these."""
+        names = [self._known[module] for module in self._stack if module in self._known]
+        if not names:
+            return ""
+        self._ran_with |= dict.fromkeys(map(_place, tensors), names[-1])
+        return names[-1]
+
+    def that_ran(self, tensors: Sequence[torch.Tensor]) -> str:
+        """Return the module that ran with the first of these that one did, "" if none: of a backward pass."""
+        places = map(_place, tensors)
+        return next((self._ran_with[place] for place in places if place in self._ran_with), "")
 
 
 def _named(model: nn.Module, root: str) -> dict[nn.Module, str]:

@@ -54,8 +54,8 @@ def parsed(text: str) -> list[Asked]:
     Raises:
         ProblemError: as `Problem.parse`; or a range is of another field, or ends before it begins.
 
-    >>> [one.problem.L for one in parsed("N=1,Cin=4,Cout=4,K=3,L=200..4000")]
-    [400, 3184]
+    >>> [one.problem.L for one in parsed("N=1,Cin=4,Cout=4,K=5,L=200..4000")]
+    [384, 1520, 4000]
     """
     ranges = {name: (int(least), int(most)) for name, least, most in _RANGE.findall(text)}
     if not ranges:

@@ -23,13 +23,17 @@ from autoconv.device import find
 from autoconv.environment import Environment
 from autoconv.lookup import open_user, records
 from autoconv.problem import Problem
+from autoconv.sweep.candidates import best_guess
 from autoconv.sweep.outcomes import Failed
 from autoconv.sweep.pool import Workers
 from autoconv.sweep.tasks import Compile, Crashed, Task, TimedOut, Verify
 from autoconv.sweep.verify import Verdict
+from autoconv.targets import target
+from autoconv.tuning import asked, effort, scheduler
 from tuning_db import Trial
 
 DEVICES = ("rtx4090", "l4")
+LOADED = asked, effort, scheduler  # by the command when it runs; here now
 TASK_SECONDS = 0.002
 WITHOUT_WINNER = 1  # the exit status where all candidates of some problem were made to fail
 
@@ -39,14 +43,16 @@ Key: TypeAlias = tuple[str, str, str]  # problem, device, hash of the config
 def killed(folder: str, problems: int, times: int, seed: int) -> dict[str, int]:
     """Kill the tuning of files that many times in all, at random instants; count what is lost."""
     rng = random.Random(seed)
+    for name in DEVICES:  # so that no child has to import what these do
+        best_guess(Problem(2, 8, 16, 3, 40, padding=1, bias=True), target(name, print).device)
     total: Counter[str] = Counter(files=0, killed=0, again=0, lost=0, other=0)
     while total["killed"] < times:
         number = total["files"]
         file = Path(folder) / f"{number}.txt"
-        asked = [Problem(2, 8, 16, 3, 40 + 100 * n, padding=1, bias=True) for n in range(problems)]
-        file.write_text("".join(f"{one}\n" for one in asked), encoding="utf-8")
+        problems_of_file = [Problem(2, 8, 16, 3, 40 + 100 * n, padding=1, bias=True) for n in range(problems)]
+        file.write_text("".join(f"{one}\n" for one in problems_of_file), encoding="utf-8")
         alone, stopped = (
-            Tuning(Path(folder) / f"{number}-{name}.db", file, tuple(asked), number)
+            Tuning(Path(folder) / f"{number}-{name}.db", file, tuple(problems_of_file), number)
             for name in ("alone", "stopped")
         )
         begun = time.monotonic()
