@@ -85,11 +85,8 @@ class Capture:
     @property
     def left(self) -> tuple[Left, ...]:
         """What no kernel runs, whatever the device."""
-        return tuple(
-            Left(*key, names.total(), tuple(names))
-            for key, names in self._calls.items()
-            if isinstance(key, tuple)
-        )
+        unserved = ((key, names) for key, names in self._calls.items() if isinstance(key, tuple))
+        return tuple(Left(what, why, names.total(), tuple(names)) for (what, why), names in unserved)
 
     def __str__(self) -> str:
         """One line for each problem, and one for each convolution that is left to torch."""
@@ -146,7 +143,7 @@ class _Operators(TorchDispatchMode):
 
     def __init__(self, seen: Capture, of: tuple[torch.Tensor, ...] = ()) -> None:
         """Have `seen` take down what they compute, in the name of the module that ran with `of`, if given."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._seen = seen
         self._of = of
         self._posed: dict[Any, Callable[..., None]] = {

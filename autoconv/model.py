@@ -217,7 +217,7 @@ class _Arguments:
         shape[-1] = self.length or shape[-1]
         if shape == list(tensor.shape):
             return tensor
-        order = sorted(range(len(shape)), key=lambda axis: -tensor.stride(axis))
+        order = sorted(range(len(shape)), key=lambda axis: -tensor.stride()[axis])
         packed = tensor.new_zeros([shape[axis] for axis in order])
         return packed.permute([order.index(axis) for axis in range(len(shape))])
 

@@ -238,8 +238,8 @@ def by_operator(
     activation: str,
 ) -> torch.Tensor:
     """Compute conv1d by the registered operator wherever the tensors are, torch.autocast heeded."""
-    tensors = _autocast(input.device.type, input, weight, bias)
-    return _by_operator(*tensors, window_of, None, activation)
+    input, weight, bias = _autocast(input.device.type, input, weight, bias)
+    return _by_operator(input, weight, bias, window_of, None, activation)
 
 
 def _by_torch(

@@ -68,7 +68,8 @@ def parsed(text: str) -> list[Asked]:
         if most < least:
             raise ProblemError(name, shown, "ends before it begins", f"write {name}={most}..{least}")
     first = Problem.parse(_RANGE.sub(r"\1=\2", text))
-    last = replace(first, **{name: most for name, (_, most) in ranges.items()})
+    changed: dict[str, Any] = {name: most for name, (_, most) in ranges.items()}
+    last = replace(first, **changed)
     return [Asked(problem) for problem in spanned(first, last)]
 
 

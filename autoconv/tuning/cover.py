@@ -87,7 +87,8 @@ def _row(first: Problem, batches: Sizes, longest: int, limit: float) -> list[Pro
         one = replace(middle, L=tuned)
         return all(serves(one, replace(one, N=batch, L=length)) for batch in batches)
 
-    found, start = [], first.L
+    found: list[Problem] = []
+    start = first.L
     while start <= longest:
         if len(found) + 1 >= limit or not held(start, start):
             return []

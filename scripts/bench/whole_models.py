@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
+from typing import Any
 
 import torch
 from torch import nn
@@ -76,7 +77,8 @@ class HifiGan(nn.Module):
     def forward(self, mels: torch.Tensor) -> torch.Tensor:
         """Return the wave, (N, 1, 256 L), of mels, (N, 80, L)."""
         x = self.pre(mels)
-        for up, blocks in zip(self.ups, self.blocks, strict=True):
+        stages: Any = zip(self.ups, self.blocks, strict=True)
+        for up, blocks in stages:
             x = up(functional.leaky_relu(x, 0.1))
             x = torch.stack([block(x) for block in blocks]).mean(0)
         return torch.tanh(self.post(functional.leaky_relu(x)))
