@@ -43,7 +43,7 @@ class Left:
 
     def __str__(self) -> str:
         """One line."""
-        return f"{self.what} by {', '.join(self.names)}: {self.why}"
+        return f"{self.what}{_by(self.names)}: {self.why}"
 
 
 class Capture:
@@ -77,7 +77,7 @@ class Capture:
     def problems(self) -> tuple[Asked, ...]:
         """The problems, in the order in which they were first posed."""
         return tuple(
-            Asked(key, names.total(), tuple(names))
+            Asked(key, names.total(), tuple(filter(None, names)))
             for key, names in self._calls.items()
             if not isinstance(key, tuple)
         )
@@ -86,11 +86,13 @@ class Capture:
     def left(self) -> tuple[Left, ...]:
         """What no kernel runs, whatever the device."""
         unserved = ((key, names) for key, names in self._calls.items() if isinstance(key, tuple))
-        return tuple(Left(what, why, names.total(), tuple(names)) for (what, why), names in unserved)
+        return tuple(
+            Left(what, why, names.total(), tuple(filter(None, names))) for (what, why), names in unserved
+        )
 
     def __str__(self) -> str:
         """One line for each problem, and one for each convolution that is left to torch."""
-        problems = [f"{one.calls} x {one.problem} by {', '.join(one.names)}" for one in self.problems]
+        problems = [f"{one.calls} x {one.problem}{_by(one.names)}" for one in self.problems]
         left = [f"{one.calls} x left to torch: {one}" for one in self.left]
         return "\n".join([*problems, *left])
 
@@ -127,6 +129,10 @@ def capture(model: nn.Module | None = None) -> Capture:
     1 x N=2,Cin=4,Cout=8,K=3,L=100,padding=1,bias=1 by Conv1d
     """
     return Capture(model)
+
+
+def _by(names: Sequence[str]) -> str:
+    return f" by {', '.join(names)}" if names else ""
 
 
 def _unserved(call: Call) -> tuple[str, str]:
