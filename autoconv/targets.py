@@ -40,7 +40,8 @@ class Target:
         from autoconv.sweep.sweep import SHORTLIST, Job
 
         shortlist = SHORTLIST if effort is None else effort.shortlist
-        return Job(self.device, self.environment, self.settings.cache, self.on_gpu, seconds, shortlist)
+        where = self.device, self.environment, self.settings.cache, self.on_gpu
+        return Job(*where, seconds=seconds, shortlist=shortlist)
 
 
 def target(name: str, warn: Callable[[str], None]) -> Target:
