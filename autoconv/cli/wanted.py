@@ -110,7 +110,8 @@ def missed_ones(devices: tuple[str, ...]) -> list[Wanted]:
         _check_writable()
         rows = [missed_of(database, at.device.name) for at in named] if named else [missed_of(database, None)]
     found = [one for of_device in rows for one in of_device]
-    targets = {at.device.name: at for at in named} or {one.device: _target(one.device) for one in found}
+    targets: dict[str, Target | None] = {at.device.name: at for at in named}
+    targets = targets or {one.device: _target(one.device) for one in found}
     wanted = [(one, targets[one.device]) for one in found]
     tunable = [
         Wanted(one.problem, at, missed=one)
