@@ -200,6 +200,7 @@ def test_two_dimensions_are_none_of_ours_and_what_no_kernel_computes_is_left_to_
     assert str(left).endswith("no kernel computes in torch.float64")
 
 
+@pytest.mark.filterwarnings("ignore:Using `torch.compile:UserWarning")  # of hooks on all modules
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # what replaces it traces nothing
 def test_scripts_and_compiled_models_are_seen() -> None:
     model = Block().eval()
