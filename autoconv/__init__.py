@@ -22,8 +22,10 @@ from autoconv.problem import Problem
 
 if TYPE_CHECKING:
     __version__: str
+    from autoconv.capturing import Capture, capture
     from autoconv.cost.predict import estimate, predict
     from autoconv.cost.prediction import Prediction
+    from autoconv.model import tune
     from autoconv.modules import Conv1d, ConvTranspose1d, ModelNew
     from autoconv.ops import conv1d, conv_transpose1d
     from autoconv.serving import override, wait
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AutoconvError",
+    "Capture",
     "Config",
     "ConfigError",
     "Conv1d",
@@ -47,6 +50,7 @@ __all__ = [
     "ProblemError",
     "SettingError",
     "accelerate",
+    "capture",
     "conv1d",
     "conv_transpose1d",
     "estimate",
@@ -56,14 +60,17 @@ __all__ = [
     "recorded",
     "restore",
     "stats",
+    "tune",
     "wait",
 ]
 
 # Loaded on first use: what needs torch, Triton or the database.
 _LAZY = {
+    "Capture": "autoconv.capturing",
     "Conv1d": "autoconv.modules",
     "ConvTranspose1d": "autoconv.modules",
     "accelerate": "autoconv.swap",
+    "capture": "autoconv.capturing",
     "conv_transpose1d": "autoconv.ops",
     "ModelNew": "autoconv.modules",
     "Prediction": "autoconv.cost.prediction",
@@ -75,6 +82,7 @@ _LAZY = {
     "recorded": "autoconv.simulation",
     "restore": "autoconv.swap",
     "stats": "autoconv.watching",
+    "tune": "autoconv.model",
     "wait": "autoconv.serving",
 }
 

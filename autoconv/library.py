@@ -35,7 +35,7 @@ def convolution(
 ) -> torch.Tensor:
     """Return conv1d, or conv_transpose1d where `transposed`, of x (N, Cin, L); padding is (left, right)."""
     op = "conv_transpose" if transposed else "conv"
-    return _computed(Call(x, weight, bias, stride, _zeros(padding), dilation, groups, op, output_padding))
+    return _computed(Call(x, weight, bias, stride, sides(padding), dilation, groups, op, output_padding))
 
 
 @convolution.register_fake
@@ -73,7 +73,7 @@ def convolution_weight(
     groups: int,
 ) -> torch.Tensor:
     """Return the gradient, (Cout, Cin / groups, taps), of the weight of conv1d, from that of its output."""
-    window = stride, _zeros(padding), dilation, groups
+    window = stride, sides(padding), dilation, groups
     return _computed(Call(x, gradient, None, *window, "conv_weight", taps=taps))
 
 
@@ -100,7 +100,8 @@ def _(
     return weight
 
 
-def _zeros(padding: Sequence[int]) -> int | Sides:
+def sides(padding: Sequence[int]) -> int | Sides:
+    """Return padding, (left, right), as a call has it."""
     left, right = padding
     return left if left == right else Sides(left, right)
 
@@ -121,7 +122,8 @@ def _save_convolution(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -
     ctx.bias_shape = None if bias is None else bias.shape
 
 
-def _convolution_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+def convolution_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    """Return the gradients of x, weight and bias, and a None for each other argument of `convolution`."""
     x, weight = ctx.saved_tensors
     needed = ctx.needs_input_grad
     stride, padding, dilation, groups, transposed, output_padding = ctx.numbers
@@ -204,7 +206,7 @@ def _stretched(
     return (length - 1) * stride - padding[0] - padding[1] + dilation * (taps - 1) + 1
 
 
-convolution.register_autograd(_convolution_backward, setup_context=_save_convolution)
+convolution.register_autograd(convolution_backward, setup_context=_save_convolution)
 convolution_weight.register_autograd(_weight_backward, setup_context=_save_weight)
 
 

@@ -230,6 +230,18 @@ def _by_operator(
     return ACTIVATIONS[activation](y if input.dim() == 3 else y.squeeze(0))
 
 
+def by_operator(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    window_of: tuple[Any, ...],
+    activation: str,
+) -> torch.Tensor:
+    """Compute conv1d by the registered operator wherever the tensors are, torch.autocast heeded."""
+    input, weight, bias = _autocast(input.device.type, input, weight, bias)
+    return _by_operator(input, weight, bias, window_of, None, activation)
+
+
 def _by_torch(
     input: torch.Tensor,
     weight: torch.Tensor,

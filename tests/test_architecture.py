@@ -24,9 +24,12 @@ VALUES = ("problem", "config", "device", "environment", "errors", "settings")
 # The arrows of docs/architecture.md. A package may import itself and whatever it reaches along them.
 KNOWS: dict[str, set[str]] = {
     "front": {"cli", "simulation", "watching"},
-    "cli": {"swap", "diagnosis", "emit", "report", "nsight"},
+    "cli": {"swap", "diagnosis", "emit", "report", "nsight", "model"},
     "report": {"tuning", "nsight"},
     "nsight": {"cost"},
+    "model": {"capturing", "targets"},
+    "capturing": {"ops"},
+    "targets": {"tuning", "gpu"},
     "diagnosis": {"compiler", "gpu", "lookup"},
     "simulation": {"serving"},
     "swap": {"modules"},
@@ -47,7 +50,7 @@ KNOWS: dict[str, set[str]] = {
     "tuning_db": set(),
     "values": set(),
 }
-GPU_USERS = {"gpu", "sweep", "dispatch", "diagnosis", "cli"}  # all others reach it through these
+GPU_USERS = {"gpu", "sweep", "dispatch", "diagnosis", "targets", "cli"}  # all others reach it through these
 IMPORTERS = ("import_module", "__import__")
 ALLOWED = {
     "click": {"cli"}, "rich": {"cli"}, "matplotlib": {"report"}, "jinja2": {"report"},

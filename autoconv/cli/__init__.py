@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from autoconv.cli.capture import capture
 from autoconv.cli.common import printable
 from autoconv.cli.db import db
 from autoconv.cli.doctor import doctor
@@ -97,7 +98,7 @@ def cli() -> None:
     """The group of all commands."""
 
 
-for command in (tune, lookup, explain, emit, report, verify, db, doctor):
+for command in (tune, capture, lookup, explain, emit, report, verify, db, doctor):
     cli.add_command(command)
 
 

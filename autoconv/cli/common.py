@@ -8,34 +8,21 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 from unicodedata import category
 
 import click
 from click.shell_completion import CompletionItem
 
 from autoconv import device as devices
-from autoconv import lookup, settings
+from autoconv import targets
 from autoconv.config import Config
-from autoconv.device import Device
-from autoconv.environment import Environment
-from autoconv.errors import ConfigError, DeviceError
+from autoconv.errors import ConfigError
 from autoconv.kernels.aten import ATEN
-from autoconv.settings import Settings
+from autoconv.targets import WITHOUT_GPU as WITHOUT_GPU
+from autoconv.targets import Target as Target
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from autoconv.sweep.sweep import Job
-    from autoconv.tuning.tuner import Tuner
-    from tuning_db import Layers
-
-WITHOUT_GPU = "rtx4090"
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control and format characters, lone surrogates, separators
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -63,13 +50,24 @@ complete_devices = _named(lambda: ["auto", *devices.names()])
 complete_kernels = _named(kernel_names)
 
 problem_argument = click.argument("problem")
+_DEVICES = f"GPU to answer for: {', '.join(devices.names())}; or auto, the GPU here, else {WITHOUT_GPU}."
 device_option = click.option(
     "--device",
     shell_complete=complete_devices,
     default="auto",
     show_default=True,
     metavar="NAME",
-    help=f"GPU to answer for: {', '.join(devices.names())}; or auto, the GPU here, else {WITHOUT_GPU}.",
+    help=_DEVICES,
+)
+devices_option = click.option(
+    "--device",
+    "devices",
+    shell_complete=complete_devices,
+    multiple=True,
+    default=["auto"],
+    show_default="auto",
+    metavar="NAME",
+    help=_DEVICES,
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 
@@ -88,93 +86,25 @@ def config_options(command: Command) -> Command:
     )(command)
 
 
-@dataclass(frozen=True)
-class Target:
-    """The device that a command answers for, and all that goes with it."""
-
-    device: Device
-    environment: Environment
-    on_gpu: bool  # the device is present
-    settings: Settings
-
-    @cached_property
-    def layers(self) -> Layers:
-        """Every layer of the tuning database, without torch."""
-        return lookup.open_layers(self.settings, note)
-
-    @cached_property
-    def tuner(self) -> Tuner:
-        """What tunes and guesses. Imports torch."""
-        from autoconv.tuning.tuner import Tuner
-
-        return Tuner(self.settings, warn=note)
-
-    def job(self, seconds: float = float("inf")) -> Job:
-        """Return the sweep job for this target, of at most `seconds`."""
-        from autoconv.sweep.sweep import Job
-
-        return Job(self.device, self.environment, self.settings.cache, self.on_gpu, seconds)
-
-
 def target(name: str) -> Target:
-    """Return the target called `name`, "auto" included. Imports torch, which knows whether it is here.
+    """Return the target called `name`, "auto" included; what is to be known of it is told on standard error.
 
     Raises:
         DeviceError: no device has that name, the GPU here is older than sm_80, or Triton does not compile
             for it.
         SettingError: an AUTOCONV_ variable has an invalid value.
     """
-    from autoconv import gpu
-
-    now = settings.load()
-    here = gpu.current(0) if gpu.present() else None
-    if name == "auto" and gpu.present() and here is None:
-        raise DeviceError("name", name, "is a GPU of an unknown architecture", "name a device with --device")
-    if name == "auto" and here is None:
-        note(f"no GPU here: answering for {WITHOUT_GPU} (choose with --device)")
-    device = (here or devices.find(WITHOUT_GPU)) if name == "auto" else devices.find(name)
-    _check_compilable(device)
-    on_gpu = here is not None and here.name == device.name
-    driver, power = gpu.driver_and_power(0) if on_gpu else (None, None)
-    environment = Environment.current(device, cuda_driver=driver, power_limit_w=power)
-    return Target(device, environment, on_gpu, now)
+    return targets.target(name, note)
 
 
 def target_to_look_up(name: str) -> Target:
-    """Return the target called `name` without torch where it is a device that is certainly not here.
+    """Return the target called `name`; without torch where it is a device that is certainly not here.
 
     Raises:
         DeviceError: as `target` does, and so is the next.
         SettingError: see there.
     """
-    if name == "auto":
-        return target(name)
-    device = devices.find(name)
-    if {device.product, *device.other_products} & _products_here():
-        return target(name)  # it may be this one, whose driver and power limit are part of the environment
-    _check_compilable(device)
-    return Target(device, Environment.current(device), on_gpu=False, settings=settings.load())
-
-
-def _products_here() -> set[str]:
-    """Return what the driver calls the GPUs of this machine.
-
-    None where there is no nvidia-smi: the driver's version and the power limit could not be told then either.
-    """
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return set()
-    return {line.strip() for line in done.stdout.splitlines()}
-
-
-def _check_compilable(device: Device) -> None:
-    from autoconv.compiler.targets import uncompilable
-
-    reason = uncompilable(device.arch)
-    if reason is not None:
-        raise DeviceError("name", device.name, f"cannot be tuned for: {reason}", "install that Triton")
+    return targets.target_to_look_up(name, note)
 
 
 def parse_config(kernel: str | None, numbers: str | None) -> Config | None:
@@ -232,32 +162,3 @@ def _finite(value: Any) -> Any:
 def milliseconds(microseconds: float | None) -> float | None:
     """Return microseconds as milliseconds; None stays None."""
     return None if microseconds is None else microseconds / 1e3
-
-
-@contextmanager
-def progress_bar(title: str, console: Console | None = None) -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar on standard error, if that is a terminal; yield what to tell it: (doing, done, of).
-
-    It keeps to one line of any width: what is being done, the bar and the numbers are whole, and of the title
-    there is as much as fits.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.table import Column
-
-    room = Column(ratio=1, no_wrap=True, overflow="ellipsis")
-    columns = (
-        TextColumn("{task.description}", markup=False, table_column=room),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    console = console or Console(stderr=True)
-    quiet = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, expand=True, disable=quiet) as bars:
-        bar = bars.add_task(printable(title), total=None)
-
-        def show(doing: str, done: int, of: int) -> None:
-            bars.update(bar, description=printable(f"{doing}: {title}"), completed=done, total=of)
-
-        yield show

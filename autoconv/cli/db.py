@@ -14,7 +14,7 @@ import click
 
 from autoconv import device as devices
 from autoconv import lookup, settings
-from autoconv.cli.common import WITHOUT_GPU, json_option, note, print_json, progress_bar, say
+from autoconv.cli.common import WITHOUT_GPU, json_option, note, print_json, say
 from autoconv.cli.listing import list_, show
 from autoconv.cli.missed import missed
 from autoconv.cli.output import written
@@ -165,6 +165,8 @@ def import_(files: tuple[Path, ...], again: bool, as_json: bool) -> None:
         texts = [(path, stack.enter_context(open_text(path))) for path in files]
         database = stack.enter_context(_open_user())
         for path, text in texts:
+            from autoconv.cli.bars import progress_bar
+
             with progress_bar(path.name) as show:
                 summary = import_lines(database, bounded_lines(text), lookup.refusal, partial(show, "import"))
                 clean &= _tell(path, summary, as_json)

@@ -10,7 +10,7 @@ import click
 
 from autoconv import device as devices
 from autoconv import lookup, settings
-from autoconv.cli.common import complete_devices, json_option, note, print_json, progress_bar, say
+from autoconv.cli.common import complete_devices, json_option, note, print_json, say
 from autoconv.cli.tables import ms, print_table, spaced
 from tuning_db import TuningDB
 
@@ -56,6 +56,8 @@ def missed_of(database: TuningDB, device: str | None) -> list[MissedProblem]:
         if wanted not in map(device_name, misses):
             devices.find(device)
         misses = [miss for miss in misses if device_name(miss) == wanted]
+    from autoconv.cli.bars import progress_bar
+
     with progress_bar("misses") as progress:
         found = backlog(misses, progress)
     left_out = len(misses) - sum(len(one.keys) for one in found)

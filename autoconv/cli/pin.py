@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from autoconv import lookup
-from autoconv.cli.common import device_option, json_option, note, progress_bar, target
+from autoconv.cli.common import device_option, json_option, note, target
 from autoconv.cli.tables import print_fields
 from tuning_db import Pin, write_pin
 
@@ -31,6 +31,8 @@ def pin(file: Path, device: str, again: bool, as_json: bool) -> None:
     from autoconv.lookup.pinning import in_force, unpinned
 
     at = target(device)
+    from autoconv.cli.bars import progress_bar
+
     with progress_bar(f"pin {at.device.name}") as show:
         entries = []
         for entry in in_force(unpinned(at.tuner.layers, note), at.environment, predictor_of):

@@ -17,7 +17,6 @@ from autoconv.cli.common import (
     json_option,
     note,
     print_json,
-    progress_bar,
     say,
     target_to_look_up,
 )
@@ -56,6 +55,8 @@ def report(
     page = _drawing()
     at = target_to_look_up(device)
     asked = list(_missed(at) if missed else _asked(problems))
+    from autoconv.cli.bars import progress_bar
+
     with progress_bar(f"report {at.device.name}") as show:
         subjects = []
         for number, one in enumerate(asked, 1):

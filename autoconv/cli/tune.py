@@ -3,148 +3,163 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from autoconv import settings
 from autoconv.cli.common import (
     PROBLEM_HELP,
-    Target,
-    device_option,
+    devices_option,
     json_option,
     milliseconds,
     note,
     print_json,
-    progress_bar,
-    target,
 )
-from autoconv.cli.missed import missed_of
 from autoconv.cli.results import print_summary, print_tuned
+from autoconv.cli.wanted import Wanted, is_file, missed_ones, named
 from autoconv.cost.prediction import floor_seconds
-from autoconv.errors import DeviceError, FieldError, ProblemError
+from autoconv.errors import FieldError, ProblemError
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernel as kernel_called
-from autoconv.lookup import HITS, OWN, open_user
-from autoconv.problem import Problem
+from autoconv.lookup import HITS, open_user
 from autoconv.sweep.pool import WorkerPool
 from tuning_db import TuningDBError
 
 if TYPE_CHECKING:
-    from autoconv.tuning.backlog import MissedProblem
+    from autoconv.sweep.sweep import Progress
+    from autoconv.tuning.scheduler import Ended, Order
     from autoconv.tuning.tuner import Tuned
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A problem to tune, and where; with what was missed of it, to be forgotten then."""
-
-    problem: Problem
-    at: Target
-    missed: MissedProblem | None = None
+IN_FULL = 5  # problems whose trials are printed; more have the summary alone
 
 
 @click.command(epilog=PROBLEM_HELP)
-@click.argument("problems", nargs=-1, metavar="PROBLEM...")
-@device_option
+@click.argument("problems", nargs=-1, metavar="[PROBLEM|FILE]...")
+@devices_option
 @click.option("--missed", is_flag=True, help="Tune what `autoconv db missed` lists, in its order.")
+@click.option("--buckets", is_flag=True, help="Tune a size for each bucket, not each size.")
 @click.option("--again", is_flag=True, help="Sweep even what the database has, all of it anew.")
+@click.option(
+    "--effort",
+    default="normal",
+    show_default=True,
+    metavar="NAME",
+    help="How many candidates to compile: quick (4), normal (16) or exhaustive (two of every tile).",
+)
 @click.option(
     "--seconds", type=click.FloatRange(min=1), default=None, help="Bound on each problem's sweep, in seconds."
 )
+@click.option("--budget", metavar="TIME", help="Bound on all of it, such as 90s, 30m or 8h.")
 @json_option
 def tune(
-    problems: tuple[str, ...], device: str, missed: bool, again: bool, seconds: float | None, as_json: bool
+    problems: tuple[str, ...],
+    devices: tuple[str, ...],
+    missed: bool,
+    buckets: bool,
+    again: bool,
+    effort: str,
+    seconds: float | None,
+    budget: str | None,
+    as_json: bool,
 ) -> None:
-    """Find the best config of each PROBLEM and record it.
+    """Find the best config of each problem and record it.
 
     Where the device is present its kernels are checked and timed. Where it is not, candidates are ranked by
     prediction, compiled for it, and checked in Triton's interpreter, and the winner is recorded as predicted.
     What any layer of the database has, of grade "exact" or "soft" and of a sweep that ended, is not swept
     again; where the device is present that must have been measured.
-    Exit status 1: no candidate of some problem passed its check.
+
+    FILE has a problem a line, in the text form or as JSON, or is a JSON array of them; - is standard input.
+    `autoconv capture` writes such a file. In the text form N and L may be ranges, as in L=200..4000: a few
+    sizes are tuned, whose buckets hold all of it.
+
+    The problem with the most time in it comes first, and without a GPU as many are tuned at once as there are
+    cores. Ctrl-C and the end of the budget lose nothing that is finished: the same call goes on from there.
+    Exit status 1: no candidate of some problem passed its check, or the budget left some over.
 
     With --missed the problems are those that calls asked for and did not find; each is forgotten when it is
     tuned. They are those of the GPU here, or, with no GPU, of every device that asked, each for its own.
     """
+    from autoconv.tuning.effort import effort_called, seconds_of
+
     if missed == bool(problems):
-        raise click.UsageError("name each PROBLEM to tune, or give --missed; one of the two")
+        raise click.UsageError("name each PROBLEM or FILE to tune, or give --missed; one of the two")
     if seconds is not None and math.isnan(seconds):
         raise FieldError("tune", "seconds", seconds, "is not a number of seconds", "give such as 60")
-    wanted = _missed(device) if missed else _named(problems, device)
-    failed = False
-    done: list[dict[str, Any]] = []
-    with WorkerPool() as pool:  # its workers, slow to start, serve every problem
-        for one in wanted:
-            tuned = _tuned(one, seconds or float("inf"), again, pool)
-            if tuned is None:
-                continue
-            failed = failed or tuned.found is None
-            done.append(_fields(one.problem, one.at, tuned))
-            if as_json:
-                print_json(done[-1])
-            else:
-                print_tuned(done[-1], tuned.swept.trials if tuned.swept else ())
-    if len(done) > 1 and not as_json:
-        print_summary(done)
-    if failed:
+    allowed, tried = seconds_of(budget), effort_called(effort)
+    wanted = missed_ones(devices) if missed else named(problems, devices, buckets)
+    told = _Told(wanted, as_json, strict=not missed and not any(map(is_file, problems)))
+    try:
+        _tune(wanted, [one.order(seconds or math.inf, tried) for one in wanted], again, allowed, told)
+    except KeyboardInterrupt:
+        note(f"{told.ended} of {len(wanted)} ended and are recorded; the same command goes on from there")
+        raise
+    left = len(wanted) - told.ended
+    if len(wanted) > 1 and not as_json:
+        print_summary(told.rows)
+    if left:
+        note(f"the budget left {left} of {len(wanted)} over; the same command goes on from there")
+    if told.failed or left:
         raise SystemExit(1)
 
 
-def _named(problems: tuple[str, ...], device: str) -> list[Wanted]:
-    parsed = [Problem.parse(text) for text in problems]
-    at = target(device)
-    with open_user(at.settings) as database:
-        database.check_writable()  # an error here, before any work
-    return [Wanted(problem, at) for problem in parsed]
+def _tune(
+    wanted: Sequence[Wanted], orders: Sequence[Order], again: bool, seconds: float, told: _Told
+) -> None:
+    from autoconv.cli.bars import tuning_bar
+    from autoconv.tuning.scheduler import tune_all
+
+    tuners = {one.at.device.name: one.at.tuner for one in wanted}
+
+    def tune_one(order: Order, pool: WorkerPool, progress: Progress) -> Tuned:
+        tuner = tuners[order.job.device.name]
+        return tuner.tune(
+            order.problem, order.job, again=again, pool=pool, progress=progress, content=order.content
+        )
+
+    with (
+        tuning_bar("tune") as show,
+        closing(tune_all(orders, tune_one, seconds=seconds, show=show)) as results,
+    ):
+        for ended in results:
+            told.take(ended)
 
 
-def _missed(device: str) -> list[Wanted]:
-    """Return what the user's database notes as missed by the devices that can be tuned for here."""
-    from autoconv import gpu
+class _Told:
+    """Tells of each problem as it ends."""
 
-    here = target(device) if device != "auto" or gpu.present() else None
-    with open_user(settings.load(), note) as database:
-        database.check_writable()
-        found = missed_of(database, here.device.name if here else None)
-    targets = {one.device: _target(one.device) for one in found} if here is None else {here.device.name: here}
-    wanted = [(one, targets[one.device]) for one in found]
-    tunable = [
-        Wanted(one.problem, at, one) for one, at in wanted if at is not None and one.is_of(at.environment)
-    ]
-    if len(tunable) < len(found):
-        note(f"{len(found) - len(tunable)} problems were missed by devices that are tuned for elsewhere")
-    if not tunable:
-        note("nothing was missed that can be tuned here")
-    return tunable
+    def __init__(self, wanted: Sequence[Wanted], as_json: bool, *, strict: bool) -> None:
+        """Raise, where `strict`, the error of a problem that no kernel runs."""
+        self._wanted = {one.key: one for one in wanted}
+        self._as_json = as_json
+        self._strict = strict
+        self.rows: list[dict[str, Any]] = []
+        self.ended = 0
+        self.failed = False
 
-
-def _target(name: str) -> Target | None:
-    try:
-        return target(name)
-    except DeviceError as error:
-        note(str(error))
-        return None
-
-
-def _tuned(one: Wanted, seconds: float, again: bool, pool: WorkerPool) -> Tuned | None:
-    """Tune one problem; return None where no kernel runs one that was missed."""
-    try:
-        with progress_bar(str(one.problem)) as progress:
-            content = HITS if one.missed else OWN
-            tuned = one.at.tuner.tune(
-                one.problem, one.at.job(seconds), again=again, pool=pool, progress=progress, content=content
-            )
-    except ProblemError as error:
-        if one.missed is None:
-            raise
-        note(f"torch serves {one.problem}: {error}")
-        _forget(one)
-        return None
-    if tuned.found is not None and tuned.found.grade in HITS:
-        _forget(one)
-    return tuned
+    def take(self, ended: Ended) -> None:
+        """Tell of one, and forget that it was missed."""
+        order, found = ended.order, ended.tuned.found if ended.tuned else None
+        one = self._wanted[order.problem, order.job.device.name]
+        self.ended += 1
+        if ended.error is not None and (self._strict or not isinstance(ended.error, ProblemError)):
+            raise ended.error
+        if ended.error is not None:
+            note(f"torch serves {one.problem}: {ended.error}")
+        if ended.error is not None or (found is not None and found.grade in HITS):
+            _forget(one)
+        if ended.tuned is None:
+            return
+        self.failed = self.failed or found is None
+        fields = _fields(one, ended.tuned)
+        self.rows.append(fields)
+        if self._as_json:
+            print_json(fields)
+        elif len(self._wanted) <= IN_FULL:
+            print_tuned(fields, ended.tuned.swept.trials if ended.tuned.swept else ())
 
 
 def _forget(one: Wanted) -> None:
@@ -157,13 +172,13 @@ def _forget(one: Wanted) -> None:
         note(f"it stays among the missed: {error}")
 
 
-def _fields(problem: Problem, at: Target, tuned: Tuned) -> dict[str, Any]:
+def _fields(one: Wanted, tuned: Tuned) -> dict[str, Any]:
     found, swept = tuned.found, tuned.swept
     config = found.config if found else None
-    grid = kernel_called(config.kernel).grid(problem)(config.meta) if config and config != ATEN else None
+    grid = kernel_called(config.kernel).grid(one.problem)(config.meta) if config and config != ATEN else None
     return {
-        "problem": str(problem),
-        "device": at.device.name,
+        "problem": str(one.problem),
+        "device": one.at.device.name,
         "provenance": found.provenance if found else None,
         "kernel": config.kernel if config else None,
         "config": config.to_json() if config else None,
@@ -171,7 +186,7 @@ def _fields(problem: Problem, at: Target, tuned: Tuned) -> dict[str, Any]:
         "predicted_ms": milliseconds(found.predicted_us) if found else None,
         "measured_ms": milliseconds(found.measured_us) if found else None,
         "contended_ms": milliseconds(found.contended_us) if found else None,
-        "floor_ms": floor_seconds(problem, at.device) * 1e3,
+        "floor_ms": floor_seconds(one.problem, one.at.device) * 1e3,
         "swept": swept is not None,
         "candidates": swept.candidates if swept else 0,
         "compiled": swept.compiled if swept else 0,

@@ -84,15 +84,16 @@ def plain_number(value: Any) -> Any:
     return int(value) if isinstance(value, Integral) and not exact else value
 
 
-def problem_of(call: Call, precision: str) -> Problem | None:
+def problem_of(call: Call, precision: str, *, stored: bool = True) -> Problem | None:
     """Return the problem that a call poses, or None where torch alone can serve or refuse it.
 
     Args:
         call: The call.
         precision: Of float32 products; ignored for the other dtypes.
+        stored: Whether its tensors must hold values; fake ones pose the problem of those they stand for.
     """
     x, bias = call.x, call.bias
-    if not _consistent(call):
+    if not _consistent(call) or (stored and not _stored(call)):
         return None
     if call.op != "conv" and isinstance(call.padding, str):
         return None
@@ -127,16 +128,23 @@ def problem_of(call: Call, precision: str) -> Problem | None:
     return problem if problem.w_shape == call.weight.shape else None
 
 
+def _stored(call: Call) -> bool:
+    """Return whether the tensors hold the values that lie in memory."""
+    return not any(
+        tensor.data_ptr() <= NO_MEMORY or tensor._is_zerotensor() or torch._is_functional_tensor(tensor)
+        for tensor in (call.x, call.weight, call.bias)
+        if tensor is not None
+    )
+
+
 def _consistent(call: Call) -> bool:
-    """Return whether the tensors fit each other, and hold the values that lie in memory."""
+    """Return whether the tensors fit each other."""
     x, weight, bias = call.x, call.weight, call.bias
     for tensor in (x, weight, bias):
         if tensor is None:
             continue
         # A tensor with the negative bit, such as the imaginary part of a conjugate, has its sign elsewhere.
         if tensor.dtype != x.dtype or tensor.device != x.device or tensor.is_neg():
-            return False
-        if tensor.data_ptr() <= NO_MEMORY or tensor._is_zerotensor() or torch._is_functional_tensor(tensor):
             return False
     if x.dtype not in DTYPES or x.dim() not in (2, 3) or weight.dim() != 3:
         return False

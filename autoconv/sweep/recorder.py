@@ -15,6 +15,8 @@ from autoconv.errors import ConfigError
 from autoconv.kernels.source import source_of
 from autoconv.lookup import PROVENANCES, records, tried
 from autoconv.problem import Problem
+from autoconv.sweep.shared import passed_elsewhere
+from autoconv.sweep.verify import Verdict
 from tuning_db import ContradictionError, Trial, TuningDB, TuningDBError, Winner
 from tuning_db.ranking import winners
 
@@ -30,6 +32,7 @@ class Recorder:
     Attributes:
         trials: all so far, with those of earlier sweeps that need not be made again.
         done: those of earlier sweeps, by their config.
+        passed: the checks that configs passed for another device; none where they are checked on a GPU.
         baseline: torch's own trial. It is kept back until a candidate has a time too, or none can: where a
             sweep was cut off before, torch has won against nobody, and the next one is to find that out.
     """
@@ -67,8 +70,11 @@ class Recorder:
         self._info = tried(problem, predictor_of, on_gpu=on_gpu, contended=contended)
         self._database = database
         self._run_ids: list[str] = []
+        self.passed: dict[Config, Verdict] = {}
         try:
             if database is not None:
+                if not (again or on_gpu):
+                    self.passed = passed_elsewhere(database, self._problem, self._environment)
                 self._run_ids = [(None if again else self._resumed(database)) or self._begun(database)]
         except TuningDBError:
             self._database = None

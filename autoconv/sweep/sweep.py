@@ -227,13 +227,18 @@ def _check(
 ) -> None:
     """Check in the interpreter, best prediction first, until a batch has a config that passes.
 
-    The candidates left over are recorded as compiled, which never wins.
+    What passed for another device is not checked again. The candidates left over are recorded as compiled,
+    which never wins.
     """
     left = list(compiled)
     while left and not recorder.settled(left[0][1]):
         sure = 0 if recorder.checked else 1
         size = CHECKED - recorder.checked % CHECKED  # of an interrupted sweep's batch, what is left of it
         batch, left = left[:size], left[size:]
+        for config, prediction in batch:
+            if config in recorder.passed:
+                recorder.add(checked_trial(config, prediction, recorder.passed[config]))
+        batch = [pair for pair in batch if pair[0] not in recorder.passed]
         tasks = [Verify.fresh(problem, config, on_gpu=False) for config, _ in batch]
         answers = _answers(workers, tasks, batch, "check", deadline, progress, sure=sure)
         for (config, prediction), verdict in answers:

@@ -21,7 +21,7 @@ from autoconv.sweep.candidates import best_guess
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job, Progress, Swept, sweep
 from autoconv.tuning.recent import Recent
-from tuning_db import Layers, Trial, TuningDB, TuningDBError, Winner, single_flight
+from tuning_db import EnvironmentRecord, Layers, Trial, TuningDB, TuningDBError, Winner, single_flight
 
 FLIGHT_SECONDS = 10.0
 """How long a caller waits for another process's sweep of the same problem. Ranks of one job can sit in a
@@ -34,7 +34,7 @@ the largest of three dtypes (docs/cost_model.md, "How well it holds")."""
 _TORCH = Found(ATEN, "default", "default", "none", measured_us=None, predicted_us=None)
 
 
-def no_progress(doing: str, done: int, of: int) -> None:
+def no_progress(doing: str, done: float, of: int) -> None:
     """Show nothing."""
 
 
@@ -81,6 +81,17 @@ class Tuner:
             return False
         _, best = best_guess(problem, device)
         return estimate(problem, found.config, device).seconds > best * (1 + 2 * MODEL_ERROR)
+
+    def torch_seconds(self, problem: Problem, environment: Environment) -> float | None:
+        """Return what torch's own convolution was measured to take here, None where it was not."""
+        times = [
+            winner.measured_us
+            for _, winner in self.layers.winners(problem.key())
+            if winner.config == ATEN.document()
+            and winner.environment == _record(environment)
+            and winner.provenance == "measured"
+        ]
+        return min((time / 1e6 for time in times if time is not None), default=None)
 
     def why_missing(self, problem: Problem, environment: Environment, *, served: bool = False) -> list[str]:
         """Say, a line a field, what the nearest entry differs in, be it `served` by one all the same."""
@@ -141,7 +152,7 @@ class Tuner:
         """
         key = f"{problem.key()} {job.environment.hash}"
         with single_flight(self._settings.database, key, wait, self._warn) as mine:
-            known = None if again else self._known(problem, job, content)
+            known = None if again else self.known(problem, job, content)
             if known is not None:
                 return Tuned(known, None)
             if not mine:
@@ -193,7 +204,7 @@ class Tuner:
             self._warn(f"a trial was not recorded: {error}")
         self._shelf.forget()
 
-    def _known(self, problem: Problem, job: Job, grades: Collection[str]) -> Found | None:
+    def known(self, problem: Problem, job: Job, grades: Collection[str] = lookup.OWN) -> Found | None:
         """Return an entry of these grades, of any layer, that a sweep now could not better in provenance."""
         self._shelf.forget()  # another process may have swept it meanwhile
         provenances = lookup.TIMED if job.beside else ("measured",) if job.on_gpu else lookup.OF_ITS_OWN
@@ -215,6 +226,10 @@ class Tuner:
             return None
         shelf = Shelf(Layers([("user", user)], self._warn), predictor_of)
         return shelf.known(problem, environment, lookup.OWN, lookup.OF_ITS_OWN, finished=False)
+
+
+def _record(environment: Environment) -> EnvironmentRecord:
+    return EnvironmentRecord(environment.hard(), environment.soft())
 
 
 def _unwritten(winner: Winner) -> Found:

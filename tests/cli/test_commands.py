@@ -133,9 +133,13 @@ def test_tune_ends_with_what_it_tried_and_of_several_problems_with_a_summary(run
     assert summary > tables[1] and sum("1.5 s" in " ".join(line) for line in lines[summary:]) == 2
 
 
-def test_several_problems_are_several_lines(tuned, run):
-    shown = run("tune", PROBLEM, PROBLEM, "--device", "rtx4090", "--json")
-    assert [json.loads(line)["problem"] for line in shown.stdout.splitlines()] == [PROBLEM, PROBLEM]
+def test_several_problems_are_several_lines_and_one_named_twice_is_one(tuned, run, monkeypatch):
+    monkeypatch.setattr("autoconv.tuning.tuner.sweep", in_vain)
+    other = PROBLEM.replace("L=16", "L=4096")
+    shown = run("tune", PROBLEM, other, PROBLEM, "--device", "rtx4090", "--json")
+    lines = [json.loads(line) for line in shown.stdout.splitlines()]
+    assert sorted(line["problem"] for line in lines) == sorted([PROBLEM, other])
+    assert [line["swept"] for line in lines if line["problem"] == PROBLEM] == [False]
 
 
 def test_a_sweep_cut_short_is_a_negative_answer(run, monkeypatch):

@@ -16,7 +16,7 @@ from click.shell_completion import ShellComplete
 from rich.console import Console
 
 from autoconv.cli import cli
-from autoconv.cli.common import progress_bar
+from autoconv.cli.bars import progress_bar
 from autoconv.problem import ACTIVATIONS, DTYPE_BYTES, LAYOUTS, OPS, PRECISIONS, Problem
 
 ROOT = Path(__file__).parents[2]

@@ -46,6 +46,17 @@ def test_a_sweep_that_is_stopped_again_and_again_ends_as_one_left_alone(
     assert (found["again"], found["lost"], found["other"]) == (0, 0, 0)
 
 
+def test_the_tuning_of_a_file_that_is_killed_goes_on_where_it_stopped(
+    tmp_path: Path, scenario: Scenario, stress: Any
+) -> None:
+    problems, times = stress.pick((2, 3), (6, 50))
+    found = scenario("tunings", "killed", tmp_path, problems, times, 7)
+    lost = found["again"] + found["lost"] + found["other"]
+    stress.report(f"kill -9 of tune FILE, {problems} problems for two devices", found["killed"], lost)
+    assert found["killed"] >= times
+    assert (found["again"], found["lost"], found["other"]) == (0, 0, 0)
+
+
 def test_an_upgrade_that_is_killed_begins_again(
     tmp_path: Path, scenario: Scenario, stress: Any, older: tuple[Path, int]
 ) -> None:
