@@ -37,6 +37,7 @@ FAMILIES = {
     "depthwise": Problem(1, 8, 8, 3, 64, groups=8),
     "long depthwise": Problem(1, 8, 8, 31, 64, groups=8),
     "transposed": Problem(1, 16, 16, 4, 64, op="conv_transpose", stride=2, groups=2),
+    "transposed depthwise": Problem(1, 8, 8, 4, 64, op="conv_transpose", stride=2, groups=8),
     "weight gradient": Problem(1, 16, 16, 3, 64, op="conv_weight"),
 }
 

@@ -44,6 +44,9 @@ PROBLEMS = [
     "N=2,Cin=32,Cout=40,K=6,L=60,op=conv_transpose,stride=2,groups=2,layout=nlc",
     "N=2,Cin=16,Cout=40,K=4,L=60,op=conv_transpose,stride=3,dilation=2,padding=2",
     "N=2,Cin=16,Cout=40,K=5,L=60,op=conv_transpose,stride=2,dilation=4",
+    "N=2,Cin=20,Cout=20,K=8,L=130,op=conv_transpose,stride=2,groups=20,padding=2",
+    "N=2,Cin=20,Cout=20,K=12,L=130,op=conv_transpose,stride=4,groups=20,layout=nlc",
+    "N=2,Cin=20,Cout=20,K=36,L=130,op=conv_transpose,groups=20,dilation=3",
     "N=2,Cin=32,Cout=40,K=2,L=70,op=conv_weight,padding=1",
     "N=2,Cin=32,Cout=40,K=4,L=70,op=conv_weight,stride=2,groups=2,layout=nlc",
 ]
@@ -64,13 +67,13 @@ class Recorder:
 
     def install(self) -> None:
         """Stand before the interpreter's own loads and stores."""
-        for name in ("create_masked_load", "create_masked_store"):
-            setattr(InterpreterBuilder, name, self._noting(getattr(InterpreterBuilder, name)))
+        for name, mask in (("create_masked_load", 0), ("create_masked_store", 1)):
+            setattr(InterpreterBuilder, name, self._noting(getattr(InterpreterBuilder, name), mask))
 
-    def _noting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _noting(self, original: Callable[..., Any], mask: int) -> Callable[..., Any]:
         def noting(builder: Any, pointers: Any, *rest: Any) -> Any:
-            mask = next(one for one in rest if one.data.dtype == bool)
-            self.records[builder.grid_idx].append((pointers.data.astype(np.int64), mask.data))
+            inside = rest[mask].data.astype(bool)  # integers where one of its terms is the same for all
+            self.records[builder.grid_idx].append((pointers.data.astype(np.int64), inside))
             return original(builder, pointers, *rest)
 
         return noting

@@ -73,6 +73,12 @@ TRAPS = {
     "leaky_relu": "N=1,Cin=4,Cout=6,K=3,L=30,bias=1,activation=leaky_relu",
     "tanh": "N=1,Cin=4,Cout=6,K=3,L=30,bias=1,activation=tanh",
     "transposed, channels last": "N=2,Cin=8,Cout=4,K=3,L=15,op=conv_transpose,stride=2,layout=nlc",
+    "transposed depthwise": "N=2,Cin=7,Cout=7,K=12,L=61,stride=2,op=conv_transpose,groups=7",
+    "transposed depthwise, its columns off the stride": "N=2,Cin=5,Cout=15,K=5,L=40,stride=2,op=conv_transpose,padding=3:1,groups=5,bias=1",
+    "transposed depthwise, dilated": "N=1,Cin=5,Cout=5,K=4,L=40,dilation=3,op=conv_transpose,padding=2,groups=5",
+    "transposed depthwise by 3, fewer taps": "N=2,Cin=4,Cout=4,K=2,L=30,stride=3,op=conv_transpose,padding=1,groups=4,bias=1",
+    "transposed depthwise by 5": "N=1,Cin=4,Cout=8,K=11,L=30,stride=5,op=conv_transpose,padding=2,groups=4,dtype=float16",
+    "transposed depthwise with a long filter": "N=1,Cin=3,Cout=3,K=67,L=90,stride=2,op=conv_transpose,padding=33,groups=3,layout=nlc",
     "transposed by 6": "N=1,Cin=4,Cout=3,K=3,L=9,op=conv_transpose,stride=6,dilation=4,padding=2:5",
 }
 # fmt: on
