@@ -32,16 +32,21 @@ PROBLEMS = [
     "N=2,Cin=24,Cout=40,K=1,L=508,padding=2",
     "N=2,Cin=24,Cout=40,K=1,L=100,layout=nlc",
     "N=2,Cin=20,Cout=40,K=3,L=70,stride=2,dilation=2,layout=nlc",
+    "N=32,Cin=24,Cout=40,K=3,L=8,padding=1",
+    "N=32,Cin=24,Cout=40,K=1,L=16,stride=2,layout=nlc",
     "N=2,Cin=2,Cout=70,K=5,L=200,stride=2",
     "N=2,Cin=40,Cout=96,K=3,L=70,groups=2,padding=1",
     "N=2,Cin=16,Cout=24,K=3,L=70,groups=8,dilation=2",
     "N=2,Cin=16,Cout=24,K=3,L=70,groups=8,layout=nlc",
+    "N=2,Cin=32,Cout=40,K=32,L=90,groups=2,padding=16,layout=nlc",
     "N=2,Cin=20,Cout=20,K=5,L=200,groups=20,stride=2,padding=2",
     "N=2,Cin=20,Cout=20,K=5,L=200,groups=20,layout=nlc",
     "N=2,Cin=4,Cout=4,K=33,L=900,groups=4,padding=16",
     "N=2,Cin=4,Cout=4,K=33,L=700,groups=4,layout=nlc",
     "N=2,Cin=32,Cout=40,K=4,L=60,op=conv_transpose,stride=2,padding=1",
     "N=2,Cin=32,Cout=40,K=6,L=60,op=conv_transpose,stride=2,groups=2,layout=nlc",
+    "N=32,Cin=32,Cout=40,K=4,L=7,op=conv_transpose,stride=2",
+    "N=32,Cin=32,Cout=40,K=4,L=7,op=conv_transpose,stride=2,layout=nlc",
     "N=2,Cin=16,Cout=40,K=4,L=60,op=conv_transpose,stride=3,dilation=2,padding=2",
     "N=2,Cin=16,Cout=40,K=5,L=60,op=conv_transpose,stride=2,dilation=4",
     "N=2,Cin=20,Cout=20,K=8,L=130,op=conv_transpose,stride=2,groups=20,padding=2",
@@ -50,6 +55,7 @@ PROBLEMS = [
     "N=2,Cin=32,Cout=40,K=2,L=70,op=conv_weight,padding=1",
     "N=2,Cin=32,Cout=40,K=4,L=70,op=conv_weight,stride=2,groups=2,layout=nlc",
 ]
+COLUMNS = 256  # of the widest tile
 STEPS = 3  # of a block's main loop that are compared
 
 Block = tuple[int, ...]  # its index along each launch axis
@@ -95,8 +101,8 @@ def main() -> None:
 
 def compared(kernel: Kernel, problem: Problem, recorder: Recorder) -> dict[str, Any]:
     """Launch one config, and compare."""
-    if kernel.name == "im2col_rows":  # a map knows one stride for its rows, which run across samples
-        problem = replace(problem, N=1)
+    if getattr(kernel, "across_samples", False):
+        problem = filling(problem)
     config = spread(kernel, problem)
     x = torch.randn(problem.x_shape)
     if problem.layout == "nlc":
@@ -121,6 +127,16 @@ def compared(kernel: Kernel, problem: Problem, recorder: Recorder) -> dict[str, 
             if not holds:
                 failures.append(f"{config}: {access.tensor}: {claim}")
     return {"compared": count, "failures": sorted(set(failures))}
+
+
+def filling(problem: Problem) -> Problem:
+    """Return a problem for columns that run across samples: its maps have each tile begin with a sample.
+
+    So samples fill tiles, or tiles the one sample; columns beyond the last read others once more.
+    """
+    if COLUMNS % problem.L_out == 0:
+        return problem
+    return replace(problem, N=1, L=problem.L + -problem.L_out % COLUMNS * problem.stride)
 
 
 def passes_of(kernel: Kernel, problem: Problem) -> int:
@@ -199,8 +215,8 @@ def _base(access: Access, step: int, pieces: list[Record]) -> int | None:
     other = _offsets(rows, step if access.map.reduction == "rows" else 0)
     expected = other[:, None] + first[None, :]
     for axis in (0, 1):
-        addresses = np.concatenate([_two_axes(a) for a, _ in pieces], axis)
-        inside = np.concatenate([np.broadcast_to(_two_axes(m), _two_axes(a).shape) for a, m in pieces], axis)
+        addresses = np.concatenate([_two_axes(a, expected) for a, _ in pieces], axis)
+        inside = np.concatenate([_two_axes(np.broadcast_to(m, a.shape), expected) for a, m in pieces], axis)
         for actual, taken in ((addresses, inside), (addresses.T, inside.T)):
             if actual.shape == expected.shape:
                 base = set((actual - expected)[taken].tolist())
@@ -209,8 +225,11 @@ def _base(access: Access, step: int, pieces: list[Record]) -> int | None:
     return None
 
 
-def _two_axes(values: Any) -> Any:
-    return values[:, None] if values.ndim == 1 else values
+def _two_axes(values: Any, expected: Any) -> Any:
+    """Return the values with one of three axes laid end to end, whichever the map has as one of its two."""
+    if values.ndim == 3 and values.size == expected.size:
+        return values.reshape(expected.shape if values.shape[2] == expected.shape[1] else expected.T.shape)
+    return values.reshape(len(values), -1)
 
 
 def _offsets(axis: Axis, step: int) -> Any:
