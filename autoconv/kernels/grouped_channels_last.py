@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 
 from autoconv.device import Device
-from autoconv.kernels.implicit_gemm import ImplicitGemm, Meta
+from autoconv.kernels.across import AcrossSamples, store_across, tile_across
+from autoconv.kernels.implicit_gemm import Meta
 from autoconv.kernels.sizes import alignment, cdiv, next_power_of_two, x_strides_of
-from autoconv.kernels.tiles import columns_across, store_across
 from autoconv.kernels.work import Access, Axis, plain
 from autoconv.problem import Problem
 
@@ -46,7 +46,7 @@ def grouped_channels_last_kernel(
     PRECISION: tl.constexpr,
     X_ALIGN: tl.constexpr,
     Y_ALIGN: tl.constexpr,
-    COLUMNS_64: tl.constexpr,
+    INDEX_64: tl.constexpr,
     BLOCK_CO: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -58,15 +58,11 @@ def grouped_channels_last_kernel(
     L_out = L_out_units * Y_ALIGN
     x_step = x_step_units * X_ALIGN
     group = tl.program_id(1)
-    tiles_co = tl.cdiv(COUT_G, BLOCK_CO)
-    tile_l = tl.program_id(0) // tiles_co
-    if COLUMNS_64:
-        tile_l = tile_l.to(tl.int64)
-        x_step = x_step.to(tl.int64)
-        L_out = L_out.to(tl.int64)
-    row = tl.program_id(0) % tiles_co * BLOCK_CO + tl.arange(0, BLOCK_CO)
+    row, sample, col, col_mask = tile_across(COUT_G, N, L_out, BLOCK_CO, BLOCK_L, Y_ALIGN, INDEX_64)
     row_mask = row < COUT_G
-    sample, col, col_mask = columns_across(tile_l, N, L_out, BLOCK_L, Y_ALIGN)
+    if INDEX_64:
+        x_step = tl.cast(x_step, tl.int64)
+        L_out = tl.cast(L_out, tl.int64)
     first = col * STRIDE - PAD_LEFT
     L = tl.where(col_mask, L, 0)
     x_columns = x_ptr + (sample * x_batch_units * X_ALIGN + first * x_step) + group * CIN_G
@@ -90,25 +86,26 @@ def grouped_channels_last_kernel(
             w_mask = w_mask & (first_tap + tl.arange(0, TAPS) < K)[None, None, :]
         offset = first_channel + of_channel + shift * x_step
         x = tl.load(x_columns[None, :] + offset[:, None], mask=x_mask, other=0.0)
-        in_row = (first_channel + tl.arange(0, CHANNELS))[:, None] * K + first_tap + tl.arange(0, TAPS)[None, :]
+        in_row = (
+            (first_channel + tl.arange(0, CHANNELS))[:, None] * K + first_tap + tl.arange(0, TAPS)[None, :]
+        )
         w = tl.load(w_rows[:, None, None] + in_row[None, :, :], mask=w_mask, other=0.0)
         w = tl.reshape(tl.permute(w, (0, 2, 1)), (BLOCK_CO, BLOCK_R))
         acc = tl.dot(w, x, acc, input_precision=PRECISION)
 
     channel_out = group * COUT_G + row
     store_across(
-        acc, b_ptr, y_ptr, sample, channel_out, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION
+        acc, b_ptr, y_ptr, channel_out, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION
     )
 
 
-class GroupedChannelsLast(ImplicitGemm):
+class GroupedChannelsLast(AcrossSamples):
     """See the module's docstring."""
 
     name = "grouped_channels_last"
     jit = grouped_channels_last_kernel
     tiles = ("BLOCK_CO", "BLOCK_L", "BLOCK_R", "CHANNELS")
     raster = (("co", "l"), ("group",))
-    across_samples = True
     most_rows = 128
     address_instructions = 4.0
     division_instructions = 0.0  # a step divides by powers of two, and once for all of its elements

@@ -64,7 +64,7 @@ def transposed_depthwise_kernel(
     row = tile_co * BLOCK_CO + tl.arange(0, BLOCK_CO)
     if INDEX_64:
         tile_l = tile_l.to(tl.int64)
-        x_channel = x_channel.to(tl.int64)
+        x_channel = tl.cast(x_channel, tl.int64)  # an argument of 1 is a constant, which has no `to`
     newest = tile_l * BLOCK_L + tl.arange(0, BLOCK_L) + PAD_LEFT // STRIDE - FIRST_TURN * DILATION
     row_mask = row < COUT
     x_rows = x_ptr + n * x_batch + (row // MULTIPLIER) * x_channel

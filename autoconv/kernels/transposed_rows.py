@@ -18,11 +18,18 @@ import triton
 import triton.language as tl
 
 from autoconv.device import Device
+from autoconv.kernels.across import columns_across
 from autoconv.kernels.bindings import Scalar
 from autoconv.kernels.implicit_gemm import Meta, View
-from autoconv.kernels.sizes import alignment, cdiv, next_power_of_two, powers_of_two
+from autoconv.kernels.sizes import (
+    alignment,
+    cdiv,
+    columns_need_int64,
+    next_power_of_two,
+    powers_of_two,
+)
 from autoconv.kernels.space import LEAST_DOT, depths, tile_sizes
-from autoconv.kernels.tiles import columns_across, with_bias
+from autoconv.kernels.tiles import with_bias
 from autoconv.kernels.transposed import Transposed
 from autoconv.kernels.work import Axis
 from autoconv.problem import Problem
@@ -54,7 +61,7 @@ def transposed_rows_kernel(
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
     Y_ALIGN: tl.constexpr,
-    COLUMNS_64: tl.constexpr,
+    INDEX_64: tl.constexpr,
     BLOCK_CO: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -70,10 +77,10 @@ def transposed_rows_kernel(
     tiles_co = tl.cdiv(COUT_G, BLOCK_CO)
     tile_co = tl.program_id(0) % tiles_co
     tile_l = tl.program_id(0) // tiles_co
-    if COLUMNS_64:
+    if INDEX_64:
         tile_l = tile_l.to(tl.int64)
-        x_channel = x_channel.to(tl.int64)
-        L_out = L_out.to(tl.int64)
+        x_channel = tl.cast(x_channel, tl.int64)  # an argument of 1 is a constant, which has no `to`
+        L_out = tl.cast(L_out, tl.int64)
     sample, col, col_mask = columns_across(tile_l, N, tl.cdiv(L_out + BEFORE, STRIDE), BLOCK_L, 1)
     row = tl.arange(0, ROWS)
     phase = row % PHASES
@@ -101,8 +108,12 @@ def transposed_rows_kernel(
             w_mask = w_mask & (channel < CIN_G)[None, :]
         if K % STRIDE != 0:
             w_mask = w_mask & (phase[:, None] + (turn * STRIDE)[None, :] < K)
-        x = tl.load(x_columns[None, :] + (channel * x_channel - turn * x_step)[:, None], mask=x_mask, other=0.0)
-        w = tl.load(w_rows[:, None] + (channel * (COUT_G * K) + turn * STRIDE)[None, :], mask=w_mask, other=0.0)
+        x = tl.load(
+            x_columns[None, :] + (channel * x_channel - turn * x_step)[:, None], mask=x_mask, other=0.0
+        )
+        w = tl.load(
+            w_rows[:, None] + (channel * (COUT_G * K) + turn * STRIDE)[None, :], mask=w_mask, other=0.0
+        )
         acc = tl.dot(w, x, acc, input_precision=PRECISION)
 
     acc = with_bias(acc, b_ptr, group * COUT_G + row_channel, row_mask, HAS_BIAS, ACTIVATION)
@@ -124,7 +135,6 @@ class TransposedRows(Transposed):
     name = "transposed_rows"
     jit = transposed_rows_kernel
     raster = (("co", "l"), ("group",))
-    across_samples = True
 
     def refusal(self, problem: Problem) -> str | None:
         if problem.dilation != 1 and problem.K > 1:
@@ -149,7 +159,11 @@ class TransposedRows(Transposed):
         )
 
     def constants(self, problem: Problem) -> dict[str, Scalar]:
-        return {"PHASES": next_power_of_two(problem.stride), "CHANNEL_FASTEST": problem.layout == "nlc"}
+        return {
+            "PHASES": next_power_of_two(problem.stride),
+            "CHANNEL_FASTEST": problem.layout == "nlc",
+            "INDEX_64": columns_need_int64(problem),
+        }
 
     def tilings(self, problem: Problem, device: Device) -> Iterator[dict[str, int]]:  # noqa: ARG002
         view = self.view(problem, {})
