@@ -13,7 +13,9 @@ from dataclasses import replace
 import triton
 import triton.language as tl
 
+from autoconv.config import Config
 from autoconv.device import Device
+from autoconv.errors import ConfigError
 from autoconv.kernels.across import AcrossSamples, store_across, tile_across
 from autoconv.kernels.implicit_gemm import Meta
 from autoconv.kernels.sizes import alignment, cdiv, next_power_of_two, x_strides_of
@@ -116,6 +118,12 @@ class GroupedChannelsLast(AcrossSamples):
         if problem.groups == 1 or problem.Cin_per_group < LEAST_CHANNELS:
             return f"it runs groups of {LEAST_CHANNELS} input channels or more, not {problem.Cin_per_group}"
         return super().refusal(problem)
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        channels, depth = config.meta["CHANNELS"], config.meta["BLOCK_R"]
+        if depth % channels:
+            raise ConfigError("CHANNELS", channels, f"does not divide BLOCK_R={depth}", "give a smaller one")
 
     def choices(self, problem: Problem) -> Iterator[dict[str, int]]:
         most = next_power_of_two(problem.Cin_per_group)
