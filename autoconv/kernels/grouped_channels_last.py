@@ -19,10 +19,12 @@ from autoconv.errors import ConfigError
 from autoconv.kernels.across import AcrossSamples, store_across, tile_across
 from autoconv.kernels.implicit_gemm import Meta
 from autoconv.kernels.sizes import alignment, cdiv, next_power_of_two, x_strides_of
-from autoconv.kernels.work import Access, Axis, plain
+from autoconv.kernels.work import Access, Axis, Work, plain
 from autoconv.problem import Problem
 
 LEAST_CHANNELS = 8  # of a group: 16 bytes of half precision
+MOST_ACCUMULATORS = 64
+"""Of a thread, which turns its part of the weight round in its registers: 128, float16, spilled 312 bytes."""
 
 
 @triton.jit
@@ -132,6 +134,10 @@ class GroupedChannelsLast(AcrossSamples):
     def worthwhile(self, problem: Problem, meta: Meta, device: Device) -> bool:  # noqa: ARG002
         taps = meta["BLOCK_R"] // meta["CHANNELS"]
         return 1 <= taps <= next_power_of_two(problem.K)
+
+    def fits(self, work: Work, config: Config, device: Device) -> bool:
+        lean = work.accumulators <= MOST_ACCUMULATORS * 32 * config.num_warps
+        return lean and super().fits(work, config, device)
 
     def steps_of(self, problem: Problem, meta: Meta) -> int:
         channels = meta["CHANNELS"]
