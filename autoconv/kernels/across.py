@@ -7,6 +7,7 @@ adds the same offsets to all of them.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import triton
 import triton.language as tl
@@ -51,7 +52,7 @@ def columns_across(tile_l, N, L_out, BLOCK_L: tl.constexpr, Y_ALIGN: tl.constexp
     sample = n + tl.minimum(along // L_out, N - 1 - n)
     # The hint is for Triton before 3.7, which lays lanes along rows where no two columns are known to be
     # neighbours. It does no harm where a sample ends, for a thread moves no more than L_out is a multiple of.
-    col = tl.max_contiguous(along % L_out, max(2, Y_ALIGN))
+    col = tl.max_contiguous(along % L_out, 2 if Y_ALIGN == 1 else Y_ALIGN)
     return sample.to(tl.int64), col, along < (N - n) * L_out
 
 
@@ -94,7 +95,7 @@ def store_across(
 class AcrossSamples(ImplicitGemm):
     """A kernel whose columns are those of all samples, one after the other."""
 
-    raster = (("co", "l"),)
+    raster: ClassVar[tuple[tuple[str, ...], ...]] = (("co", "l"),)
 
     def view(self, problem: Problem, meta: Meta) -> View:
         return replace(super().view(problem, meta), columns=problem.N * problem.L_out, samples=problem.N)
