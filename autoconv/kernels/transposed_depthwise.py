@@ -132,13 +132,14 @@ class TransposedDepthwise(Depthwise):
             channels=1,
             taps=cdiv(problem.K - shift, stride) + (shift > 0),  # turns, each of `stride` taps
             column_step=1,
-            tap_step=-problem.dilation,
+            tap_step=-_apart(problem),
             groups=1,
             run=stride,
         )
 
     def constants(self, problem: Problem) -> dict[str, Scalar]:
-        return {**super().constants(problem), "PHASES": next_power_of_two(problem.stride)}
+        of_stride = {"PHASES": next_power_of_two(problem.stride), "DILATION": _apart(problem)}
+        return {**super().constants(problem), **of_stride}
 
     def work(self, problem: Problem, config: Config) -> Work:
         work = super().work(problem, config)
@@ -160,6 +161,11 @@ class TransposedDepthwise(Depthwise):
             elements=rows * stride * self.view(problem, meta).taps,
             distinct=rows * problem.K,
         )
+
+
+def _apart(problem: Problem) -> int:
+    """Return the input positions from a turn to the next: past stride 1 a dilation is that of a single tap."""
+    return problem.dilation if problem.stride == 1 else 1
 
 
 KERNEL = TransposedDepthwise()

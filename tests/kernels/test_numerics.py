@@ -88,6 +88,8 @@ TRAPS = {
         "N=1,Cin=5,Cout=5,K=4,L=40,dilation=3,op=conv_transpose,padding=2,groups=5",
     "transposed depthwise by 3, fewer taps":
         "N=2,Cin=4,Cout=4,K=2,L=30,stride=3,op=conv_transpose,padding=1,groups=4,bias=1",
+    "transposed depthwise by 2, one tap":
+        "N=1,Cin=2,Cout=2,K=1,L=9,stride=2,dilation=2,op=conv_transpose,padding=1,groups=2",
     "transposed depthwise by 5":
         "N=1,Cin=4,Cout=8,K=11,L=30,stride=5,op=conv_transpose,padding=2,groups=4,dtype=float16",
     "transposed depthwise with a long filter":

@@ -62,7 +62,7 @@ def test_a_tile_of_channels_that_does_not_divide_its_step_is_refused(channels: i
     tiles = {"BLOCK_CO": 16, "BLOCK_L": 32, "BLOCK_R": 32, "CHANNELS": channels}
     config = Config("grouped_channels_last", tiles, num_warps=4, num_stages=2)
     reason = refusal(Problem(1, 96, 96, 8, 90, groups=2, layout="nlc"), config, None)
-    assert f"CHANNELS={channels} does not divide BLOCK_R=32" in str(reason)
+    assert f"CHANNELS={channels}: does not divide BLOCK_R=32" in str(reason)
 
 
 def test_torch_s_own_convolution_is_always_sound() -> None:
