@@ -164,7 +164,7 @@ class TransposedDepthwise(Depthwise):
 
 
 def _apart(problem: Problem) -> int:
-    """Return the input positions from a turn to the next: past stride 1 a dilation is that of a single tap."""
+    """Return the input positions from a turn to the next; past stride 1 only a single tap has a dilation."""
     return problem.dilation if problem.stride == 1 else 1
 
 
