@@ -6,17 +6,19 @@ unrolled up to UNROLLED of them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import triton
 import triton.language as tl
 
+from autoconv.device import Device
 from autoconv.kernels.bindings import Scalar
 from autoconv.kernels.cuda_cores import OnCudaCores
 from autoconv.kernels.implicit_gemm import Meta, View
 from autoconv.kernels.sizes import x_strides_of
 from autoconv.kernels.tiles import store_tile, within
-from autoconv.kernels.work import Access, Axis, plain, window
+from autoconv.kernels.work import Access, Axis, plain
 from autoconv.problem import Problem
 
 UNROLLED = 31  # taps; beyond, the code grows and the loop costs little beside its body
@@ -95,7 +97,7 @@ class Depthwise(OnCudaCores):
     name = "depthwise"
     jit = depthwise_kernel
     raster = (("l", "co", "n"),)
-    most_rows = 16
+    most_rows = 64
     most_outputs = 16
     address_instructions = 1.0  # a compare each; the taps' offsets are constants
 
@@ -103,33 +105,55 @@ class Depthwise(OnCudaCores):
         return depthwise_only(problem)
 
     def view(self, problem: Problem, meta: Meta) -> View:
-        return replace(super().view(problem, meta), rows=problem.Cout, groups=1)
+        return replace(super().view(problem, meta), rows=problem.Cout, channels=1, groups=1)
 
     def constants(self, problem: Problem) -> dict[str, Scalar]:
-        return {"MULTIPLIER": problem.Cout_per_group, "UNROLL": problem.K <= UNROLLED}
+        unroll = self.view(problem, {}).taps <= UNROLLED
+        return {"MULTIPLIER": problem.Cout_per_group, "UNROLL": unroll}
+
+    def tilings(self, problem: Problem, device: Device) -> Iterator[dict[str, int]]:
+        # Where channels are neighbours in x, a warp reads as many of them as fill its lines.
+        most = 64 if channels_adjoin(problem) else 16
+        return (meta for meta in super().tilings(problem, device) if meta["BLOCK_CO"] <= most)
+
+    def vectors(self, problem: Problem) -> tuple[int, int, int]:
+        x, w, y = super().vectors(problem)
+        # A step along L is a plain argument: Triton knows whether 16 divides it, and no more.
+        wide = channels_adjoin(problem) and problem.Cin % 16 == 0
+        return 16 if wide else x, w, y
 
     def block(self, problem: Problem, meta: Meta) -> tuple[int, int, int]:
-        return meta["BLOCK_CO"], meta["BLOCK_L"], problem.K if problem.K <= UNROLLED else 1
+        taps = self.view(problem, meta).taps
+        return meta["BLOCK_CO"], meta["BLOCK_L"], taps if taps <= UNROLLED else 1
 
     def read_x(self, problem: Problem, meta: Meta) -> Access:
-        rows, columns, taps = self.block(problem, meta)
+        rows, columns, depth = self.block(problem, meta)
+        view = self.view(problem, meta)
         batch, channel, position = x_strides_of(problem)
-        return self.access(
+        reach = (columns - 1) * view.column_step + (view.taps - 1) * abs(view.tap_step) + 1
+        access = self.access(
             problem,
             meta,
             "x",
-            columns=plain(columns, problem.stride * position),
-            reduction=Axis(rows * taps, rows, channel, problem.dilation * position),
-            lanes="columns",
+            columns=plain(columns, view.column_step * position),
+            reduction=Axis(rows * depth, rows, channel, view.tap_step * position),
+            lanes="reduction" if channels_adjoin(problem) else "columns",
             moves={
-                "l": columns * problem.stride * position,
+                "l": columns * view.column_step * position,
                 "co": rows // problem.Cout_per_group * channel,
                 "n": batch,
             },
-            elements=rows * columns * problem.K,
-            distinct=min(window(problem, columns), problem.L) * min(rows, problem.Cin),
-            overlap=max(0.0, 1 - columns * problem.stride / window(problem, columns)),
+            elements=rows * columns * view.taps,
+            distinct=min(reach, problem.L) * min(rows, problem.Cin),
+            overlap=max(0.0, 1 - columns * view.column_step / reach),
         )
+        widest = rows * problem.dtype_bytes if channels_adjoin(problem) else 16
+        return replace(access, vector_bytes=min(access.vector_bytes, widest))
+
+
+def channels_adjoin(problem: Problem) -> bool:
+    """Return whether neighbouring rows of a tile are neighbours in x, which Triton then reads it along."""
+    return problem.layout == "nlc" and problem.Cout_per_group == 1
 
 
 def depthwise_only(problem: Problem) -> str | None:

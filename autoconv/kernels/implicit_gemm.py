@@ -48,11 +48,27 @@ class View:
     row_repeat: int = 1  # accumulator rows of one output channel
     run: int = 1  # neighbouring outputs that one column makes of those rows
     out_step: int = 1  # output positions from one column to the next, apart from a run
+    samples: int = 1  # that the columns run through, one after the other
+    tap_outermost: bool = False  # for kernels that say so of a problem and not of all
 
     @property
     def reduction(self) -> int:
         """Products that make one output."""
         return self.channels * self.taps
+
+    def of_sample(self, columns: int, run: int = 1) -> int:
+        """Return how many of a tile's columns, or of the runs that they make, lie in one sample."""
+        return min(columns, self.columns // self.samples * run) if self.samples > 1 else columns
+
+    def along(self, columns: int, step: int, sample: int, run: int = 1) -> Axis:
+        """Return a tile's columns in a tensor: a step apart, and in the next sample further on."""
+        together = self.columns // self.samples * run
+        return Axis(columns, together, step, sample) if self.samples > 1 else plain(columns, step)
+
+    def beyond(self, columns: int, step: int, sample: int, run: int = 1) -> int:
+        """Return how much further on the next tile lies, by whole samples where it has some."""
+        together = self.of_sample(columns, run)
+        return columns // together * sample if together < columns else columns * step
 
 
 class ImplicitGemm(Kernel):
@@ -146,7 +162,7 @@ class ImplicitGemm(Kernel):
             view = self.view(problem, choice)
             rows = tile_sizes(view.rows, self.most_rows)
             columns = tile_sizes(view.columns, self.most_columns)
-            deep = depths(problem, view.channels if self.tap_outermost else view.reduction)
+            deep = depths(problem, view.channels if self.by_tap(view) else view.reduction)
             for block_co, block_l, block_r in product(rows, columns, deep):
                 meta = {"BLOCK_CO": block_co, "BLOCK_L": block_l, "BLOCK_R": block_r, **choice}
                 if self.worthwhile(problem, meta, device):
@@ -195,7 +211,7 @@ class ImplicitGemm(Kernel):
     def steps_of(self, problem: Problem, meta: Meta) -> int:
         """Return the iterations of a block's main loops."""
         view, (_, _, depth) = self.view(problem, meta), self.block(problem, meta)
-        if self.tap_outermost:
+        if self.by_tap(view):
             return view.taps * cdiv(view.channels, depth)
         return self.passes(problem) * cdiv(view.reduction, depth * meta.get("SPLIT", 1))
 
@@ -224,24 +240,26 @@ class ImplicitGemm(Kernel):
         view, (_, _, depth) = self.view(problem, meta), self.block(problem, meta)
         batch, channel, position = x_strides_of(problem)
         columns, steps = meta["BLOCK_L"], self.steps_of(problem, meta)
-        reach = (columns - 1) * view.column_step + (view.taps - 1) * abs(view.tap_step) + 1
+        together = view.of_sample(columns)
+        reach = (together - 1) * view.column_step + (view.taps - 1) * abs(view.tap_step) + 1
         channels = cdiv(view.channels, meta.get("SPLIT", 1))
+        further = view.beyond(columns, view.column_step * position, batch)
         return self.access(
             problem,
             meta,
             "x",
-            columns=plain(columns, view.column_step * position),
+            columns=view.along(columns, view.column_step * position, batch),
             reduction=self.along_reduction(view, depth, channel, view.tap_step * position),
             lanes=self.lanes_of_x(view, channel, position),
             moves={
-                "l": columns * view.column_step * position,
-                "band": meta.get("GROUP_L", 1) * columns * view.column_step * position,
+                "l": further,
+                "band": meta.get("GROUP_L", 1) * further,
                 "n": batch,
                 "group": view.channels * channel,
                 "part": steps * depth // view.taps * channel,
             },
             elements=columns * depth * steps,
-            distinct=min(reach, problem.L) * min(channels, problem.Cin),
+            distinct=min(reach, problem.L) * min(channels, problem.Cin) * cdiv(columns, together),
             overlap=max(0.0, 1 - columns * view.column_step / reach),
         )
 
@@ -264,13 +282,17 @@ class ImplicitGemm(Kernel):
             distinct=min(block_co, view.rows) * cdiv(of_row, meta.get("SPLIT", 1)),
         )
 
+    def by_tap(self, view: View) -> bool:
+        """Return whether a step covers channels of one tap."""
+        return self.tap_outermost or view.tap_outermost
+
     def divides(self, view: View) -> bool:
         """Return whether a step divides its part of the reduction into channels and taps, not by shifts."""
-        return not self.tap_outermost and not is_power_of_two(view.taps)
+        return not self.by_tap(view) and not is_power_of_two(view.taps)
 
     def lanes_of_x(self, view: View, channel: int, position: int) -> str:
         """Return which axis of the tile of x neighbouring lanes lie along: the contiguous one, if any is."""
-        if self.tap_outermost and channel == 1:
+        if self.by_tap(view) and channel == 1:
             return "reduction"
         return "columns" if view.column_step * position == 1 else neighbours("reduction", "columns")
 
@@ -278,31 +300,32 @@ class ImplicitGemm(Kernel):
         """Return the same of w."""
         if view.row_repeat > 1:
             return "columns"
-        contiguous = channel == 1 if self.tap_outermost else tap == 1 and channel == view.taps
+        contiguous = channel == 1 if self.by_tap(view) else tap == 1 and channel == view.taps
         return "reduction" if contiguous else neighbours("columns", "reduction")
 
     def along_reduction(self, view: View, depth: int, channel: int, tap: int) -> Axis:
         """Return the axis of a tensor in which channels and taps lie so far apart."""
-        if self.tap_outermost:
+        if self.by_tap(view):
             return Axis(depth, cdiv(view.channels, depth) * depth, channel, tap)
         return Axis(depth, view.taps, tap, channel)
 
     def write_y(self, problem: Problem, meta: Meta) -> Access:
         """Return a block's writes of y: its channels by the outputs of its columns."""
         view, rows = self.view(problem, meta), meta["BLOCK_CO"]
-        columns = meta["BLOCK_L"] * view.run
+        columns, sample = meta["BLOCK_L"] * view.run, problem.Cout * problem.L_out
+        further = view.beyond(columns, view.out_step, sample, view.run)
         return self.access(
             problem,
             meta,
             "y",
-            columns=plain(columns, view.out_step),
+            columns=view.along(columns, view.out_step, sample, view.run),
             reduction=plain(rows, problem.L_out),
             lanes="columns" if view.out_step == 1 else neighbours("reduction", "columns"),
             moves={
-                "l": columns * view.out_step,
-                "band": meta.get("GROUP_L", 1) * columns * view.out_step,
+                "l": further,
+                "band": meta.get("GROUP_L", 1) * further,
                 "co": rows * problem.L_out,
-                "n": problem.Cout * problem.L_out,
+                "n": sample,
                 "group": view.rows * problem.L_out,
                 "phase": 1,
                 "part": 0,  # each has scratch memory of its own

@@ -15,11 +15,10 @@ import triton.language as tl
 
 from autoconv.config import Config
 from autoconv.device import Device
-from autoconv.kernels.bindings import Scalar
 from autoconv.kernels.implicit_gemm import Meta, View
 from autoconv.kernels.sizes import alignment, cdiv
 from autoconv.kernels.tiles import store_tile, tile_of
-from autoconv.kernels.transposed import Transposed
+from autoconv.kernels.transposed import ByPhase
 from autoconv.kernels.work import MOST_ACCUMULATORS, Access, Work
 from autoconv.problem import Problem
 
@@ -143,7 +142,7 @@ def transposed_joined_kernel(
     )  # fmt: skip
 
 
-class TransposedJoined(Transposed):
+class TransposedJoined(ByPhase):
     """See the module's docstring."""
 
     name = "transposed_joined"
@@ -157,23 +156,9 @@ class TransposedJoined(Transposed):
             return f"it runs stride {' or '.join(map(str, STRIDES))}, not stride={problem.stride}"
         return super().refusal(problem)
 
-    def view(self, problem: Problem, meta: Meta) -> View:  # noqa: ARG002
-        gcd = math.gcd(problem.stride, problem.dilation)
-        return View(
-            rows=problem.Cout_per_group,
-            columns=cdiv(problem.L_out + problem.pad_left % problem.stride, problem.stride),
-            channels=problem.Cin_per_group,
-            taps=cdiv(problem.K, problem.stride // gcd),
-            column_step=1,
-            tap_step=-(problem.dilation // gcd),
-            groups=problem.groups,
-            run=problem.stride,
-        )
-
-    def constants(self, problem: Problem) -> dict[str, Scalar]:
-        gcd = math.gcd(problem.stride, problem.dilation)
-        # A phase's first tap k solves k * dilation = phase (mod stride).
-        return {"GCD": gcd, "INVERSE": pow(problem.dilation // gcd, -1, problem.stride // gcd)}
+    def view(self, problem: Problem, meta: Meta) -> View:
+        columns = cdiv(problem.L_out + problem.pad_left % problem.stride, problem.stride)
+        return replace(super().view(problem, meta), columns=columns, run=problem.stride)
 
     def worthwhile(self, problem: Problem, meta: Meta, device: Device) -> bool:  # noqa: ARG002
         return meta["BLOCK_CO"] * meta["BLOCK_L"] * problem.stride <= MOST_ACCUMULATORS
@@ -181,11 +166,6 @@ class TransposedJoined(Transposed):
     def vectors(self, problem: Problem) -> tuple[int, int, int]:
         size = problem.dtype_bytes
         return size, size, min(16, alignment(problem.L_out, problem.pad_left % problem.stride) * size)
-
-    def w_strides(self, problem: Problem, view: View) -> tuple[int, int, int, int]:
-        channel = problem.Cout_per_group * problem.K
-        tap = problem.stride // math.gcd(problem.stride, problem.dilation)
-        return view.channels * channel, problem.K, channel, tap
 
     def passes(self, problem: Problem) -> int:
         return problem.stride // math.gcd(problem.stride, problem.dilation)

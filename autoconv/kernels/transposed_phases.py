@@ -9,15 +9,14 @@ steps back by dilation / g. Every output is written by exactly one program; ther
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import triton
 import triton.language as tl
 
-from autoconv.kernels.bindings import Scalar
 from autoconv.kernels.implicit_gemm import Meta, View
-from autoconv.kernels.sizes import cdiv
 from autoconv.kernels.tiles import store_tile, tile_of
-from autoconv.kernels.transposed import Transposed
+from autoconv.kernels.transposed import ByPhase
 from autoconv.problem import Problem
 
 
@@ -91,7 +90,7 @@ def transposed_phases_kernel(
     )  # fmt: skip
 
 
-class TransposedPhases(Transposed):
+class TransposedPhases(ByPhase):
     """See the module's docstring."""
 
     name = "transposed_phases"
@@ -99,30 +98,14 @@ class TransposedPhases(Transposed):
     raster = (("co", "l", "n"), ("phase",), ("group",))
     most_rows = 128
 
-    def view(self, problem: Problem, meta: Meta) -> View:  # noqa: ARG002
-        gcd = math.gcd(problem.stride, problem.dilation)
-        return View(
-            rows=problem.Cout_per_group,
-            columns=cdiv(problem.L_out, problem.stride),
-            channels=problem.Cin_per_group,
-            taps=cdiv(problem.K, problem.stride // gcd),
-            column_step=1,
-            tap_step=-(problem.dilation // gcd),
-            groups=problem.groups,
+    def view(self, problem: Problem, meta: Meta) -> View:
+        busy = problem.stride // math.gcd(problem.stride, problem.dilation)
+        return replace(
+            super().view(problem, meta),
             phases=problem.stride,
-            idle_phases=problem.stride - problem.stride // gcd,
+            idle_phases=problem.stride - busy,
             out_step=problem.stride,
         )
-
-    def constants(self, problem: Problem) -> dict[str, Scalar]:
-        gcd = math.gcd(problem.stride, problem.dilation)
-        # A phase's first tap k solves k * dilation = phase (mod stride).
-        return {"GCD": gcd, "INVERSE": pow(problem.dilation // gcd, -1, problem.stride // gcd)}
-
-    def w_strides(self, problem: Problem, view: View) -> tuple[int, int, int, int]:
-        channel = problem.Cout_per_group * problem.K
-        tap = problem.stride // math.gcd(problem.stride, problem.dilation)
-        return view.channels * channel, problem.K, channel, tap
 
 
 KERNEL = TransposedPhases()

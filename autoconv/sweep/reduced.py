@@ -45,7 +45,9 @@ def reduced(problem: Problem, config: Config) -> Problem:
     # A kernel without a tile of the reduction has one input channel a group: its rows run over the groups.
     together = config.meta.get("PACK", 1) if "BLOCK_R" in config.meta else rows
     groups = _shrunk(problem.groups, least=max(2, together), step=together)
-    channels = _shrunk(problem.Cin_per_group, least=cdiv((parts + 1) * depth, problem.K), step=depth)
+    # Two whole tiles of channels, where there is such a tile beside that of the reduction.
+    least = max(cdiv((parts + 1) * depth, problem.K), 2 * config.meta.get("CHANNELS", 0))
+    channels = _shrunk(problem.Cin_per_group, least=least, step=depth)
     return replace(
         problem,
         N=min(problem.N, 3),

@@ -34,9 +34,11 @@ FAMILIES = {
     "pointwise": Problem(1, 16, 16, 1, 64),
     "channels last": Problem(1, 16, 16, 3, 64, layout="nlc"),
     "grouped": Problem(1, 32, 32, 3, 64, groups=2),
+    "grouped, channels last": Problem(1, 32, 32, 3, 64, groups=2, layout="nlc"),
     "depthwise": Problem(1, 8, 8, 3, 64, groups=8),
     "long depthwise": Problem(1, 8, 8, 31, 64, groups=8),
     "transposed": Problem(1, 16, 16, 4, 64, op="conv_transpose", stride=2, groups=2),
+    "transposed depthwise": Problem(1, 8, 8, 4, 64, op="conv_transpose", stride=2, groups=8),
     "weight gradient": Problem(1, 16, 16, 3, 64, op="conv_weight"),
 }
 
@@ -47,9 +49,10 @@ def _problems(draw: st.DrawFn, families: list[str], large: bool) -> Problem:
     family = draw(st.sampled_from(families))
     op = FAMILIES[family].op
     grouped = FAMILIES[family].groups > 1 or op != "conv"
-    groups = draw(st.integers(1, 300 if large else 4)) if grouped else 1
+    several = family == "grouped, channels last"  # of both: with fewer it is another family's
+    groups = draw(st.integers(1 + several, 300 if large else 4)) if grouped else 1
     channels = st.integers(1, max(1, (2000 if large else 24) // groups))
-    cin = 1 if "depthwise" in family else draw(channels)
+    cin = 1 if "depthwise" in family else draw(channels) + 7 * several
     taps = {"pointwise": st.just(1), "long depthwise": st.integers(16, 33)}.get(
         family, st.integers(1, 300 if large else 5)
     )
@@ -77,7 +80,7 @@ def _problems(draw: st.DrawFn, families: list[str], large: bool) -> Problem:
         activation="none" if op == "conv_weight" else draw(st.just("none") | st.sampled_from(ACTIVATIONS)),
         dtype=dtype,
         precision=draw(st.sampled_from(PRECISIONS[dtype])),
-        layout="nlc" if family == "channels last" else draw(st.sampled_from(["ncl", "ncl", "nlc"])),
+        layout="nlc" if "channels last" in family else draw(st.sampled_from(["ncl", "ncl", "nlc"])),
     )
 
 

@@ -32,21 +32,30 @@ PROBLEMS = [
     "N=2,Cin=24,Cout=40,K=1,L=508,padding=2",
     "N=2,Cin=24,Cout=40,K=1,L=100,layout=nlc",
     "N=2,Cin=20,Cout=40,K=3,L=70,stride=2,dilation=2,layout=nlc",
+    "N=32,Cin=24,Cout=40,K=3,L=8,padding=1",
+    "N=32,Cin=24,Cout=40,K=1,L=16,stride=2,layout=nlc",
     "N=2,Cin=2,Cout=70,K=5,L=200,stride=2",
     "N=2,Cin=40,Cout=96,K=3,L=70,groups=2,padding=1",
     "N=2,Cin=16,Cout=24,K=3,L=70,groups=8,dilation=2",
     "N=2,Cin=16,Cout=24,K=3,L=70,groups=8,layout=nlc",
+    "N=2,Cin=32,Cout=40,K=32,L=90,groups=2,padding=16,layout=nlc",
     "N=2,Cin=20,Cout=20,K=5,L=200,groups=20,stride=2,padding=2",
     "N=2,Cin=20,Cout=20,K=5,L=200,groups=20,layout=nlc",
     "N=2,Cin=4,Cout=4,K=33,L=900,groups=4,padding=16",
     "N=2,Cin=4,Cout=4,K=33,L=700,groups=4,layout=nlc",
     "N=2,Cin=32,Cout=40,K=4,L=60,op=conv_transpose,stride=2,padding=1",
     "N=2,Cin=32,Cout=40,K=6,L=60,op=conv_transpose,stride=2,groups=2,layout=nlc",
+    "N=32,Cin=32,Cout=40,K=4,L=7,op=conv_transpose,stride=2",
+    "N=32,Cin=32,Cout=40,K=4,L=7,op=conv_transpose,stride=2,layout=nlc",
     "N=2,Cin=16,Cout=40,K=4,L=60,op=conv_transpose,stride=3,dilation=2,padding=2",
     "N=2,Cin=16,Cout=40,K=5,L=60,op=conv_transpose,stride=2,dilation=4",
+    "N=2,Cin=20,Cout=20,K=8,L=130,op=conv_transpose,stride=2,groups=20,padding=2",
+    "N=2,Cin=20,Cout=20,K=12,L=130,op=conv_transpose,stride=4,groups=20,layout=nlc",
+    "N=2,Cin=20,Cout=20,K=36,L=130,op=conv_transpose,groups=20,dilation=3",
     "N=2,Cin=32,Cout=40,K=2,L=70,op=conv_weight,padding=1",
     "N=2,Cin=32,Cout=40,K=4,L=70,op=conv_weight,stride=2,groups=2,layout=nlc",
 ]
+COLUMNS = 256  # of the widest tile
 STEPS = 3  # of a block's main loop that are compared
 
 Block = tuple[int, ...]  # its index along each launch axis
@@ -64,13 +73,13 @@ class Recorder:
 
     def install(self) -> None:
         """Stand before the interpreter's own loads and stores."""
-        for name in ("create_masked_load", "create_masked_store"):
-            setattr(InterpreterBuilder, name, self._noting(getattr(InterpreterBuilder, name)))
+        for name, mask in (("create_masked_load", 0), ("create_masked_store", 1)):
+            setattr(InterpreterBuilder, name, self._noting(getattr(InterpreterBuilder, name), mask))
 
-    def _noting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _noting(self, original: Callable[..., Any], mask: int) -> Callable[..., Any]:
         def noting(builder: Any, pointers: Any, *rest: Any) -> Any:
-            mask = next(one for one in rest if one.data.dtype == bool)
-            self.records[builder.grid_idx].append((pointers.data.astype(np.int64), mask.data))
+            inside = rest[mask].data.astype(bool)  # integers where one of its terms is the same for all
+            self.records[builder.grid_idx].append((pointers.data.astype(np.int64), inside))
             return original(builder, pointers, *rest)
 
         return noting
@@ -95,6 +104,9 @@ def compared(kernel: Kernel, problem: Problem, recorder: Recorder) -> dict[str, 
     if kernel.name == "im2col_rows":  # a map knows one stride for its rows, which run across samples
         problem = replace(problem, N=1)
     config = spread(kernel, problem)
+    if isinstance(kernel, ImplicitGemm) and kernel.view(problem, config.meta).samples > 1:
+        problem = filling(problem)
+        config = spread(kernel, problem)
     x = torch.randn(problem.x_shape)
     if problem.layout == "nlc":
         x = x.transpose(1, 2).contiguous().transpose(1, 2)
@@ -118,6 +130,18 @@ def compared(kernel: Kernel, problem: Problem, recorder: Recorder) -> dict[str, 
             if not holds:
                 failures.append(f"{config}: {access.tensor}: {claim}")
     return {"compared": count, "failures": sorted(set(failures))}
+
+
+def filling(problem: Problem) -> Problem:
+    """Return a problem for columns that run across samples: its maps have each tile begin with a sample.
+
+    So samples fill tiles, or tiles the one sample; columns beyond the last read others once more.
+    """
+    if COLUMNS % problem.L_out == 0:
+        return problem
+    if problem.op == "conv_transpose":  # reads nothing for columns beyond the last
+        return replace(problem, N=1)
+    return replace(problem, N=1, L=problem.L + -problem.L_out % COLUMNS * problem.stride)
 
 
 def passes_of(kernel: Kernel, problem: Problem) -> int:
@@ -196,8 +220,8 @@ def _base(access: Access, step: int, pieces: list[Record]) -> int | None:
     other = _offsets(rows, step if access.map.reduction == "rows" else 0)
     expected = other[:, None] + first[None, :]
     for axis in (0, 1):
-        addresses = np.concatenate([_two_axes(a) for a, _ in pieces], axis)
-        inside = np.concatenate([np.broadcast_to(_two_axes(m), _two_axes(a).shape) for a, m in pieces], axis)
+        addresses = np.concatenate([_two_axes(a, expected) for a, _ in pieces], axis)
+        inside = np.concatenate([_two_axes(np.broadcast_to(m, a.shape), expected) for a, m in pieces], axis)
         for actual, taken in ((addresses, inside), (addresses.T, inside.T)):
             if actual.shape == expected.shape:
                 base = set((actual - expected)[taken].tolist())
@@ -206,8 +230,11 @@ def _base(access: Access, step: int, pieces: list[Record]) -> int | None:
     return None
 
 
-def _two_axes(values: Any) -> Any:
-    return values[:, None] if values.ndim == 1 else values
+def _two_axes(values: Any, expected: Any) -> Any:
+    """Return the values on two axes: of three the map has two neighbours as one, laid end to end."""
+    if values.ndim == 3 and values.size == expected.size:
+        return values.reshape(expected.shape)
+    return values.reshape(len(values), -1)
 
 
 def _offsets(axis: Axis, step: int) -> Any:

@@ -52,6 +52,10 @@ TRAPS = {
     "a pointwise stride": "N=2,Cin=20,Cout=36,K=1,L=90,stride=3,padding=1,bias=1",
     "groups that no pack divides": "N=2,Cin=15,Cout=10,K=3,L=50,padding=1,groups=5,bias=1",
     "groups of many channels": "N=1,Cin=40,Cout=36,K=5,L=50,groups=2,stride=2",
+    "groups, channels last":
+        "N=3,Cin=32,Cout=24,K=16,L=70,stride=2,dilation=2,padding=9,groups=2,layout=nlc,dtype=float16",
+    "groups, channels last, taps and channels left over":
+        "N=2,Cin=36,Cout=20,K=11,L=50,padding=5,groups=2,layout=nlc,bias=1",
     "depthwise": "N=2,Cin=7,Cout=7,K=3,L=90,padding=1,groups=7,bias=1",
     "depthwise with a multiplier": "N=2,Cin=5,Cout=15,K=4,L=61,stride=2,dilation=3,groups=5",
     "depthwise with a long filter": "N=1,Cin=3,Cout=3,K=40,L=150,stride=2,dilation=2,padding=39,groups=3",
@@ -73,6 +77,23 @@ TRAPS = {
     "leaky_relu": "N=1,Cin=4,Cout=6,K=3,L=30,bias=1,activation=leaky_relu",
     "tanh": "N=1,Cin=4,Cout=6,K=3,L=30,bias=1,activation=tanh",
     "transposed, channels last": "N=2,Cin=8,Cout=4,K=3,L=15,op=conv_transpose,stride=2,layout=nlc",
+    "transposed, of many short samples":
+        "N=9,Cin=5,Cout=6,K=16,L=5,stride=8,op=conv_transpose,padding=4,bias=1",
+    "transposed, short and channels last":
+        "N=9,Cin=20,Cout=6,K=7,L=5,stride=4,op=conv_transpose,padding=1,layout=nlc",
+    "transposed depthwise": "N=2,Cin=7,Cout=7,K=12,L=61,stride=2,op=conv_transpose,groups=7",
+    "transposed depthwise, its columns off the stride":
+        "N=2,Cin=5,Cout=15,K=5,L=40,stride=2,op=conv_transpose,padding=3:1,groups=5,bias=1",
+    "transposed depthwise, dilated":
+        "N=1,Cin=5,Cout=5,K=4,L=40,dilation=3,op=conv_transpose,padding=2,groups=5",
+    "transposed depthwise by 3, fewer taps":
+        "N=2,Cin=4,Cout=4,K=2,L=30,stride=3,op=conv_transpose,padding=1,groups=4,bias=1",
+    "transposed depthwise by 2, one tap":
+        "N=1,Cin=2,Cout=2,K=1,L=9,stride=2,dilation=2,op=conv_transpose,padding=1,groups=2",
+    "transposed depthwise by 5":
+        "N=1,Cin=4,Cout=8,K=11,L=30,stride=5,op=conv_transpose,padding=2,groups=4,dtype=float16",
+    "transposed depthwise with a long filter":
+        "N=1,Cin=3,Cout=3,K=67,L=90,stride=2,op=conv_transpose,padding=33,groups=3,layout=nlc",
     "transposed by 6": "N=1,Cin=4,Cout=3,K=3,L=9,op=conv_transpose,stride=6,dilation=4,padding=2:5",
 }
 # fmt: on

@@ -57,6 +57,14 @@ def test_the_smallest_tiles_of_the_smallest_problem_are_sound(device: str) -> No
         check_sound(TINY, config, find(device).arch)
 
 
+@pytest.mark.parametrize("channels", [3, 64])
+def test_a_tile_of_channels_that_does_not_divide_its_step_is_refused(channels: int) -> None:
+    tiles = {"BLOCK_CO": 16, "BLOCK_L": 32, "BLOCK_R": 32, "CHANNELS": channels}
+    config = Config("grouped_channels_last", tiles, num_warps=4, num_stages=2)
+    reason = refusal(Problem(1, 96, 96, 8, 90, groups=2, layout="nlc"), config, None)
+    assert f"CHANNELS={channels}: does not divide BLOCK_R=32" in str(reason)
+
+
 def test_torch_s_own_convolution_is_always_sound() -> None:
     assert refusal(PROBLEM, ATEN, None) is None
 

@@ -227,7 +227,9 @@ EVERY = frozenset(kernels())
 EDITS = {
     # Of the package's own files: what reads otherwise, and whose source that changes.
     "one jit function": ("dense", "range(0, REDUCTION", "range(0, 0 + REDUCTION", {"dense"}),
-    "a kernel's own argument": ("depthwise", "UNROLLED = 31", "UNROLLED = 29", {"depthwise"}),
+    "an argument of two": (
+        "depthwise", "UNROLLED = 31", "UNROLLED = 29", {"depthwise", "transposed_depthwise"},
+    ),
     "the second launch": ("partials", "BLOCK = 1024", "BLOCK = 512", {"split_k", "weight_gradient"}),
     "arguments that all share": ("sizes", "MAX_INT32 = 2**31 - 1", "MAX_INT32 = 2**30 - 1", EVERY),
     "the names of arguments": ("bindings", 'UNITS = "_units"', 'UNITS = "_unit"', EVERY),
@@ -237,7 +239,7 @@ EDITS = {
         "tiles", "tile_co = tile % tiles_co", "tile_co = (tile) % tiles_co + 0",
         {
             "channels_last", "dense", "grouped", "narrow", "split_k", "tap_major",
-            "transposed_joined", "transposed_phases", "transposed_rows",
+            "transposed_joined", "transposed_phases",
         },
     ),
     "a bound of one space": ("transposed_rows", "MOST_ROWS = 256", "MOST_ROWS = 128", set()),

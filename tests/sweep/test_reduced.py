@@ -100,6 +100,14 @@ def test_a_grouped_problem_keeps_whole_and_partial_packs_of_groups() -> None:
     assert (small.N, small.L < 500) == (3, True)
 
 
+def test_a_group_of_channels_side_by_side_keeps_whole_and_partial_tiles_of_them() -> None:
+    tiles = {"BLOCK_CO": 16, "BLOCK_L": 32, "BLOCK_R": 64, "CHANNELS": 8}
+    problem = Problem(8, 130, 84, 128, 10_000, groups=2, layout="nlc")
+    small = reduced(problem, Config("grouped_channels_last", tiles, num_warps=4, num_stages=2))
+    assert small.Cin == 2 * 65
+    assert kernel_called("grouped_channels_last").unsupported(small) is None
+
+
 def test_a_depthwise_problem_keeps_whole_and_partial_tiles_of_channels() -> None:
     small = reduced(
         Problem(8, 83, 83, 5, 10_000, groups=83), Config("depthwise", {"BLOCK_CO": 8, "BLOCK_L": 64}, 2, 2)
