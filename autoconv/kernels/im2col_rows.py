@@ -95,9 +95,7 @@ class Im2colRows(ImplicitGemm):
     jit = im2col_rows_kernel
     tiles = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
     raster = (("l",), ("co",))
-
-    def view(self, problem: Problem, meta: Meta) -> View:
-        return replace(super().view(problem, meta), columns=problem.N * problem.L_out)
+    across_samples = True
 
     def constants(self, problem: Problem) -> dict[str, Scalar]:
         return {"INDEX_64": problem.N * largest_sample(problem) > MAX_INT32}  # offsets count from x and y

@@ -48,11 +48,26 @@ class View:
     row_repeat: int = 1  # accumulator rows of one output channel
     run: int = 1  # neighbouring outputs that one column makes of those rows
     out_step: int = 1  # output positions from one column to the next, apart from a run
+    samples: int = 1  # that the columns run through, one after the other
 
     @property
     def reduction(self) -> int:
         """Products that make one output."""
         return self.channels * self.taps
+
+    def of_sample(self, columns: int) -> int:
+        """Return how many of a tile's columns lie in one sample."""
+        return min(columns, self.columns // self.samples) if self.samples > 1 else columns
+
+    def along(self, columns: int, step: int, sample: int) -> Axis:
+        """Return a tile's columns in a tensor: a step apart, and in the next sample further on."""
+        together = self.columns // self.samples
+        return Axis(columns, together, step, sample) if self.samples > 1 else plain(columns, step)
+
+    def beyond(self, columns: int, step: int, sample: int) -> int:
+        """Return how much further on the next tile lies, by whole samples where it has some."""
+        together = self.of_sample(columns)
+        return columns // together * sample if together < columns else columns * step
 
 
 class ImplicitGemm(Kernel):
@@ -66,6 +81,7 @@ class ImplicitGemm(Kernel):
     tensor_cores: ClassVar[bool] = True  # and so the operands of a step wait in shared memory
     w_in_rows: ClassVar[bool] = True  # a row of w is read by neighbouring elements, as wide as they allow
     tap_outermost: ClassVar[bool] = False  # a step covers channels of one tap, not neighbouring taps
+    across_samples: ClassVar[bool] = False  # columns run on from one sample into the next
     address_instructions: ClassVar[float] = 2.0
     """Integer instructions for each element of x read. In the SASS of dense 128x128x16 for sm_89 about 70
     a thread and step for 8 elements, the weight's share included."""
@@ -85,14 +101,16 @@ class ImplicitGemm(Kernel):
 
     def view(self, problem: Problem, meta: Meta) -> View:  # noqa: ARG002 - for kernels with `choices`
         """Return the problem as this kernel's blocks see it."""
+        samples = problem.N if self.across_samples else 1
         return View(
             rows=problem.Cout_per_group,
-            columns=problem.L_out,
+            columns=samples * problem.L_out,
             channels=problem.Cin_per_group,
             taps=problem.K,
             column_step=problem.stride,
             tap_step=problem.dilation,
             groups=problem.groups,
+            samples=samples,
         )
 
     def choices(self, problem: Problem) -> Iterator[dict[str, int]]:  # noqa: ARG002
@@ -109,7 +127,12 @@ class ImplicitGemm(Kernel):
         if "L_out_units" not in self.jit.arg_names:
             return size, size, size  # nothing is known of a row's length but that 16 may divide it
         w = min(16, alignment(problem.reduction) * size) if self.w_in_rows else size
-        return x_vector_bytes(problem), w, min(16, alignment(problem.L_out) * size)
+        return self.x_bytes(problem), w, min(16, alignment(problem.L_out) * size)
+
+    def x_bytes(self, problem: Problem) -> int:
+        """Return the widest load of x, in bytes: none reaches from one sample into the next."""
+        aligned = alignment(problem.L_out) if self.across_samples else 16
+        return min(x_vector_bytes(problem), aligned * problem.dtype_bytes)
 
     def w_strides(self, problem: Problem, view: View) -> tuple[int, int, int, int]:
         """Return the elements of w from a group, a row, a channel and a tap to the next."""
@@ -224,24 +247,26 @@ class ImplicitGemm(Kernel):
         view, (_, _, depth) = self.view(problem, meta), self.block(problem, meta)
         batch, channel, position = x_strides_of(problem)
         columns, steps = meta["BLOCK_L"], self.steps_of(problem, meta)
-        reach = (columns - 1) * view.column_step + (view.taps - 1) * abs(view.tap_step) + 1
+        together = view.of_sample(columns)
+        reach = (together - 1) * view.column_step + (view.taps - 1) * abs(view.tap_step) + 1
         channels = cdiv(view.channels, meta.get("SPLIT", 1))
+        further = view.beyond(columns, view.column_step * position, batch)
         return self.access(
             problem,
             meta,
             "x",
-            columns=plain(columns, view.column_step * position),
+            columns=view.along(columns, view.column_step * position, batch),
             reduction=self.along_reduction(view, depth, channel, view.tap_step * position),
             lanes=self.lanes_of_x(view, channel, position),
             moves={
-                "l": columns * view.column_step * position,
-                "band": meta.get("GROUP_L", 1) * columns * view.column_step * position,
+                "l": further,
+                "band": meta.get("GROUP_L", 1) * further,
                 "n": batch,
                 "group": view.channels * channel,
                 "part": steps * depth // view.taps * channel,
             },
             elements=columns * depth * steps,
-            distinct=min(reach, problem.L) * min(channels, problem.Cin),
+            distinct=min(reach, problem.L) * min(channels, problem.Cin) * cdiv(columns, together),
             overlap=max(0.0, 1 - columns * view.column_step / reach),
         )
 
@@ -290,19 +315,20 @@ class ImplicitGemm(Kernel):
     def write_y(self, problem: Problem, meta: Meta) -> Access:
         """Return a block's writes of y: its channels by the outputs of its columns."""
         view, rows = self.view(problem, meta), meta["BLOCK_CO"]
-        columns = meta["BLOCK_L"] * view.run
+        columns, sample = meta["BLOCK_L"] * view.run, problem.Cout * problem.L_out
+        further = view.beyond(columns, view.out_step, sample)
         return self.access(
             problem,
             meta,
             "y",
-            columns=plain(columns, view.out_step),
+            columns=view.along(columns, view.out_step, sample),
             reduction=plain(rows, problem.L_out),
             lanes="columns" if view.out_step == 1 else neighbours("reduction", "columns"),
             moves={
-                "l": columns * view.out_step,
-                "band": meta.get("GROUP_L", 1) * columns * view.out_step,
+                "l": further,
+                "band": meta.get("GROUP_L", 1) * further,
                 "co": rows * problem.L_out,
-                "n": problem.Cout * problem.L_out,
+                "n": sample,
                 "group": view.rows * problem.L_out,
                 "phase": 1,
                 "part": 0,  # each has scratch memory of its own

@@ -1,6 +1,6 @@
 """`pointwise`: K = 1, a batched GEMM of the weight with each sample, with the widest loads of both.
 
-Tiles run in groups of GROUP_L windows of L by all tiles of Cout, so that what runs together shares both
+Columns run on from one sample into the next. Tiles run in groups of GROUP_L windows of them by all tiles of Cout, so that what runs together shares both
 operands in the L2; the last group is clamped to the windows that are left.
 
 X_BYTES is how much of x one copy may move. 16 is best but for one case: Hopper's wgmma reads a TF32 operand
@@ -19,7 +19,7 @@ import triton.language as tl
 
 from autoconv.device import Device
 from autoconv.kernels.implicit_gemm import ImplicitGemm, Meta
-from autoconv.kernels.tiles import store_tile, within
+from autoconv.kernels.tiles import columns_across, inside_sample, store_across
 from autoconv.kernels.work import Access
 from autoconv.problem import Problem
 
@@ -32,6 +32,7 @@ def pointwise_kernel(
     w_ptr,
     b_ptr,
     y_ptr,
+    N,
     L_units,
     L_out_units,
     x_batch_units,
@@ -42,12 +43,13 @@ def pointwise_kernel(
     STRIDE: tl.constexpr,
     PAD_LEFT: tl.constexpr,
     PADDED: tl.constexpr,
+    PADDED_RIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
     X_ALIGN: tl.constexpr,
     Y_ALIGN: tl.constexpr,
-    INDEX_64: tl.constexpr,
+    COLUMNS_64: tl.constexpr,
     BLOCK_CO: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -58,26 +60,25 @@ def pointwise_kernel(
     L_out = L_out_units * Y_ALIGN
     x_channel = x_channel_units * X_ALIGN
     tiles_co = tl.cdiv(COUT, BLOCK_CO)
-    tiles_l = tl.cdiv(L_out, BLOCK_L)
     tile = tl.program_id(0)
-    n = (tile // (tiles_co * tiles_l)).to(tl.int64)
-    tile = tile % (tiles_co * tiles_l)
+    if COLUMNS_64:
+        tile = tile.to(tl.int64)
+        x_channel = x_channel.to(tl.int64)
+        L_out = L_out.to(tl.int64)
+    tiles_l = tl.cdiv(N * L_out, BLOCK_L)
     group = tile // (GROUP_L * tiles_co)
     in_group = tl.minimum(tiles_l - group * GROUP_L, GROUP_L)
     tile_l = group * GROUP_L + (tile % (GROUP_L * tiles_co)) % in_group
     tile_co = (tile % (GROUP_L * tiles_co)) // in_group
-    if INDEX_64:
-        tile_l = tile_l.to(tl.int64)
-        x_channel = x_channel.to(tl.int64)
 
     row = tile_co * BLOCK_CO + tl.arange(0, BLOCK_CO)
-    col = tile_l * BLOCK_L + tl.arange(0, BLOCK_L)
     row_mask = row < COUT
+    sample, col, col_mask = columns_across(tile_l, N, L_out, BLOCK_L, Y_ALIGN)
     position = col * STRIDE - PAD_LEFT
     if X_BYTES == 4:
         position += tl.program_id(1)  # 0, which Triton does not know, and so of no alignment either
-    inside = within(position, L, PADDED)
-    x_columns = x_ptr + n * x_batch_units * X_ALIGN + position * x_step
+    inside = inside_sample(position, L, PADDED, PADDED_RIGHT)
+    x_columns = x_ptr + (sample * x_batch_units * X_ALIGN + position * x_step)
     w_rows = w_ptr + row * CIN
 
     acc = tl.zeros((BLOCK_CO, BLOCK_L), dtype=tl.float32)
@@ -92,9 +93,7 @@ def pointwise_kernel(
         w = tl.load(w_rows[:, None] + r[None, :], mask=w_mask, other=0.0)
         acc = tl.dot(w, x, acc, input_precision=PRECISION)
 
-    store_tile(
-        acc, b_ptr, y_ptr, n, row, col, row_mask, col < L_out, L_out, COUT, HAS_BIAS, ACTIVATION, INDEX_64
-    )
+    store_across(acc, b_ptr, y_ptr, sample, row, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION)
 
 
 class Pointwise(ImplicitGemm):
@@ -103,6 +102,8 @@ class Pointwise(ImplicitGemm):
     name = "pointwise"
     jit = pointwise_kernel
     tiles = ("BLOCK_CO", "BLOCK_L", "BLOCK_R", "GROUP_L", "X_BYTES")
+    raster = (("co", "l"),)
+    across_samples = True
     address_instructions = 2.0  # one add each; nothing depends on a tap
 
     def refusal(self, problem: Problem) -> str | None:
@@ -120,9 +121,9 @@ class Pointwise(ImplicitGemm):
         return replace(access, vector_bytes=min(access.vector_bytes, meta["X_BYTES"]))
 
     def launch_axes(self, problem: Problem, meta: Meta) -> tuple[tuple[str, float], ...]:
-        (_, rows), (_, columns), samples = super().launch_axes(problem, meta)
+        (_, rows), (_, columns) = super().launch_axes(problem, meta)
         together = min(meta["GROUP_L"], columns)
-        return ("l", together), ("co", rows), ("band", columns / together), samples
+        return ("l", together), ("co", rows), ("band", columns / together)
 
 
 KERNEL = Pointwise()

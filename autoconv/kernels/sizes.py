@@ -73,6 +73,11 @@ def needs_int64(problem: Problem) -> bool:
     return largest_sample(problem) > MAX_INT32
 
 
+def columns_need_int64(problem: Problem) -> bool:
+    """Return whether the outputs of all samples, counted through, pass 2**31, or offsets within one do."""
+    return needs_int64(problem) or problem.N * (problem.L_out + 512) > MAX_INT32
+
+
 def beyond_reach(problem: Problem) -> str | None:
     """Return why no kernel can address all of `problem`, or None where they can.
 

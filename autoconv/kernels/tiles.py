@@ -90,3 +90,63 @@ def store_tile(
     y_sample = y_ptr + n * COUT * L_out
     mask = row_mask[:, None] & col_mask[None, :]
     tl.store(y_sample + row[:, None] * L_out + col[None, :], acc.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def columns_across(
+    tile,
+    N,
+    L_out,
+    BLOCK_L: tl.constexpr,
+    Y_ALIGN: tl.constexpr,
+):
+    """Return of each column of a tile: its sample, its position there, and whether there is such a column.
+
+    Columns run on from one sample into the next. Those past the last sample are given a position of the last,
+    which can be read like any other, and so is masked like any other; only their stores must be left out.
+    """
+    start = tile * BLOCK_L
+    n = start // L_out
+    along = start - n * L_out + tl.arange(0, BLOCK_L)
+    sample = n + tl.minimum(along // L_out, N - 1 - n)
+    # The hint is for Triton before 3.7, which lets neighbouring lanes lie along rows if no two columns are known
+    # to be neighbours. Nothing is read or written by more than a position's alignment, so it does no harm where
+    # a sample ends.
+    col = tl.max_contiguous(along % L_out, max(2, Y_ALIGN))
+    return sample.to(tl.int64), col, along < (N - n) * L_out
+
+
+@triton.jit
+def inside_sample(position, L, PADDED: tl.constexpr, PADDED_RIGHT: tl.constexpr):
+    """Return where input positions lie inside the sample, of columns that all are outputs.
+
+    Without padding that is everywhere, and Triton drops a mask that is known to be true.
+    """
+    inside = tl.full(position.shape, True, tl.int1)
+    if PADDED_RIGHT:
+        inside = position < L
+    if PADDED:
+        inside = inside & (position >= 0)
+    return inside
+
+
+@triton.jit
+def store_across(
+    acc,
+    b_ptr,
+    y_ptr,
+    sample,
+    row,
+    col,
+    row_mask,
+    col_mask,
+    L_out,
+    COUT: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+):
+    """Write acc, with bias and activation, to channels `row` and positions `col` of each column's sample."""
+    acc = with_bias(acc, b_ptr, row, row_mask, HAS_BIAS, ACTIVATION)
+    y_columns = y_ptr + (sample * COUT * L_out + col)
+    mask = row_mask[:, None] & col_mask[None, :]
+    tl.store(y_columns[None, :] + row[:, None] * L_out, acc.to(y_ptr.dtype.element_ty), mask=mask)

@@ -32,6 +32,8 @@ PROBLEMS = [
     "N=2,Cin=24,Cout=40,K=1,L=508,padding=2",
     "N=2,Cin=24,Cout=40,K=1,L=100,layout=nlc",
     "N=2,Cin=20,Cout=40,K=3,L=70,stride=2,dilation=2,layout=nlc",
+    "N=32,Cin=24,Cout=40,K=3,L=8,padding=1",
+    "N=32,Cin=24,Cout=40,K=1,L=16,stride=2,layout=nlc",
     "N=2,Cin=2,Cout=70,K=5,L=200,stride=2",
     "N=2,Cin=40,Cout=96,K=3,L=70,groups=2,padding=1",
     "N=2,Cin=16,Cout=24,K=3,L=70,groups=8,dilation=2",
@@ -47,6 +49,7 @@ PROBLEMS = [
     "N=2,Cin=32,Cout=40,K=2,L=70,op=conv_weight,padding=1",
     "N=2,Cin=32,Cout=40,K=4,L=70,op=conv_weight,stride=2,groups=2,layout=nlc",
 ]
+COLUMNS = 256  # of the widest tile
 STEPS = 3  # of a block's main loop that are compared
 
 Block = tuple[int, ...]  # its index along each launch axis
@@ -92,8 +95,8 @@ def main() -> None:
 
 def compared(kernel: Kernel, problem: Problem, recorder: Recorder) -> dict[str, Any]:
     """Launch one config, and compare."""
-    if kernel.name == "im2col_rows":  # a map knows one stride for its rows, which run across samples
-        problem = replace(problem, N=1)
+    if getattr(kernel, "across_samples", False):
+        problem = filling(problem)
     config = spread(kernel, problem)
     x = torch.randn(problem.x_shape)
     if problem.layout == "nlc":
@@ -118,6 +121,16 @@ def compared(kernel: Kernel, problem: Problem, recorder: Recorder) -> dict[str, 
             if not holds:
                 failures.append(f"{config}: {access.tensor}: {claim}")
     return {"compared": count, "failures": sorted(set(failures))}
+
+
+def filling(problem: Problem) -> Problem:
+    """Return a problem for columns that run across samples: its maps have each tile begin with a sample.
+
+    So samples fill tiles, or tiles the one sample; columns beyond the last read others once more.
+    """
+    if COLUMNS % problem.L_out == 0:
+        return problem
+    return replace(problem, N=1, L=problem.L + -problem.L_out % COLUMNS * problem.stride)
 
 
 def passes_of(kernel: Kernel, problem: Problem) -> int:
