@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from autoconv.kernels.sizes import Strides, alignment, columns_need_int64, needs_int64
+from autoconv.kernels.sizes import Strides, alignment, needs_int64
 from autoconv.problem import Problem
 
 Scalar: TypeAlias = int | bool | str
@@ -57,7 +57,6 @@ def bindings(problem: Problem, x_strides: Strides, names: Sequence[str]) -> dict
         "X_ALIGN": x_align,
         "Y_ALIGN": y_align,
         "INDEX_64": needs_int64(problem),
-        "COLUMNS_64": columns_need_int64(problem),
     }
 
 

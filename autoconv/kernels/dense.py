@@ -12,8 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from autoconv.kernels.implicit_gemm import ImplicitGemm
-from autoconv.kernels.tiles import columns_across, inside_sample, store_across
+from autoconv.kernels.across import AcrossSamples, inside_sample, store_across, tile_across
 
 
 @triton.jit
@@ -41,7 +40,7 @@ def dense_kernel(
     PRECISION: tl.constexpr,
     X_ALIGN: tl.constexpr,
     Y_ALIGN: tl.constexpr,
-    COLUMNS_64: tl.constexpr,
+    INDEX_64: tl.constexpr,
     BLOCK_CO: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -50,16 +49,8 @@ def dense_kernel(
     L = L_units * X_ALIGN
     L_out = L_out_units * Y_ALIGN
     x_channel = x_channel_units * X_ALIGN
-    tiles_co = tl.cdiv(COUT, BLOCK_CO)
-    tile = tl.program_id(0)
-    tile_l = tile // tiles_co
-    if COLUMNS_64:
-        tile_l = tile_l.to(tl.int64)
-        x_channel = x_channel.to(tl.int64)
-        L_out = L_out.to(tl.int64)
-    row = tile % tiles_co * BLOCK_CO + tl.arange(0, BLOCK_CO)
+    row, sample, col, col_mask = tile_across(COUT, N, L_out, BLOCK_CO, BLOCK_L, Y_ALIGN, INDEX_64)
     row_mask = row < COUT
-    sample, col, col_mask = columns_across(tile_l, N, L_out, BLOCK_L, Y_ALIGN)
     first = col * STRIDE - PAD_LEFT
     x_columns = x_ptr + (sample * x_batch_units * X_ALIGN + first * x_step)
     w_rows = w_ptr + row * REDUCTION
@@ -67,28 +58,27 @@ def dense_kernel(
     acc = tl.zeros((BLOCK_CO, BLOCK_L), dtype=tl.float32)
     for r0 in range(0, REDUCTION, BLOCK_R):
         r = r0 + tl.arange(0, BLOCK_R)
-        shift = (r % K) * DILATION
+        channel, shift = r // K, (r % K) * DILATION
+        if INDEX_64:
+            channel = channel.to(tl.int64)
         x_mask = inside_sample(first[None, :] + shift[:, None], L, PADDED, PADDED_RIGHT)
         w_mask = row_mask[:, None]
         if REDUCTION % BLOCK_R != 0:
             x_mask = x_mask & (r < REDUCTION)[:, None]
             w_mask = w_mask & (r < REDUCTION)[None, :]
-        x = tl.load(
-            x_columns[None, :] + ((r // K) * x_channel + shift * x_step)[:, None], mask=x_mask, other=0.0
-        )
+        offset = channel * x_channel + shift * x_step
+        x = tl.load(x_columns[None, :] + offset[:, None], mask=x_mask, other=0.0)
         w = tl.load(w_rows[:, None] + r[None, :], mask=w_mask, other=0.0)
         acc = tl.dot(w, x, acc, input_precision=PRECISION)
 
-    store_across(acc, b_ptr, y_ptr, sample, row, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION)
+    store_across(acc, b_ptr, y_ptr, row, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION)
 
 
-class Dense(ImplicitGemm):
+class Dense(AcrossSamples):
     """See the module's docstring."""
 
     name = "dense"
     jit = dense_kernel
-    raster = (("co", "l"),)
-    across_samples = True
 
 
 KERNEL = Dense()

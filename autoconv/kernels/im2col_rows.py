@@ -95,7 +95,9 @@ class Im2colRows(ImplicitGemm):
     jit = im2col_rows_kernel
     tiles = ("BLOCK_M", "BLOCK_N", "BLOCK_K")
     raster = (("l",), ("co",))
-    across_samples = True
+
+    def view(self, problem: Problem, meta: Meta) -> View:
+        return replace(super().view(problem, meta), columns=problem.N * problem.L_out, samples=problem.N)
 
     def constants(self, problem: Problem) -> dict[str, Scalar]:
         return {"INDEX_64": problem.N * largest_sample(problem) > MAX_INT32}  # offsets count from x and y

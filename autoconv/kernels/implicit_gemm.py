@@ -81,7 +81,6 @@ class ImplicitGemm(Kernel):
     tensor_cores: ClassVar[bool] = True  # and so the operands of a step wait in shared memory
     w_in_rows: ClassVar[bool] = True  # a row of w is read by neighbouring elements, as wide as they allow
     tap_outermost: ClassVar[bool] = False  # a step covers channels of one tap, not neighbouring taps
-    across_samples: ClassVar[bool] = False  # columns run on from one sample into the next
     address_instructions: ClassVar[float] = 2.0
     """Integer instructions for each element of x read. In the SASS of dense 128x128x16 for sm_89 about 70
     a thread and step for 8 elements, the weight's share included."""
@@ -101,16 +100,14 @@ class ImplicitGemm(Kernel):
 
     def view(self, problem: Problem, meta: Meta) -> View:  # noqa: ARG002 - for kernels with `choices`
         """Return the problem as this kernel's blocks see it."""
-        samples = problem.N if self.across_samples else 1
         return View(
             rows=problem.Cout_per_group,
-            columns=samples * problem.L_out,
+            columns=problem.L_out,
             channels=problem.Cin_per_group,
             taps=problem.K,
             column_step=problem.stride,
             tap_step=problem.dilation,
             groups=problem.groups,
-            samples=samples,
         )
 
     def choices(self, problem: Problem) -> Iterator[dict[str, int]]:  # noqa: ARG002
@@ -127,12 +124,7 @@ class ImplicitGemm(Kernel):
         if "L_out_units" not in self.jit.arg_names:
             return size, size, size  # nothing is known of a row's length but that 16 may divide it
         w = min(16, alignment(problem.reduction) * size) if self.w_in_rows else size
-        return self.x_bytes(problem), w, min(16, alignment(problem.L_out) * size)
-
-    def x_bytes(self, problem: Problem) -> int:
-        """Return the widest load of x, in bytes: none reaches from one sample into the next."""
-        aligned = alignment(problem.L_out) if self.across_samples else 16
-        return min(x_vector_bytes(problem), aligned * problem.dtype_bytes)
+        return x_vector_bytes(problem), w, min(16, alignment(problem.L_out) * size)
 
     def w_strides(self, problem: Problem, view: View) -> tuple[int, int, int, int]:
         """Return the elements of w from a group, a row, a channel and a tap to the next."""

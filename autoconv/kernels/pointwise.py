@@ -1,7 +1,8 @@
 """`pointwise`: K = 1, a batched GEMM of the weight with each sample, with the widest loads of both.
 
-Columns run on from one sample into the next. Tiles run in groups of GROUP_L windows of them by all tiles of Cout, so that what runs together shares both
-operands in the L2; the last group is clamped to the windows that are left.
+Columns run on from one sample into the next. Tiles run in groups of GROUP_L windows of them by all tiles of
+Cout, so that what runs together shares both operands in the L2; the last group is clamped to the windows
+that are left.
 
 X_BYTES is how much of x one copy may move. 16 is best but for one case: Hopper's wgmma reads a TF32 operand
 from shared memory along the reduction, so x is transposed on its way there, 4 bytes at a time whatever is
@@ -18,8 +19,8 @@ import triton
 import triton.language as tl
 
 from autoconv.device import Device
-from autoconv.kernels.implicit_gemm import ImplicitGemm, Meta
-from autoconv.kernels.tiles import columns_across, inside_sample, store_across
+from autoconv.kernels.across import AcrossSamples, columns_across, inside_sample, store_across
+from autoconv.kernels.implicit_gemm import Meta
 from autoconv.kernels.work import Access
 from autoconv.problem import Problem
 
@@ -49,7 +50,7 @@ def pointwise_kernel(
     PRECISION: tl.constexpr,
     X_ALIGN: tl.constexpr,
     Y_ALIGN: tl.constexpr,
-    COLUMNS_64: tl.constexpr,
+    INDEX_64: tl.constexpr,
     BLOCK_CO: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -61,11 +62,11 @@ def pointwise_kernel(
     x_channel = x_channel_units * X_ALIGN
     tiles_co = tl.cdiv(COUT, BLOCK_CO)
     tile = tl.program_id(0)
-    if COLUMNS_64:
+    columns = N * L_out
+    if INDEX_64:
         tile = tile.to(tl.int64)
-        x_channel = x_channel.to(tl.int64)
-        L_out = L_out.to(tl.int64)
-    tiles_l = tl.cdiv(N * L_out, BLOCK_L)
+        columns = tl.cast(N, tl.int64) * L_out
+    tiles_l = tl.cdiv(columns, BLOCK_L)
     group = tile // (GROUP_L * tiles_co)
     in_group = tl.minimum(tiles_l - group * GROUP_L, GROUP_L)
     tile_l = group * GROUP_L + (tile % (GROUP_L * tiles_co)) % in_group
@@ -84,26 +85,25 @@ def pointwise_kernel(
     acc = tl.zeros((BLOCK_CO, BLOCK_L), dtype=tl.float32)
     for r0 in range(0, CIN, BLOCK_R):
         r = r0 + tl.arange(0, BLOCK_R)
+        channel = r.to(tl.int64) if INDEX_64 else r
         x_mask = inside[None, :]
         w_mask = row_mask[:, None]
         if CIN % BLOCK_R != 0:
             x_mask = x_mask & (r < CIN)[:, None]
             w_mask = w_mask & (r < CIN)[None, :]
-        x = tl.load(x_columns[None, :] + (r * x_channel)[:, None], mask=x_mask, other=0.0)
+        x = tl.load(x_columns[None, :] + (channel * x_channel)[:, None], mask=x_mask, other=0.0)
         w = tl.load(w_rows[:, None] + r[None, :], mask=w_mask, other=0.0)
         acc = tl.dot(w, x, acc, input_precision=PRECISION)
 
-    store_across(acc, b_ptr, y_ptr, sample, row, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION)
+    store_across(acc, b_ptr, y_ptr, row, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION)
 
 
-class Pointwise(ImplicitGemm):
+class Pointwise(AcrossSamples):
     """See the module's docstring."""
 
     name = "pointwise"
     jit = pointwise_kernel
     tiles = ("BLOCK_CO", "BLOCK_L", "BLOCK_R", "GROUP_L", "X_BYTES")
-    raster = (("co", "l"),)
-    across_samples = True
     address_instructions = 2.0  # one add each; nothing depends on a tap
 
     def refusal(self, problem: Problem) -> str | None:

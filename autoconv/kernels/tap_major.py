@@ -15,11 +15,11 @@ import triton
 import triton.language as tl
 
 from autoconv.config import Config
+from autoconv.kernels.across import AcrossSamples, inside_sample, store_across, tile_across
 from autoconv.kernels.base import OPTIONS, Launch
 from autoconv.kernels.bindings import Scalar
-from autoconv.kernels.implicit_gemm import ImplicitGemm, View
+from autoconv.kernels.implicit_gemm import View
 from autoconv.kernels.sizes import Strides, alignment, cdiv
-from autoconv.kernels.tiles import columns_across, inside_sample, store_across
 from autoconv.problem import Problem
 
 PACKED_BLOCK = 1024  # elements of the weight that one block copies
@@ -69,7 +69,7 @@ def tap_major_kernel(
     PRECISION: tl.constexpr,
     X_ALIGN: tl.constexpr,
     Y_ALIGN: tl.constexpr,
-    COLUMNS_64: tl.constexpr,
+    INDEX_64: tl.constexpr,
     BLOCK_CO: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -78,16 +78,8 @@ def tap_major_kernel(
     L = L_units * X_ALIGN
     L_out = L_out_units * Y_ALIGN
     x_channel = x_channel_units * X_ALIGN
-    tiles_co = tl.cdiv(COUT, BLOCK_CO)
-    tile = tl.program_id(0)
-    tile_l = tile // tiles_co
-    if COLUMNS_64:
-        tile_l = tile_l.to(tl.int64)
-        x_channel = x_channel.to(tl.int64)
-        L_out = L_out.to(tl.int64)
-    row = tile % tiles_co * BLOCK_CO + tl.arange(0, BLOCK_CO)
+    row, sample, col, col_mask = tile_across(COUT, N, L_out, BLOCK_CO, BLOCK_L, Y_ALIGN, INDEX_64)
     row_mask = row < COUT
-    sample, col, col_mask = columns_across(tile_l, N, L_out, BLOCK_L, Y_ALIGN)
     first = col - PAD_LEFT
     x_columns = x_ptr + (sample * x_batch_units * X_ALIGN + first * x_step)
     w_rows = scratch_ptr.to(tl.pointer_type(x_ptr.dtype.element_ty), bitcast=True) + row * CIN
@@ -101,22 +93,22 @@ def tap_major_kernel(
         if CIN % BLOCK_R != 0:
             x_mask = x_mask & (channel < CIN)[:, None]
             w_mask = w_mask & (channel < CIN)[None, :]
-        shift = channel * x_channel + tap * DILATION * x_step
-        x = tl.load(x_columns[None, :] + shift[:, None], mask=x_mask, other=0.0)
         w = tl.load(w_rows[:, None] + (tap * (COUT * CIN) + channel)[None, :], mask=w_mask, other=0.0)
+        if INDEX_64:
+            channel = channel.to(tl.int64)
+        offset = channel * x_channel + tap * DILATION * x_step
+        x = tl.load(x_columns[None, :] + offset[:, None], mask=x_mask, other=0.0)
         acc = tl.dot(w, x, acc, input_precision=PRECISION)
 
-    store_across(acc, b_ptr, y_ptr, sample, row, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION)
+    store_across(acc, b_ptr, y_ptr, row, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION)
 
 
-class TapMajor(ImplicitGemm):
+class TapMajor(AcrossSamples):
     """See the module's docstring."""
 
     name = "tap_major"
     jit = tap_major_kernel
     tensors = ("x", "partials", "b", "y")
-    raster = (("co", "l"),)
-    across_samples = True
     tap_outermost = True
     address_instructions = 3.0  # no division, and the bounds are those of a column
 
@@ -134,12 +126,12 @@ class TapMajor(ImplicitGemm):
         if problem.op == "conv_transpose":
             left = span - left
         last = problem.L_out - 1 - left + span  # position that the last output's last tap reads
-        return {"PAD_LEFT": left, "PADDED": left > 0, "PADDED_RIGHT": last >= problem.L}
+        padding = {"PAD_LEFT": left, "PADDED": left > 0, "PADDED_RIGHT": last >= problem.L}
+        return {**super().constants(problem), **padding}
 
     def vectors(self, problem: Problem) -> tuple[int, int, int]:
-        size = problem.dtype_bytes
-        w = min(16, alignment(problem.Cin) * size)
-        return self.x_bytes(problem), w, min(16, alignment(problem.L_out) * size)
+        x, _, y = super().vectors(problem)
+        return x, min(16, alignment(problem.Cin) * problem.dtype_bytes), y
 
     def w_strides(self, problem: Problem, view: View) -> tuple[int, int, int, int]:  # noqa: ARG002
         return 0, problem.Cin, 1, problem.Cout * problem.Cin  # packed, and of one group

@@ -95,7 +95,7 @@ def main() -> None:
 
 def compared(kernel: Kernel, problem: Problem, recorder: Recorder) -> dict[str, Any]:
     """Launch one config, and compare."""
-    if getattr(kernel, "across_samples", False):
+    if isinstance(kernel, ImplicitGemm) and kernel.view(problem, {}).samples > 1:
         problem = filling(problem)
     config = spread(kernel, problem)
     x = torch.randn(problem.x_shape)
