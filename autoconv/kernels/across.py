@@ -51,7 +51,7 @@ def columns_across(tile_l, N, L_out, BLOCK_L: tl.constexpr, Y_ALIGN: tl.constexp
     sample = n + tl.minimum(along // L_out, N - 1 - n)
     # The hint is for Triton before 3.7, which lays lanes along rows where no two columns are known to be
     # neighbours. It does no harm where a sample ends, for a thread moves no more than L_out is a multiple of.
-    col = tl.max_contiguous(along % L_out, max(2, Y_ALIGN))
+    col = tl.max_contiguous(along % L_out, 2 if Y_ALIGN == 1 else Y_ALIGN)
     return sample.to(tl.int64), col, along < (N - n) * L_out
 
 
@@ -84,7 +84,7 @@ def store_across(
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
 ):
-    """Write acc, with bias and activation, to channels `row` and each column's position of its sample of y."""
+    """Write acc, with bias and activation, to channels `row` and to each column, in its sample of y."""
     acc = with_bias(acc, b_ptr, row, row_mask, HAS_BIAS, ACTIVATION)
     y_columns = y_ptr + (sample * COUT * L_out + col)
     mask = row_mask[:, None] & col_mask[None, :]
