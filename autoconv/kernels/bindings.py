@@ -49,6 +49,7 @@ def bindings(problem: Problem, x_strides: Strides, names: Sequence[str]) -> dict
         "STRIDE": problem.stride,
         "PAD_LEFT": problem.pad_left,
         "PADDED": problem.pad_left > 0,
+        "PADDED_RIGHT": _last_read(problem) >= problem.L,
         "DILATION": problem.dilation,
         "HAS_BIAS": problem.bias,
         "ACTIVATION": problem.activation,
@@ -57,3 +58,8 @@ def bindings(problem: Problem, x_strides: Strides, names: Sequence[str]) -> dict
         "Y_ALIGN": y_align,
         "INDEX_64": needs_int64(problem),
     }
+
+
+def _last_read(problem: Problem) -> int:
+    """Return the input position that the last tap of a convolution's last output reads."""
+    return (problem.L_out - 1) * problem.stride - problem.pad_left + (problem.K - 1) * problem.dilation

@@ -97,7 +97,7 @@ class Im2colRows(ImplicitGemm):
     raster = (("l",), ("co",))
 
     def view(self, problem: Problem, meta: Meta) -> View:
-        return replace(super().view(problem, meta), columns=problem.N * problem.L_out)
+        return replace(super().view(problem, meta), columns=problem.N * problem.L_out, samples=problem.N)
 
     def constants(self, problem: Problem) -> dict[str, Scalar]:
         return {"INDEX_64": problem.N * largest_sample(problem) > MAX_INT32}  # offsets count from x and y

@@ -1,7 +1,8 @@
 """`pointwise`: K = 1, a batched GEMM of the weight with each sample, with the widest loads of both.
 
-Tiles run in groups of GROUP_L windows of L by all tiles of Cout, so that what runs together shares both
-operands in the L2; the last group is clamped to the windows that are left.
+Columns run on from one sample into the next. Tiles run in groups of GROUP_L windows of them by all tiles of
+Cout, so that what runs together shares both operands in the L2; the last group is clamped to the windows
+that are left.
 
 X_BYTES is how much of x one copy may move. 16 is best but for one case: Hopper's wgmma reads a TF32 operand
 from shared memory along the reduction, so x is transposed on its way there, 4 bytes at a time whatever is
@@ -18,8 +19,8 @@ import triton
 import triton.language as tl
 
 from autoconv.device import Device
-from autoconv.kernels.implicit_gemm import ImplicitGemm, Meta
-from autoconv.kernels.tiles import store_tile, within
+from autoconv.kernels.across import AcrossSamples, columns_across, inside_sample, store_across
+from autoconv.kernels.implicit_gemm import Meta
 from autoconv.kernels.work import Access
 from autoconv.problem import Problem
 
@@ -32,6 +33,7 @@ def pointwise_kernel(
     w_ptr,
     b_ptr,
     y_ptr,
+    N,
     L_units,
     L_out_units,
     x_batch_units,
@@ -42,6 +44,7 @@ def pointwise_kernel(
     STRIDE: tl.constexpr,
     PAD_LEFT: tl.constexpr,
     PADDED: tl.constexpr,
+    PADDED_RIGHT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -58,46 +61,44 @@ def pointwise_kernel(
     L_out = L_out_units * Y_ALIGN
     x_channel = x_channel_units * X_ALIGN
     tiles_co = tl.cdiv(COUT, BLOCK_CO)
-    tiles_l = tl.cdiv(L_out, BLOCK_L)
     tile = tl.program_id(0)
-    n = (tile // (tiles_co * tiles_l)).to(tl.int64)
-    tile = tile % (tiles_co * tiles_l)
+    columns = N * L_out
+    if INDEX_64:
+        tile = tile.to(tl.int64)
+        columns = tl.cast(N, tl.int64) * L_out
+    tiles_l = tl.cdiv(columns, BLOCK_L)
     group = tile // (GROUP_L * tiles_co)
     in_group = tl.minimum(tiles_l - group * GROUP_L, GROUP_L)
     tile_l = group * GROUP_L + (tile % (GROUP_L * tiles_co)) % in_group
     tile_co = (tile % (GROUP_L * tiles_co)) // in_group
-    if INDEX_64:
-        tile_l = tile_l.to(tl.int64)
-        x_channel = x_channel.to(tl.int64)
 
     row = tile_co * BLOCK_CO + tl.arange(0, BLOCK_CO)
-    col = tile_l * BLOCK_L + tl.arange(0, BLOCK_L)
     row_mask = row < COUT
+    sample, col, col_mask = columns_across(tile_l, N, L_out, BLOCK_L, Y_ALIGN)
     position = col * STRIDE - PAD_LEFT
     if X_BYTES == 4:
         position += tl.program_id(1)  # 0, which Triton does not know, and so of no alignment either
-    inside = within(position, L, PADDED)
-    x_columns = x_ptr + n * x_batch_units * X_ALIGN + position * x_step
+    inside = inside_sample(position, L, PADDED, PADDED_RIGHT)
+    x_columns = x_ptr + (sample * x_batch_units * X_ALIGN + position * x_step)
     w_rows = w_ptr + row * CIN
 
     acc = tl.zeros((BLOCK_CO, BLOCK_L), dtype=tl.float32)
     for r0 in range(0, CIN, BLOCK_R):
         r = r0 + tl.arange(0, BLOCK_R)
+        channel = r.to(tl.int64) if INDEX_64 else r
         x_mask = inside[None, :]
         w_mask = row_mask[:, None]
         if CIN % BLOCK_R != 0:
             x_mask = x_mask & (r < CIN)[:, None]
             w_mask = w_mask & (r < CIN)[None, :]
-        x = tl.load(x_columns[None, :] + (r * x_channel)[:, None], mask=x_mask, other=0.0)
+        x = tl.load(x_columns[None, :] + (channel * x_channel)[:, None], mask=x_mask, other=0.0)
         w = tl.load(w_rows[:, None] + r[None, :], mask=w_mask, other=0.0)
         acc = tl.dot(w, x, acc, input_precision=PRECISION)
 
-    store_tile(
-        acc, b_ptr, y_ptr, n, row, col, row_mask, col < L_out, L_out, COUT, HAS_BIAS, ACTIVATION, INDEX_64
-    )
+    store_across(acc, b_ptr, y_ptr, row, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION)
 
 
-class Pointwise(ImplicitGemm):
+class Pointwise(AcrossSamples):
     """See the module's docstring."""
 
     name = "pointwise"
@@ -120,9 +121,9 @@ class Pointwise(ImplicitGemm):
         return replace(access, vector_bytes=min(access.vector_bytes, meta["X_BYTES"]))
 
     def launch_axes(self, problem: Problem, meta: Meta) -> tuple[tuple[str, float], ...]:
-        (_, rows), (_, columns), samples = super().launch_axes(problem, meta)
+        (_, rows), (_, columns) = super().launch_axes(problem, meta)
         together = min(meta["GROUP_L"], columns)
-        return ("l", together), ("co", rows), ("band", columns / together), samples
+        return ("l", together), ("co", rows), ("band", columns / together)
 
 
 KERNEL = Pointwise()

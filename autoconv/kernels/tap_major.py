@@ -15,11 +15,11 @@ import triton
 import triton.language as tl
 
 from autoconv.config import Config
+from autoconv.kernels.across import AcrossSamples, inside_sample, store_across, tile_across
 from autoconv.kernels.base import OPTIONS, Launch
 from autoconv.kernels.bindings import Scalar
-from autoconv.kernels.implicit_gemm import ImplicitGemm, View, x_vector_bytes
+from autoconv.kernels.implicit_gemm import View
 from autoconv.kernels.sizes import Strides, alignment, cdiv
-from autoconv.kernels.tiles import store_tile, tile_of, within
 from autoconv.problem import Problem
 
 PACKED_BLOCK = 1024  # elements of the weight that one block copies
@@ -51,6 +51,7 @@ def tap_major_kernel(
     scratch_ptr,
     b_ptr,
     y_ptr,
+    N,
     L_units,
     L_out_units,
     x_batch_units,
@@ -61,6 +62,7 @@ def tap_major_kernel(
     K: tl.constexpr,
     PAD_LEFT: tl.constexpr,
     PADDED: tl.constexpr,
+    PADDED_RIGHT: tl.constexpr,
     DILATION: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -76,36 +78,32 @@ def tap_major_kernel(
     L = L_units * X_ALIGN
     L_out = L_out_units * Y_ALIGN
     x_channel = x_channel_units * X_ALIGN
-    if INDEX_64:
-        x_channel = x_channel.to(tl.int64)
-    row, col, n = tile_of(COUT, L_out, BLOCK_CO, BLOCK_L, INDEX_64)
+    row, sample, col, col_mask = tile_across(COUT, N, L_out, BLOCK_CO, BLOCK_L, Y_ALIGN, INDEX_64)
     row_mask = row < COUT
     first = col - PAD_LEFT
-    x_sample = x_ptr + n * x_batch_units * X_ALIGN
+    x_columns = x_ptr + (sample * x_batch_units * X_ALIGN + first * x_step)
     w_rows = scratch_ptr.to(tl.pointer_type(x_ptr.dtype.element_ty), bitcast=True) + row * CIN
 
     acc = tl.zeros((BLOCK_CO, BLOCK_L), dtype=tl.float32)
     for step in range(0, K * STEPS):
         tap = step // STEPS
         channel = (step % STEPS) * BLOCK_R + tl.arange(0, BLOCK_R)
-        position = first + tap * DILATION
-        x_mask = within(position, L, PADDED)[None, :]
+        x_mask = inside_sample(first + tap * DILATION, L, PADDED, PADDED_RIGHT)[None, :]
         w_mask = row_mask[:, None]
         if CIN % BLOCK_R != 0:
             x_mask = x_mask & (channel < CIN)[:, None]
             w_mask = w_mask & (channel < CIN)[None, :]
-        x = tl.load(
-            x_sample + (channel * x_channel)[:, None] + (position * x_step)[None, :], mask=x_mask, other=0.0
-        )
         w = tl.load(w_rows[:, None] + (tap * (COUT * CIN) + channel)[None, :], mask=w_mask, other=0.0)
+        if INDEX_64:
+            channel = channel.to(tl.int64)
+        offset = channel * x_channel + tap * DILATION * x_step
+        x = tl.load(x_columns[None, :] + offset[:, None], mask=x_mask, other=0.0)
         acc = tl.dot(w, x, acc, input_precision=PRECISION)
 
-    store_tile(
-        acc, b_ptr, y_ptr, n, row, col, row_mask, col < L_out, L_out, COUT, HAS_BIAS, ACTIVATION, INDEX_64
-    )
+    store_across(acc, b_ptr, y_ptr, row, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION)
 
 
-class TapMajor(ImplicitGemm):
+class TapMajor(AcrossSamples):
     """See the module's docstring."""
 
     name = "tap_major"
@@ -124,15 +122,16 @@ class TapMajor(ImplicitGemm):
         return None if problem.groups == 1 else f"it runs groups=1, not groups={problem.groups}"
 
     def constants(self, problem: Problem) -> dict[str, Scalar]:
-        left = problem.pad_left
+        left, span = problem.pad_left, problem.dilation * (problem.K - 1)
         if problem.op == "conv_transpose":
-            left = problem.dilation * (problem.K - 1) - left
-        return {"PAD_LEFT": left, "PADDED": left > 0}
+            left = span - left
+        last = problem.L_out - 1 - left + span  # position that the last output's last tap reads
+        padding = {"PAD_LEFT": left, "PADDED": left > 0, "PADDED_RIGHT": last >= problem.L}
+        return {**super().constants(problem), **padding}
 
     def vectors(self, problem: Problem) -> tuple[int, int, int]:
-        size = problem.dtype_bytes
-        w = min(16, alignment(problem.Cin) * size)
-        return x_vector_bytes(problem), w, min(16, alignment(problem.L_out) * size)
+        x, _, y = super().vectors(problem)
+        return x, min(16, alignment(problem.Cin) * problem.dtype_bytes), y
 
     def w_strides(self, problem: Problem, view: View) -> tuple[int, int, int, int]:  # noqa: ARG002
         return 0, problem.Cin, 1, problem.Cout * problem.Cin  # packed, and of one group

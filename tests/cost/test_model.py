@@ -15,10 +15,11 @@ import autoconv
 from autoconv.compiler import sass
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
-from autoconv.cost.predict import estimate, predict
+from autoconv.cost.predict import estimate, estimate_seconds, predict
 from autoconv.cost.prediction import floor_seconds
 from autoconv.device import CATALOGUE, find
 from autoconv.errors import ConfigError, DeviceError, FieldError
+from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.kernels.registry import supporting
 from autoconv.problem import PRECISIONS, Problem
 
@@ -75,6 +76,23 @@ def test_terms_and_bound_agree() -> None:
 def test_less_efficient_schedules_are_predicted_slower() -> None:
     assert estimate(SEED, DENSE, RTX4090).seconds < estimate(SEED, BASELINE, RTX4090).seconds
     assert estimate(SEED, DENSE, "l4").seconds > 2 * estimate(SEED, DENSE, "rtx4090").seconds
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(72, 1024, 1024, 3, 33, padding=1, bias=True),
+        Problem(72, 512, 512, 1, 264, bias=True),
+        Problem(64, 128, 512, 7, 81, bias=True),
+    ],
+    ids=str,
+)
+def test_short_samples_are_no_advantage_of_the_yardstick(problem: Problem) -> None:
+    own, yardstick = (
+        estimate_seconds(problem, list(kernel_called(name).space(problem, RTX4090)), RTX4090).min()
+        for name in ("dense", "im2col_rows")
+    )
+    assert own < 1.02 * yardstick
 
 
 # --- directions -----------------------------------------------------------------------------------

@@ -101,8 +101,6 @@ def main() -> None:
 
 def compared(kernel: Kernel, problem: Problem, recorder: Recorder) -> dict[str, Any]:
     """Launch one config, and compare."""
-    if kernel.name == "im2col_rows":  # a map knows one stride for its rows, which run across samples
-        problem = replace(problem, N=1)
     config = spread(kernel, problem)
     if isinstance(kernel, ImplicitGemm) and kernel.view(problem, config.meta).samples > 1:
         problem = filling(problem)

@@ -36,6 +36,8 @@ TRAPS = {
     "a stride past the window": "N=2,Cin=4,Cout=8,K=2,L=83,stride=7",
     "a window past the input's end by padding": "N=1,Cin=2,Cout=2,K=3,L=5,dilation=4,padding=6:3,stride=2",
     "many short samples": "N=12,Cin=3,Cout=4,K=3,L=3",
+    "samples that end inside a tile": "N=7,Cin=5,Cout=20,K=3,L=38,padding=2:0,bias=1",
+    "samples that end inside a tile, K = 1": "N=7,Cin=5,Cout=20,K=1,L=27,bias=1",
     "lengths that are multiples of 16": "N=2,Cin=16,Cout=32,K=1,L=96",
     "lengths that are multiples of 8 alone": "N=2,Cin=16,Cout=16,K=3,L=72,padding=1",
     "a reduction that fills its tiles": "N=1,Cin=32,Cout=16,K=2,L=49",

@@ -238,9 +238,13 @@ EDITS = {
     "decoding that some share": (
         "tiles", "tile_co = tile % tiles_co", "tile_co = (tile) % tiles_co + 0",
         {
-            "channels_last", "dense", "grouped", "narrow", "split_k", "tap_major",
+            "channels_last", "grouped", "narrow", "split_k",
             "transposed_joined", "transposed_phases",
         },
+    ),
+    "columns across samples": (
+        "across", "start = tile_l * BLOCK_L", "start = BLOCK_L * tile_l",
+        {"dense", "grouped_channels_last", "pointwise", "tap_major", "transposed_rows"},
     ),
     "a bound of one space": ("transposed_rows", "MOST_ROWS = 256", "MOST_ROWS = 128", set()),
     "a bound of every space": ("implicit_gemm", "[int] = 256", "[int] = 128", set()),

@@ -165,6 +165,25 @@ def test_dense_counts_31_bits_a_sample_and_the_yardstick_a_batch() -> None:
     assert narrow == {"dense": False, "im2col_rows": True}
 
 
+ACROSS = ["dense", "pointwise", "tap_major"]  # their columns run from one sample into the next
+
+
+@pytest.mark.parametrize("name", ACROSS)
+def test_columns_of_all_samples_that_pass_31_bits_take_64(name: str) -> None:
+    problem = Problem(2**21, 1, 1, 1 if name == "pointwise" else 3, 1100)
+    assert kernel_called(name).arguments(problem, x_strides_of(problem))["INDEX_64"] is True
+
+
+@pytest.mark.parametrize("name", ACROSS)
+def test_short_samples_share_tiles(name: str) -> None:
+    problem = Problem(
+        72, 64, 64, 1 if name == "pointwise" else 3, 33, padding=0 if name == "pointwise" else 1
+    )
+    sizes = {"BLOCK_CO": 64, "BLOCK_L": 128, "BLOCK_R": 16, "GROUP_L": 8, "X_BYTES": 16}
+    grid = kernel_called(name).grid(problem)({tile: sizes[tile] for tile in kernel_called(name).tiles})
+    assert math.prod(grid) == math.ceil(72 * 33 / 128)
+
+
 counts = st.integers(0, 2**40)
 
 
