@@ -10,6 +10,7 @@ kernel was launched than the one that was compiled for the call, the public path
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from autoconv.compiler.folders import compiling
 from autoconv.dispatch.apart import raised_by_a_handler
 from autoconv.kernels.base import Launch
 from autoconv.lookup import warn_once
+
+_log = logging.getLogger("autoconv")
 
 GRID = (0, 2, 3)
 """Of no blocks, so nothing is launched, should it come to the driver after all; and of no number twice."""
@@ -69,7 +72,7 @@ class Handover:
     Attributes:
         one: the launch.
         compiled: its kernel. Since Triton 3.9 it unloads its code when nothing refers to it any more.
-        call: takes the grid, the stream, `head` and the kernel's arguments; None where the public path serves.
+        call: takes the grid, the stream, `head` and the kernel's arguments; None: the public path serves.
         head: what is fixed.
         packed: whether the arguments are one tuple, as since Triton 3.7.
         addresses: whether tensors are handed over as their addresses, which Triton has to ask them for, and
@@ -119,9 +122,10 @@ def handed_over(one: Launch, tensors: Sequence[Any], stream: int, empty: Callabl
         except Exception as error:  # of every type, from the depths of a Triton that nobody here has seen
             if raised_by_a_handler(error):
                 raise
+            _log.info("%s is launched by Triton's own path: %s", one.jit.fn.__name__, error)
             warn_once(
-                f"Triton {triton.__version__} launches kernels in a way not known here, so its own path, which "
-                f"takes the host several times as long, serves: {error}"
+                f"Triton {triton.__version__} launches kernels in a way not known here, so its own path serves, "
+                "which takes the host several times as long; autoconv's log says what is not known"
             )
             call, head, packed, inner = None, (), False, False
     return Handover(one, compiled, call, head, packed, inner, one.constants())
@@ -176,10 +180,8 @@ def _in_place_of(holder: Any, name: str, call: Callable[..., object]) -> Iterato
         setattr(holder, name, before)
 
 
-def _parted(
-    handed: tuple[Any, ...], given: tuple[Any, ...]
-) -> tuple[tuple[Any, ...], tuple[Any, ...], bool]:
-    """Return the grid and the stream, what is between them and the arguments, and whether those are packed."""
+def _parted(handed: tuple[Any, ...], given: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...], bool]:
+    """Return the grid and the stream, what is between them and the arguments, and if those are packed."""
     packed = isinstance(handed[-1], tuple) and _same(handed[-1], given)
     if not packed and not _same(handed[-len(given) :], given):
         raise NotUnderstoodError("the arguments are not what it ends with")

@@ -197,9 +197,7 @@ def _compiled(
     return launch_steps
 
 
-def _single(
-    loaded: Handover, allocate: Callable[[], torch.Tensor], stream: Callable[[], int]
-) -> Launcher:
+def _single(loaded: Handover, allocate: Callable[[], torch.Tensor], stream: Callable[[], int]) -> Launcher:
     """Return the launcher of calls that are one launch: Handover.launch, in line."""
     call, public, head, constants = loaded.call, loaded.public, loaded.head, loaded.constants
     assert call is not None
@@ -207,8 +205,11 @@ def _single(
 
     def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         y = allocate()
-        if enter_calls or exit_calls or hooks.launch_enter_hook is not no_enter or (
-            hooks.launch_exit_hook is not no_exit
+        if (
+            enter_calls
+            or exit_calls
+            or hooks.launch_enter_hook is not no_enter
+            or (hooks.launch_exit_hook is not no_exit)
         ):
             public((x, weight, bias, y))
             return y
@@ -217,8 +218,11 @@ def _single(
 
     def launch_packed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         y = allocate()
-        if enter_calls or exit_calls or hooks.launch_enter_hook is not no_enter or (
-            hooks.launch_exit_hook is not no_exit
+        if (
+            enter_calls
+            or exit_calls
+            or hooks.launch_enter_hook is not no_enter
+            or (hooks.launch_exit_hook is not no_exit)
         ):
             public((x, weight, bias, y))
             return y

@@ -297,7 +297,9 @@ class Session:
         bias = self.whole((outputs,), weight.dtype) if self.random.random() < 0.4 else None
         numbers = {
             "stride": pick(SPELLINGS)(pick((1, 1, 2))),
-            "padding": pick(SPELLINGS)(pick((0, 1, 2))) if pick((0, 1, 1)) else pick(("same", "valid", "all")),
+            "padding": pick(SPELLINGS)(pick((0, 1, 2)))
+            if pick((0, 1, 1))
+            else pick(("same", "valid", "all")),
             "dilation": pick(SPELLINGS)(pick((1, 1, 2))),
             "groups": pick((*SPELLINGS[:4], *SPELLINGS))(groups),
         }
@@ -364,7 +366,7 @@ class Session:
         for one, other in zip(got, expected, strict=True):
             same = isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
             if same:
-                torch.testing.assert_close(one, other, msg=lambda text: f"{call}: {text}")  # noqa: B023
+                torch.testing.assert_close(one, other, msg=lambda text: f"{call}: {text}")
                 assert type(one) is type(other)
             else:
                 assert one == other, f"{call}: {one} where torch gives {other}"
