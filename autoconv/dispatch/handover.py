@@ -124,8 +124,8 @@ def handed_over(one: Launch, tensors: Sequence[Any], stream: int, empty: Callabl
                 raise
             _log.info("%s is launched by Triton's own path: %s", one.jit.fn.__name__, error)
             warn_once(
-                f"Triton {triton.__version__} launches kernels in a way not known here, so its own path serves, "
-                "which takes the host several times as long; autoconv's log says what is not known"
+                f"Triton {triton.__version__} launches kernels in a way not known here, so its own path "
+                "serves and takes the host several times as long; autoconv's log says what is not known"
             )
             call, head, packed, inner = None, (), False, False
     return Handover(one, compiled, call, head, packed, inner, one.constants())

@@ -67,11 +67,13 @@ def recent(
         numbers: stride, padding, dilation, groups, output_padding and activation.
         precision: As torch is set.
     """
+    compare = comparison()
+    if compare is None or not all(map(_constant, numbers)):
+        return None
     addresses = [tensor.data_ptr() for tensor in tensors]
     if min(addresses) <= NO_MEMORY or any(address % 16 for address in addresses):
         return None
-    compare = comparison()
-    if compare is None or len(set(map(id, tensors))) < len(tensors) or not all(map(_constant, numbers)):
+    if len(set(map(id, tensors))) < len(tensors):  # of which the comparison wants none
         return None
     differentiable = any(tensor.requires_grad for tensor in tensors)
     of_float32 = precision if tensors[0].dtype == torch.float32 else None
