@@ -11,7 +11,7 @@ from autoconv.dispatch.launchers import Launcher
 from autoconv.dispatch.machines import Machine
 from autoconv.dispatch.planning import Planner
 from autoconv.dispatch.plans import Plan
-from autoconv.dispatch.recent import MOST, Place, Recent, recent
+from autoconv.dispatch.recent import MOST, Place, Recent, comparison, recent
 from autoconv.dispatch.signature import (
     NO_MEMORY,
     Call,
@@ -46,6 +46,7 @@ class Dispatcher:
         self._plans = self._planner.plans.by_key
         self.recent: dict[Place, Recent] = {}
         self._planner.plans.on_eviction = self.recent.clear  # a plan that is not kept is not renewed
+        comparison()  # tried now, not in a call
 
     @property
     def launchers(self) -> tuple[Launcher, ...]:
