@@ -167,7 +167,8 @@ def _convolved(
         or not dispatcher.serves(input)
     ):
         return _unserved(input, weight, bias, (stride, padding, dilation, groups), output_padding, activation)
-    if _any_autocast():
+    cast = _any_autocast()
+    if cast:
         input, weight, bias = _autocast(dispatcher.machine.device_type, input, weight, bias)
     if _dispatch_modes() or (
         _grad_enabled()
@@ -175,14 +176,13 @@ def _convolved(
     ):
         window_of = stride, padding, dilation, groups
         return _by_operator(input, weight, bias, window_of, output_padding, activation)
-    if output_padding is None and activation == "none":
-        plan = dispatcher.plan(input, weight, bias, stride, padding, dilation, groups)
-    else:
+    call: tuple[Any, ...] = input, weight, bias, stride, padding, dilation, groups
+    if output_padding is not None or activation != "none":
         kind = ("conv", 0) if output_padding is None else ("conv_transpose", output_padding)
-        plan = dispatcher.plan(input, weight, bias, stride, padding, dilation, groups, *kind, activation)
-    dispatcher.remember(
-        plan, input, weight, bias, stride, padding, dilation, groups, output_padding, activation
-    )
+        call = *call, *kind, activation
+    plan = dispatcher.plan(*call)
+    if not cast:  # to tensors that come but once
+        dispatcher.remember(plan, call, output_padding, activation)
     return plan.launch(input, weight, bias)
 
 

@@ -116,26 +116,28 @@ class Dispatcher:
         plan.calls += 1
         return plan
 
-    def remember(
-        self,
-        plan: Plan,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        *numbers: Any,
-    ) -> None:
-        """Have a call like this one recognised, if that can be; `numbers` as `recent` takes them.
+    def remember(self, plan: Plan, call: tuple[Any, ...], output_padding: Any, activation: str) -> None:
+        """Have a call like this one recognised, if that can be.
 
         From the second on: a plan for one call alone is not called again.
+
+        Args:
+            plan: Of the call.
+            call: The arguments of `plan`.
+            output_padding: None of conv1d.
+            activation: As in Call.
         """
         if plan.total < 2:
             return
+        x, weight, bias, *window = call[:7]
         tensors = [x, weight] if bias is None else [x, weight, bias]
-        made = recent(tensors, plan, numbers, precision_setting())
-        if made is not None:
-            if len(self.recent) >= MOST:
-                self.recent.clear()
-            self.recent[id(weight), id(bias), x.numel()] = made
+        made = recent(tensors, plan, (*window, output_padding, activation), precision_setting())
+        if made is None or self.plan(*call) is not plan:  # another thread has changed a tensor meanwhile
+            return
+        plan.calls -= 1
+        if len(self.recent) >= MOST:
+            self.recent.clear()
+        self.recent[id(weight), id(bias), x.numel()] = made
 
     def _unkeyed(self, call: Call) -> Plan:
         """Plan a call without a key: with numbers of other types, or tensors without memory, as in vmap."""

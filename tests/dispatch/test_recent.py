@@ -109,3 +109,37 @@ def test_a_comparison_that_tells_too_little_apart_is_not_used(monkeypatch):
 def test_it_is_tried_in_whatever_is_in_force():
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert comparison.__wrapped__() is not None
+
+
+def test_what_another_thread_changes_between_plan_and_comparison_is_not_mistaken(launches, monkeypatch):
+    weight = torch.zeros(8, 4, 3)
+    call(weight=weight)
+
+    def changing(tensors, *rest):
+        weight.data = torch.zeros(8, 4, 5)
+        return recent.recent(tensors, *rest)
+
+    monkeypatch.setattr("autoconv.dispatch.dispatcher.recent", changing)
+    call(weight=weight)
+    assert len(kept()) == 0
+    assert call(weight=weight).shape == (2, 8, 26)
+
+
+def test_a_change_of_precision_is_not_overlooked(launches):
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        for allowed in (True, False, True):
+            torch.backends.cudnn.allow_tf32 = allowed
+            for _ in range(3):
+                call()
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    of_tf32 = ["tf32" in launch.arguments for launch in launches]
+    assert of_tf32 == [True] * 3 + [False] * 3 + [True] * 3
+
+
+def test_under_autocast_weights_that_are_cast_leave_no_trace(launches):
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(4):
+            assert call().dtype == torch.bfloat16
+    assert len(kept()) == 0
