@@ -256,7 +256,7 @@ def _by_operator(
     transposed = output_padding is not None
     stride, padding, dilation, output_padding = numbers
     batch = input if input.dim() == 3 else input.unsqueeze(0)
-    y = torch.ops.autoconv.convolution(
+    y = library.differentiable(
         batch, weight, bias, stride, padding, dilation, groups, transposed, output_padding
     )
     return ACTIVATIONS[activation](y if input.dim() == 3 else y.squeeze(0))
