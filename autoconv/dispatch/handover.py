@@ -170,7 +170,8 @@ def _in_place_of(holder: Any, name: str, call: Callable[..., object]) -> Iterato
     def take(*handed: Any) -> object:
         if threading.get_ident() != thread:
             return call(*handed)
-        return arrived.append(handed)
+        arrived.append(handed)
+        return None
 
     before = vars(holder)[name]
     setattr(holder, name, take)

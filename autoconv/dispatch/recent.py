@@ -77,7 +77,8 @@ def recent(
         return None
     differentiable = any(tensor.requires_grad for tensor in tensors)
     of_float32 = precision if tensors[0].dtype == torch.float32 else None
-    return Recent(compare(*tensors), plan, *numbers, differentiable, of_float32)
+    alike = compare(*tensors)
+    return Recent(alike, plan, *numbers, differentiable, of_float32)  # type: ignore[call-arg]  # not counted
 
 
 def _constant(number: Any) -> bool:
@@ -124,7 +125,12 @@ def _discerning(compare: Callable[..., Alike]) -> bool:
             apart.append(not alike(x, weight))
         with TorchDispatchMode():
             apart.append(not alike(x, weight))
-        torch.func.vmap(lambda one: apart.append(not alike(x, weight)) or one)(x)
+
+        def transformed(one: torch.Tensor) -> torch.Tensor:
+            apart.append(not alike(x, weight))
+            return one
+
+        torch.func.vmap(transformed)(x)
         return alike(other, weight) and all(apart)
 
 

@@ -83,9 +83,10 @@ def record() -> dict[str, float]:
     """Put the kernel of `dispatch` on record, and import all once, so that no column is the first to."""
     import dispatch
 
+    from autoconv.device import find
     from autoconv.environment import Environment
 
-    target = dispatch.device.find(dispatch.DEVICE)
+    target = find(dispatch.DEVICE)
     dispatch.remember(dispatch.PROBLEM, dispatch.CONFIG, Environment.current(target))
     return {}
 

@@ -121,7 +121,7 @@ def variants(stack: ExitStack) -> dict[str, Variant]:
         "accelerated": lambda: accelerated(x),
         "kernel[grid]": plain,
         "triton.autotune": autotuned,
-        "kernel[grid] with gradients": with_gradients(lambda: Plain.apply(x, wanted, plain)),
+        "kernel[grid] with gradients": with_gradients(lambda: Plain.apply(x, wanted, plain)),  # type: ignore[no-untyped-call]
         "conv1d with gradients": with_gradients(lambda: ops.conv1d(x, wanted, None, *NUMBERS)),
         "ModelNew with gradients": with_gradients(lambda: model(x)),
         "Conv1d with gradients": with_gradients(lambda: module(x)),
@@ -201,8 +201,14 @@ def swallowing(tensors: tuple[torch.Tensor, torch.Tensor], plain: Variant) -> It
 def remember(problem: Problem, config: Config, environment: Environment) -> None:
     """Make `config` the winner of `problem` in the user's database."""
     problem_record, environment_record = lookup.records(problem, environment)
-    made = {"source": source_of(config.kernel) or "", "predictor": predictor_of(config.kernel)}
-    trial = Trial(config.document(), "ok", predicted_us=5.0, max_err=0.0, **made)
+    trial = Trial(
+        config.document(),
+        "ok",
+        predicted_us=5.0,
+        max_err=0.0,
+        source=source_of(config.kernel) or "",
+        predictor=predictor_of(config.kernel),
+    )
     with lookup.open_user(settings.load()) as database:
         database.record(environment_record, problem_record, [trial], origin="bench")
 
