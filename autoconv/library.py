@@ -246,7 +246,7 @@ def differentiable(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
         return torch.ops.autoconv.convolution(x, weight, bias, *numbers)
     if not torch.is_grad_enabled():
         return _convolution(x, weight, bias, *numbers)
-    return _Convolution.apply(x, weight, bias, *numbers)
+    return _Convolution.apply(x, weight, bias, *numbers)  # type: ignore[no-untyped-call]
 
 
 def _differentiable_weight(x: torch.Tensor, gradient: torch.Tensor, *numbers: Any) -> Any:
@@ -254,7 +254,7 @@ def _differentiable_weight(x: torch.Tensor, gradient: torch.Tensor, *numbers: An
         return torch.ops.autoconv.convolution_weight(x, gradient, *numbers)
     if not torch.is_grad_enabled():
         return _convolution_weight(x, gradient, *numbers)
-    return _ConvolutionWeight.apply(x, gradient, *numbers)
+    return _ConvolutionWeight.apply(x, gradient, *numbers)  # type: ignore[no-untyped-call]
 
 
 def _dispatched(x: torch.Tensor, other: torch.Tensor) -> bool:
