@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
@@ -22,12 +22,14 @@ from autoconv.dispatch.handover import (
     no_enter,
     no_exit,
 )
-from autoconv.dispatch.launchers import Launcher, empty_on
+from autoconv.dispatch.launchers import Empty, Launcher, empty_on
 from autoconv.environment import Environment
 from autoconv.kernels.base import TENSORS, Kernel
 from autoconv.kernels.sizes import Strides
 from autoconv.lookup import warn_once
 from autoconv.problem import Problem
+
+Layout: TypeAlias = tuple[tuple[int, int, int], tuple[int, int, int], torch.dtype]  # shape, strides, dtype
 
 
 class Machine(Protocol):
@@ -175,18 +177,17 @@ def _compiled(
     scratch_elements = kernel.workspace(problem, config)
     # A dtype stands for what each call allocates: its address is a multiple of 16, as theirs will be.
     tensors = {"x": x, "w": w, "b": b, "y": x.dtype, "partials": torch.float32}
-    empty, dtype = empty_on(x.device), x.dtype
+    empty = empty_on(x.device)
     loaded = [
         handed_over(one, [tensors[name] for name in one.tensors], stream(index), empty) for one in steps
     ]
-    y_shape = problem.y_shape
-    y_strides = (y_shape[1] * y_shape[2], y_shape[2], 1)
-    allocate = partial(empty, y_shape, y_strides, dtype)
+    _, rows, length = problem.y_shape
+    output = problem.y_shape, (rows * length, length, 1), x.dtype
     if len(loaded) == 1 and loaded[0].call is not None and steps[0].tensors == TENSORS:
-        return _single(loaded[0], allocate, partial(stream, index))
+        return _single(loaded[0], empty, output, partial(stream, index))
 
     def launch_steps(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        y = allocate()
+        y = empty(*output)
         given = {"x": x, "w": weight, "b": bias, "y": y}
         if scratch_elements:
             given["partials"] = empty((scratch_elements,), (1,), torch.float32)
@@ -197,14 +198,14 @@ def _compiled(
     return launch_steps
 
 
-def _single(loaded: Handover, allocate: Callable[[], torch.Tensor], stream: Callable[[], int]) -> Launcher:
+def _single(loaded: Handover, empty: Empty, output: Layout, stream: Callable[[], int]) -> Launcher:
     """Return the launcher of calls that are one launch: Handover.launch, in line."""
     call, public, head, constants = loaded.call, loaded.public, loaded.head, loaded.constants
     assert call is not None
     axis_0, axis_1, axis_2 = loaded.one.grid
 
     def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        y = allocate()
+        y = empty(*output)
         if (
             enter_calls
             or exit_calls
@@ -217,7 +218,7 @@ def _single(loaded: Handover, allocate: Callable[[], torch.Tensor], stream: Call
         return y
 
     def launch_packed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        y = allocate()
+        y = empty(*output)
         if (
             enter_calls
             or exit_calls
