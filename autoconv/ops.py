@@ -249,7 +249,8 @@ def _by_operator(
         library.count_flops()  # its counter may have been loaded since
     stride, padding, dilation, groups = window_of
     numbers = None
-    if _is_compiling() or not torch._C._are_functorch_transforms_active():
+    whole = not isinstance(groups, bool)  # which torch refuses, and an operator takes for a number
+    if whole and (_is_compiling() or not torch._C._are_functorch_transforms_active()):
         numbers = _numbers(input, weight, stride, padding, dilation, output_padding)
     if numbers is None:
         return ACTIVATIONS[activation](_by_torch(input, weight, bias, window_of, output_padding))

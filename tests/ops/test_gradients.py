@@ -63,3 +63,11 @@ def test_a_dispatch_mode_sees_the_operators(launches):
         autoconv.conv1d(x, weight).sum().backward()
     assert mode.names.count("autoconv.convolution.default") == 2
     assert mode.names.count("autoconv.convolution_weight.default") == 1
+
+
+@pytest.mark.parametrize("name", ["conv1d", "conv_transpose1d"])
+def test_true_is_no_number_of_groups_where_the_operator_serves(name, launches):
+    x, weight = torch.zeros(2, 16, 40), torch.zeros(16, 16, 3)
+    with Names(), pytest.raises(TypeError, match="groups"):
+        getattr(autoconv, name)(x, weight, groups=True)
+    assert launches == []
