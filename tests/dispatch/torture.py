@@ -228,7 +228,7 @@ LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "a channel short": lambda x: x[:, 1:],
 }
 SPELLINGS: tuple[Callable[[int], Any], ...] = (
-    *[lambda n: n] * 4, lambda n: (n,), lambda n: (n,), lambda n: [n],
+    *[lambda n: n] * 24, lambda n: (n,), lambda n: (n,), lambda n: [n],
     lambda n: numpy.int64(n), float, bool, lambda n: (n, n), lambda n: -n, lambda n: (float(n),),
 )  # fmt: skip
 
@@ -301,7 +301,7 @@ class Session:
             if pick((0, 1, 1))
             else pick(("same", "valid", "all")),
             "dilation": pick(SPELLINGS)(pick((1, 1, 2))),
-            "groups": pick((*SPELLINGS[:4], *SPELLINGS))(groups),
+            "groups": pick(SPELLINGS)(groups),
         }
         activation = pick(("none", "none", "relu", "gelu"))
         self._make(weight, bias, name, numbers, activation, channels)
