@@ -15,7 +15,7 @@ JOBS ?= 2
 SEED ?= 1
 
 .DEFAULT_GOAL := check
-.PHONY: check setup demo test fuzz stress lint format types docs docs-update emitted bench bench-model bench-floor bench-buckets bench-db test-models test-triton-versions gpu offline-bundle prebuilt dist clean help
+.PHONY: check setup demo test fuzz stress lint format types docs docs-update emitted bench bench-cold bench-model bench-floor bench-buckets bench-db test-models test-triton-versions gpu offline-bundle prebuilt dist clean help
 
 check: lint types docs test  ## Everything that must hold before a change goes in
 
@@ -27,9 +27,11 @@ demo: setup  ## Tune three convolutions for an RTX 4090, no GPU needed
 test: setup  ## The tests and the docstrings' examples, JOBS files at a time
 	$(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile
 
-fuzz: setup  ## EXAMPLES random problems in the interpreter, and emitted, the same ones for the same SEED
+fuzz: setup  ## EXAMPLES random problems in the interpreter, and emitted, and sequences of calls; the same for the same SEED
 	FUZZ_EXAMPLES=$(EXAMPLES) $(RUN) -m pytest tests/kernels/test_numerics.py tests/kernels/test_emitted.py \
 		-k "float64 or drawn" \
+		--hypothesis-seed=$(SEED) -o faulthandler_timeout=0
+	FUZZ_EXAMPLES=$(EXAMPLES) $(RUN) -m pytest tests/dispatch/test_torture.py \
 		--hypothesis-seed=$(SEED) -o faulthandler_timeout=0
 
 stress: setup  ## What the tuning database survives, thousands of times, as a table; ten thousand sizes of a layer; ten minutes
@@ -57,6 +59,9 @@ emitted: setup $(PREBUILT)  ## Write examples/emitted anew, when a kernel or the
 
 bench: setup  ## What a call costs before the kernel runs, as JSON
 	$(RUN) scripts/bench/dispatch.py
+
+bench-cold: setup  ## What a fresh process pays before its calls are hits, as JSON
+	$(RUN) scripts/bench/cold.py
 
 bench-model: setup  ## What the cost model predicts, and how fast, as JSON
 	$(RUN) scripts/bench/model.py

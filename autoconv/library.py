@@ -34,8 +34,7 @@ def convolution(
     output_padding: int,
 ) -> torch.Tensor:
     """Return conv1d, or conv_transpose1d where `transposed`, of x (N, Cin, L); padding is (left, right)."""
-    op = "conv_transpose" if transposed else "conv"
-    return _computed(Call(x, weight, bias, stride, sides(padding), dilation, groups, op, output_padding))
+    return _convolution(x, weight, bias, stride, padding, dilation, groups, transposed, output_padding)
 
 
 @convolution.register_fake
@@ -73,8 +72,7 @@ def convolution_weight(
     groups: int,
 ) -> torch.Tensor:
     """Return the gradient, (Cout, Cin / groups, taps), of the weight of conv1d, from that of its output."""
-    window = stride, sides(padding), dilation, groups
-    return _computed(Call(x, gradient, None, *window, "conv_weight", taps=taps))
+    return _convolution_weight(x, gradient, taps, stride, padding, dilation, groups)
 
 
 @convolution_weight.register_fake
@@ -98,6 +96,34 @@ def _(
         lambda: f"expected the gradient of an output of size {list(of_output)}, got {list(gradient.shape)}",
     )
     return weight
+
+
+def _convolution(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: int,
+    padding: Sequence[int],
+    dilation: int,
+    groups: int,
+    transposed: bool,
+    output_padding: int,
+) -> torch.Tensor:
+    op = "conv_transpose" if transposed else "conv"
+    return _computed(Call(x, weight, bias, stride, sides(padding), dilation, groups, op, output_padding))
+
+
+def _convolution_weight(
+    x: torch.Tensor,
+    gradient: torch.Tensor,
+    taps: int,
+    stride: int,
+    padding: Sequence[int],
+    dilation: int,
+    groups: int,
+) -> torch.Tensor:
+    window = stride, sides(padding), dilation, groups
+    return _computed(Call(x, gradient, None, *window, "conv_weight", taps=taps))
 
 
 def sides(padding: Sequence[int]) -> int | Sides:
@@ -142,7 +168,7 @@ def convolution_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor
         to_x = _input_gradient(gradient, weight, x.shape[2], *window, transposed=transposed)
     if needed[1]:
         pair = (gradient, x) if transposed else (x, gradient)
-        to_weight = torch.ops.autoconv.convolution_weight(*pair, weight.shape[2], *window)
+        to_weight = _differentiable_weight(*pair, weight.shape[2], *window)
     return to_x, to_weight, to_bias, None, None, None, None, None, None
 
 
@@ -160,9 +186,7 @@ def _weight_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | N
     if ctx.needs_input_grad[0]:
         to_x = _input_gradient(of_output, gradient, x.shape[2], *ctx.window, transposed=False)
     if ctx.needs_input_grad[1]:
-        to_output = torch.ops.autoconv.convolution(
-            x, gradient, None, stride, padding, dilation, groups, False, 0
-        )
+        to_output = differentiable(x, gradient, None, stride, padding, dilation, groups, False, 0)
     return to_x, to_output, None, None, None, None, None
 
 
@@ -188,7 +212,7 @@ def _input_gradient(
     if not transposed:
         # A stride that does not divide leaves inputs at the end that no window reached.
         lacking = length - _stretched(gradient.shape[2], weight.shape[2], stride, padding, dilation, groups)
-    y: torch.Tensor = torch.ops.autoconv.convolution(
+    y: torch.Tensor = differentiable(
         gradient, weight, None, stride, padding, dilation, groups, not transposed, lacking
     )
     return y
@@ -208,6 +232,62 @@ def _stretched(
 
 convolution.register_autograd(convolution_backward, setup_context=_save_convolution)
 convolution_weight.register_autograd(_weight_backward, setup_context=_save_weight)
+
+
+# --- without the operators ----------------------------------------------------------------------------
+
+# What nobody traces or dispatches is differentiated by these: the same, but for what torch.library does in
+# each call of an operator with a derivative, which takes the host three times what a launch by Triton does.
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def differentiable(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *numbers: Any) -> Any:
+    """Return what the operator `convolution` does for these arguments, and so its derivatives."""
+    if _dispatched(x, weight):
+        return torch.ops.autoconv.convolution(x, weight, bias, *numbers)
+    if not torch.is_grad_enabled():
+        return _convolution(x, weight, bias, *numbers)
+    return _Convolution.apply(x, weight, bias, *numbers)  # type: ignore[no-untyped-call]
+
+
+def _differentiable_weight(x: torch.Tensor, gradient: torch.Tensor, *numbers: Any) -> Any:
+    if _dispatched(x, gradient):
+        return torch.ops.autoconv.convolution_weight(x, gradient, *numbers)
+    if not torch.is_grad_enabled():
+        return _convolution_weight(x, gradient, *numbers)
+    return _ConvolutionWeight.apply(x, gradient, *numbers)  # type: ignore[no-untyped-call]
+
+
+def _dispatched(x: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether something is to see the operator: a compiler, a mode, a transform, a tensor's class."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
+        or type(x) not in _PLAIN
+        or type(other) not in _PLAIN
+    )
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> torch.Tensor:
+        y = _convolution(*inputs)
+        _save_convolution(ctx, inputs, y)
+        return y
+
+    backward = staticmethod(convolution_backward)
+
+
+class _ConvolutionWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> torch.Tensor:
+        weight = _convolution_weight(*inputs)
+        _save_weight(ctx, inputs, weight)
+        return weight
+
+    backward = staticmethod(_weight_backward)
 
 
 # --- operations counted -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from autoconv.dispatch.launchers import Launcher
 from autoconv.dispatch.machines import Machine
 from autoconv.dispatch.planning import Planner
 from autoconv.dispatch.plans import Plan
+from autoconv.dispatch.recent import MOST, Place, Recent, comparison, recent
 from autoconv.dispatch.signature import (
     NO_MEMORY,
     Call,
@@ -29,7 +30,13 @@ _FLOAT32 = torch.float32  # one lookup less in every call
 
 
 class Dispatcher:
-    """Serves convolutions on one kind of machine; keeps one plan for each call signature seen."""
+    """Serves convolutions on one kind of machine; keeps one plan for each call signature seen.
+
+    Attributes:
+        machine: where.
+        serves: whether convolutions of an x run there.
+        recent: calls by their places, to be tried before the plan is looked up.
+    """
 
     def __init__(self, machine: Machine, settings: Settings) -> None:
         """Serve what `machine` serves, with the files and the policy on misses that `settings` name."""
@@ -37,6 +44,9 @@ class Dispatcher:
         self.serves = machine.serves
         self._planner = Planner(machine, settings)
         self._plans = self._planner.plans.by_key
+        self.recent: dict[Place, Recent] = {}
+        self._planner.plans.on_eviction = self.recent.clear  # a plan that is not kept is not renewed
+        comparison()  # tried now, not in a call
 
     @property
     def launchers(self) -> tuple[Launcher, ...]:
@@ -105,6 +115,29 @@ class Dispatcher:
             plan = self._planner.planned(key, Call(x, weight, bias, stride, padding, dilation, groups, *kind))
         plan.calls += 1
         return plan
+
+    def remember(self, plan: Plan, call: tuple[Any, ...], output_padding: Any, activation: str) -> None:
+        """Have a call like this one recognised, if that can be.
+
+        From the second on: a plan for one call alone is not called again.
+
+        Args:
+            plan: Of the call.
+            call: The arguments of `plan`.
+            output_padding: None of conv1d.
+            activation: As in Call.
+        """
+        if plan.total < 2:
+            return
+        x, weight, bias, *window = call[:7]
+        tensors = [x, weight] if bias is None else [x, weight, bias]
+        made = recent(tensors, plan, (*window, output_padding, activation), precision_setting())
+        if made is None or self.plan(*call) is not plan:  # another thread has changed a tensor meanwhile
+            return
+        plan.calls -= 1
+        if len(self.recent) >= MOST:
+            self.recent.clear()
+        self.recent[id(weight), id(bias), x.numel()] = made
 
     def _unkeyed(self, call: Call) -> Plan:
         """Plan a call without a key: with numbers of other types, or tensors without memory, as in vmap."""

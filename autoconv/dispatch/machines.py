@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from operator import attrgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 
 from autoconv import gpu
-from autoconv.compiler.folders import compiling
 from autoconv.compiler.targets import uncompilable
 from autoconv.config import Config
 from autoconv.device import Device
-from autoconv.dispatch.launchers import Launcher, empty_on
+from autoconv.dispatch.handover import (
+    Handover,
+    enter_calls,
+    exit_calls,
+    handed_over,
+    hooks,
+    no_enter,
+    no_exit,
+)
+from autoconv.dispatch.launchers import Empty, Launcher, empty_on
 from autoconv.environment import Environment
-from autoconv.kernels.base import TENSORS, Kernel, Launch
+from autoconv.kernels.base import TENSORS, Kernel
 from autoconv.kernels.sizes import Strides
 from autoconv.lookup import warn_once
 from autoconv.problem import Problem
+
+Layout: TypeAlias = tuple[tuple[int, int, int], tuple[int, int, int], torch.dtype]  # shape, strides, dtype
 
 
 class Machine(Protocol):
@@ -160,59 +171,65 @@ def _compiled(
     stream: Callable[[int], int],
     index: int,
 ) -> Launcher:
-    """Compile through Triton's JIT, and return a launcher that goes round it.
-
-    The JIT binds arguments, specialises them and looks the kernel up anew in every call, which takes longer
-    than many a kernel runs. The signature of the call decides all of that, so it is done here, once, and a
-    later call hands the tensors and the constant arguments to the compiled kernel's own launcher.
-    """
+    """Compile through Triton's JIT, and return a launcher that goes round it: `handover` says how."""
     x_strides: Strides = (x.stride(0), x.stride(1), x.stride(2))
     steps = kernel.launches(problem, config, x_strides)
     scratch_elements = kernel.workspace(problem, config)
     # A dtype stands for what each call allocates: its address is a multiple of 16, as theirs will be.
     tensors = {"x": x, "w": w, "b": b, "y": x.dtype, "partials": torch.float32}
-    loaded = [_loaded(one, [tensors[name] for name in one.tensors]) for one in steps]
-    empty, dtype, y_shape = empty_on(x.device), x.dtype, problem.y_shape
-    _, rows, length = y_shape
-    y_strides = (rows * length, length, 1)
-    if len(steps) == 1 and steps[0].tensors == TENSORS:
-        _, run, axes, function, packed, constants = loaded[0]
-
-        def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-            y = empty(y_shape, y_strides, dtype)
-            # After the metadata: launch metadata and the two hooks, which profilers set; a plan has none.
-            run(*axes, stream(index), function, packed, None, None, None, x, weight, bias, y, *constants)
-            return y
-
-        launch.loaded = loaded  # type: ignore[attr-defined]  # kept for as long as the plan is
-        return launch
+    empty = empty_on(x.device)
+    loaded = [
+        handed_over(one, [tensors[name] for name in one.tensors], stream(index), empty) for one in steps
+    ]
+    _, rows, length = problem.y_shape
+    output = problem.y_shape, (rows * length, length, 1), x.dtype
+    if len(loaded) == 1 and loaded[0].call is not None and steps[0].tensors == TENSORS:
+        return _single(loaded[0], empty, output, partial(stream, index))
 
     def launch_steps(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        y = empty(y_shape, y_strides, dtype)
-        partials = empty((scratch_elements,), (1,), torch.float32)
-        given = {"x": x, "w": weight, "b": bias, "y": y, "partials": partials}
-        for one, (_, run, axes, function, packed, constants) in zip(steps, loaded, strict=True):
-            taken = [given[name] for name in one.tensors]
-            run(*axes, stream(index), function, packed, None, None, None, *taken, *constants)
+        y = empty(*output)
+        given = {"x": x, "w": weight, "b": bias, "y": y}
+        if scratch_elements:
+            given["partials"] = empty((scratch_elements,), (1,), torch.float32)
+        for step in loaded:
+            step.launch(stream(index), [given[name] for name in step.one.tensors])
         return y
 
     return launch_steps
 
 
-class _Loaded(NamedTuple):
-    """A step's kernel on the device, and what to call its launcher with."""
+def _single(loaded: Handover, empty: Empty, output: Layout, stream: Callable[[], int]) -> Launcher:
+    """Return the launcher of calls that are one launch: Handover.launch, in line."""
+    call, public, head, constants = loaded.call, loaded.public, loaded.head, loaded.constants
+    assert call is not None
+    axis_0, axis_1, axis_2 = loaded.one.grid
 
-    compiled: Any  # since Triton 3.9 it unloads the kernel when nothing refers to it any more
-    run: Any  # the launcher that Triton made
-    grid: tuple[int, int, int]
-    function: Any
-    packed_metadata: Any
-    constants: tuple[Any, ...]
+    def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        y = empty(*output)
+        if (
+            enter_calls
+            or exit_calls
+            or hooks.launch_enter_hook is not no_enter
+            or (hooks.launch_exit_hook is not no_exit)
+        ):
+            public((x, weight, bias, y))
+            return y
+        call(axis_0, axis_1, axis_2, stream(), *head, x, weight, bias, y, *constants)
+        return y
 
+    def launch_packed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        y = empty(*output)
+        if (
+            enter_calls
+            or exit_calls
+            or hooks.launch_enter_hook is not no_enter
+            or (hooks.launch_exit_hook is not no_exit)
+        ):
+            public((x, weight, bias, y))
+            return y
+        b = None if bias is None else bias.data_ptr()
+        given = (x.data_ptr(), weight.data_ptr(), b, y.data_ptr(), *constants)
+        call(axis_0, axis_1, axis_2, stream(), *head, given)
+        return y
 
-def _loaded(one: Launch, tensors: list[Any]) -> _Loaded:
-    """Compile a step and load it."""
-    with compiling():
-        compiled = one.jit.warmup(*tensors, grid=one.grid, **one.keywords)
-        run = compiled.run  # before the function, which is loaded by reading this
-    return _Loaded(compiled, run, one.grid, compiled.function, compiled.packed_metadata, one.constants())
+    return launch_packed if loaded.packed else launch

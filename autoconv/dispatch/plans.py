@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -74,6 +75,7 @@ class Plans:
     Attributes:
         by_key: the plans.
         evicted: how many had to go.
+        on_eviction: called where one has gone.
         misses: how many found no entry when they were made.
     """
 
@@ -81,6 +83,7 @@ class Plans:
         """Start without any; calls of what was not tuned are noted in `missed`."""
         self.by_key: dict[Key, Plan] = {}
         self.evicted = 0
+        self.on_eviction: Callable[[], None] = lambda: None
         self.misses = 0
         self._missed = missed
         self._calls: Counter[Served] = Counter()
@@ -104,6 +107,7 @@ class Plans:
                 oldest = next(iter(self.by_key))
                 self._count_up(self.by_key.pop(oldest))
                 self.evicted += 1
+                self.on_eviction()
             return kept
 
     def serve(self, plan: Plan, launch: Launcher, served: Served) -> None:

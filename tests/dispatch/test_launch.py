@@ -108,16 +108,14 @@ def test_a_config_on_record_is_preferred_to_a_prediction(remember, launches):
 # --- what a hit does without ----------------------------------------------------------------------
 
 HIT_FILES = {
-    "ops.py", "dispatcher.py", "binding.py", "machines.py",
+    "ops.py", "binding.py", "machines.py",
     "recording.py", "driver.py", "<string>",  # the recorder, Triton's active driver, a dataclass's __init__
 }  # fmt: skip
 HIT_CALLS = {
-    # of a tensor: what the key reads, and the one allocation
-    "is_contiguous", "get_device", "data_ptr", "_empty_strided_cpu",
+    # of a tensor: its place, whether it is as it was, and the one allocation
+    "id", "numel", "check", "data_ptr", "_empty_strided_cpu",
     # of torch: modes in which it serves the call, and the precision of float32
-    "_is_tracing", "_len_torch_dispatch_stack", "_is_any_autocast_enabled", "is_grad_enabled",
-    "_is_torch_function_mode_enabled",
-    "_get_fp32_precision_getter",
+    "is_grad_enabled", "_is_torch_function_mode_enabled", "_get_fp32_precision_getter",
     "get",  # of the dictionary
     "append", "__setattr__",  # of the recorder
 }  # fmt: skip
@@ -128,7 +126,8 @@ def test_a_hit_calls_nothing_but_what_is_listed_here(remember, launches):
     remember(PROBLEM, CONFIGS[0])
     x, w, bias = tensors(PROBLEM)
     conv1d, numbers = autoconv.conv1d, (PROBLEM.stride, PROBLEM.pad_left, PROBLEM.dilation)
-    conv1d(x, w, bias, *numbers)
+    for _ in range(2):  # the first makes the plan, the second is what the next ones are recognised by
+        conv1d(x, w, bias, *numbers)
     files, calls = set(), []
 
     def look(frame: FrameType, event: str, argument: Any) -> None:
@@ -147,7 +146,7 @@ def test_a_hit_calls_nothing_but_what_is_listed_here(remember, launches):
     assert {file.name for file in files - {Path(torch.compiler.__file__)}} <= HIT_FILES
     assert set(calls) <= HIT_CALLS
     assert calls.count("_empty_strided_cpu") == 1
-    assert len(launches) == 2
+    assert len(launches) == 3
 
 
 def test_a_hit_allocates_the_output_and_nothing_else(remember, launches):

@@ -49,8 +49,12 @@ class StandIn:
             arch.max_threads_per_block,
         )
         self._library.stand_in_device(self.ordinal, ctypes.byref(limits))
-        self._library.stand_in_use(self.ordinal)
+        self.use()
         self._seen = len(self._lines())
+
+    def use(self) -> None:
+        """Make it the current device of this thread."""
+        self._library.stand_in_use(self.ordinal)
 
     def events(self) -> list[dict[str, Any]]:
         """What happened since this was last asked: launches, and modules unloaded."""

@@ -7,6 +7,9 @@ call that a plan makes: in any other test without a GPU the launcher is a stand-
 from __future__ import annotations
 
 import gc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -24,7 +27,10 @@ from autoconv.compiler.recording import recording
 from autoconv.config import Config
 from autoconv.cost.predict import estimate_seconds
 from autoconv.device import Device, find
+from autoconv.dispatch import handover
 from autoconv.dispatch.dispatcher import Dispatcher
+from autoconv.dispatch.handover import handed_over, hooks
+from autoconv.dispatch.launchers import empty_on
 from autoconv.dispatch.machines import Cuda
 from autoconv.environment import Environment
 from autoconv.kernels.base import Kernel, Launch
@@ -143,6 +149,95 @@ def test_a_plan_asks_for_the_stream_in_each_call(stand_in):
         plan(*tensors)
         (launch,) = stand_in.events()
         assert launch["stream"] == stream
+
+
+def handed_over_on(stand_in: Any, name: str = "dense") -> tuple[Any, Any, Any]:
+    """A launcher of a plan, its tensors, and how Triton would launch the same."""
+    kernel = kernels()[name]
+    problem, config = work_of(kernel, stand_in.device)
+    tensors = tensors_of(problem, aligned=True)
+    bound = Cuda().bind(kernel, problem, config, *tensors)
+    assert stand_in.events() == []
+    y = torch.zeros(problem.y_shape, dtype=tensors[0].dtype)
+    return bound, tensors, lambda: kernel.launch(problem, config, *tensors, y)
+
+
+def test_what_triton_hands_to_its_launcher_in_c_is_understood(stand_in):
+    problem, config = work_of(kernels()["dense"], stand_in.device)
+    tensors = tensors_of(problem, aligned=True)
+    (step,) = steps_of(kernels()["dense"], problem, config, tensors[0])
+    found = handed_over(step, [*tensors, tensors[0].dtype], stand_in.stream, empty_on(tensors[0].device))
+    assert found.call is not None
+    assert found.addresses
+    assert stand_in.events() == []
+
+
+@contextmanager
+def listening(enter: Any, leave: Any) -> Iterator[None]:
+    """Set Triton's two hooks, as its profilers do."""
+    chains = [hooks.launch_enter_hook, hooks.launch_exit_hook]
+    if hasattr(chains[0], "add"):
+        chains[0].add(enter)
+        chains[1].add(leave)
+    else:
+        hooks.launch_enter_hook, hooks.launch_exit_hook = enter, leave
+    yield
+    if hasattr(chains[0], "add"):
+        chains[0].remove(enter)
+        chains[1].remove(leave)
+    else:
+        hooks.launch_enter_hook, hooks.launch_exit_hook = chains
+
+
+@pytest.mark.parametrize("name", ["dense", "split_k"])
+def test_hooks_are_told_of_a_plan_s_launches_as_of_triton_s(name, stand_in):
+    plan, tensors, public = handed_over_on(stand_in, name)
+    told: list[Any] = []
+    with listening(
+        lambda metadata: told.append(metadata.get()["name"]), lambda metadata: told.append(metadata.get())
+    ):
+        plan(*tensors)
+        by_plan, told = told, []
+        public()
+    assert len(by_plan) == 2 * len(stand_in.events()) // 2
+    assert by_plan == told
+    plan(*tensors)
+    assert by_plan == told
+
+
+def test_what_is_not_understood_is_launched_by_triton_s_own_path_with_a_warning(stand_in, monkeypatch):
+    monkeypatch.setattr(handover, "_fields", lambda launcher: {"launch": launcher.launch})
+    monkeypatch.setattr(handover, "GRID", (0, 5, 7))
+    monkeypatch.setattr(handover, "_same", lambda these, those: these is those)
+    with pytest.warns(RuntimeWarning, match=f"Triton {triton.__version__} .* its own path") as warned:
+        plan, tensors, public = handed_over_on(stand_in)
+    assert len(warned) == 1
+    y = plan(*tensors)
+    public()
+    planned, jitted = stand_in.events()
+    assert f"{y.data_ptr():016x}" in planned["parameters"]
+    for launch in (planned, jitted):
+        del launch["parameters"][len([one for one in tensors if one is not None])]  # y
+    assert planned == jitted
+
+
+def test_launches_of_other_threads_go_ahead_while_one_is_looked_at(stand_in, monkeypatch):
+    """They are of the same compiled kernel, and their results are waited for."""
+    _, tensors, public = handed_over_on(stand_in)
+    original = handover._in_place_of
+
+    @contextmanager
+    def meanwhile(*given: Any) -> Iterator[Any]:
+        with original(*given) as arrived:
+            other = threading.Thread(target=lambda: (stand_in.use(), public()))
+            other.start()
+            other.join()
+            yield arrived
+
+    monkeypatch.setattr(handover, "_in_place_of", meanwhile)
+    kernel = kernels()["dense"]
+    Cuda().bind(kernel, *work_of(kernel, stand_in.device), *tensors)
+    assert len(stand_in.events()) == 1
 
 
 def compiled_kernels() -> int:
@@ -268,3 +363,21 @@ def test_a_hit_is_the_launch_of_the_first_call(served):
         launch["parameters"].remove(f"{y.data_ptr():016x}")
         launches.append(launch)
     assert launches[0] == launches[1]
+
+
+def test_each_hit_launches_with_the_tensors_of_its_call(served):
+    """Whatever becomes of a weight, whose identity stays: by address, contents and alignment."""
+    weight = torch.zeros(32, 16, 3)
+    flat = torch.zeros(1 + weight.numel())
+    names = set()
+    for data in (weight, torch.ones(32, 16, 3), flat[1:].view(32, 16, 3), torch.ones(32, 16, 3)):
+        weight.data = data
+        for _ in range(3):
+            x = torch.zeros(2, 16, 100)
+            y = autoconv.conv1d(x, weight)
+            (launch,) = served.events()
+            pointers = [int(one, 16) for one in launch["parameters"][:3]]
+            assert pointers == [x.data_ptr(), weight.data_ptr(), y.data_ptr()]
+            names.add((data.data_ptr() % 16, launch["code"]))
+    assert len(names) == 2
+    assert len(serving.current.recent) == 1

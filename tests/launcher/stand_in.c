@@ -31,6 +31,7 @@ struct CUfunc_st {
   char name[NAME];
   int shared, dynamic_shared, threads;
   int count, size[PARAMETERS];
+  uint64_t code; /* a checksum (FNV-1a) of its instructions */
 };
 
 static struct CUctx_st devices[DEVICES];
@@ -185,13 +186,17 @@ CUresult cuModuleLoadData(CUmodule *module, const void *image) {
   function->context = current;
   function->dynamic_shared = SHARED_UNASKED;
   function->threads = current->limits.threads_per_block;
+  function->code = 0xcbf29ce484222325;
   for (int i = 0; i < header->e_shnum; i++) {
     const Elf64_Shdr *section = &sections[i];
     const char *name = names + section->sh_name;
     const unsigned char *at = bytes + section->sh_offset;
     if (starts(name, ".nv.shared.")) function->shared = (int)section->sh_size;
     if (starts(name, ".nv.info.")) understood &= read_info(function, at, at + section->sh_size);
-    if (starts(name, ".text.")) snprintf(function->name, NAME, "%s", name + strlen(".text."));
+    if (!starts(name, ".text.")) continue;
+    snprintf(function->name, NAME, "%s", name + strlen(".text."));
+    for (uint64_t byte = 0; byte < section->sh_size; byte++)
+      function->code = (function->code ^ at[byte]) * 0x100000001b3;
   }
   if (understood && function->count) {
     *module = (CUmodule)function;
@@ -252,6 +257,7 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig *launch, CUfunction function, voi
   FILE *out = log_file();
   fprintf(out, "{\"launch\": \"%s\", \"capability\": %d, ", function->name, current->limits.capability);
   fprintf(out, "\"grid\": [%u, %u, %u], ", launch->gridDimX, launch->gridDimY, launch->gridDimZ);
+  fprintf(out, "\"code\": \"%016llx\", ", (unsigned long long)function->code);
   fprintf(out, "\"block\": [%u, %u, %u], ", launch->blockDimX, launch->blockDimY, launch->blockDimZ);
   fprintf(out, "\"shared\": %u, \"stream\": %llu, ", launch->sharedMemBytes, (unsigned long long)launch->hStream);
   fprintf(out, "\"attributes\": [");
