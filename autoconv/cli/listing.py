@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,14 @@ from autoconv.cli.common import (
 from autoconv.cli.tables import ms, numbers, percent, print_table, spaced
 from autoconv.problem import Problem
 from tuning_db import Layers
+from tuning_db.records import PROVENANCES
 
 if TYPE_CHECKING:
     from autoconv.lookup.listing import Entry, Sweep, Tried
 
 SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "problem": lambda row: (row["problem"], row["device"], row["triton"]),
-    "time": lambda row: -(row["measured_ms"] or row["predicted_ms"] or 0.0),
+    "time": lambda row: -(row["measured_ms"] or row["contended_ms"] or row["predicted_ms"] or 0.0),
     "floor": lambda row: row["floor_pct"] or 0.0,
     "kernel": lambda row: (row["kernel"], row["problem"]),
 }
@@ -65,7 +66,7 @@ file_option = click.option(
 @click.option(
     "--layer", metavar="NAME", help="Only that layer: user, prebuilt, process, or site 1 and so on."
 )
-@click.option("--provenance", type=click.Choice(["measured", "predicted"]), help="Only such times.")
+@click.option("--provenance", type=click.Choice(PROVENANCES), help="Only such times.")
 @click.option(
     "--match", metavar="TEXT", help="Only problems whose text has this, such as Cin=64 or op=conv_transpose."
 )
@@ -93,7 +94,7 @@ def list_(file: Path | None, sort: str, as_json: bool, **wanted: str | None) -> 
         for row in rows:
             print_json(row)
     elif rows:
-        print_table("", list(_cells(rows[0])), (list(_cells(row).values()) for row in rows))
+        _print_rows("", [_cells(row) for row in rows])
     else:
         say("nothing is tuned that is asked for")
     raise SystemExit(0 if rows else 1)
@@ -108,8 +109,9 @@ def _fields(one: Entry) -> dict[str, Any]:
         "kernel": one.config.kernel,
         "config": one.config.to_json(),
         "provenance": one.provenance,
-        "predicted_ms": milliseconds(one.predicted_us),
-        "measured_ms": milliseconds(one.measured_us),
+        "predicted_ms": milliseconds(one.times["predicted_us"]),
+        "measured_ms": milliseconds(one.times["measured_us"]),
+        "contended_ms": milliseconds(one.times["contended_us"]),
         "default_ms": milliseconds(one.default_us),
         "floor_ms": milliseconds(one.floor_us),
         "floor_pct": one.floor_pct,
@@ -131,6 +133,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         "config": numbers(row["config"]) if row["kernel"] != "aten" else "torch's own",
         "predicted": ms(row["predicted_ms"]),
         "measured": ms(row["measured_ms"]),
+        "contended": ms(row["contended_ms"]),
         "of floor": percent(row["floor_pct"]),
         "layer": row["layer"] + (", outdated" if row["outdated"] else ""),
     }
@@ -178,7 +181,8 @@ def tried_fields(one: Tried) -> dict[str, Any]:
         "config": one.numbers,
         "outcome": one.trial.outcome,
         "predicted_ms": milliseconds(one.trial.predicted_us),
-        "measured_ms": milliseconds(one.trial.measured_us),
+        "measured_ms": None if one.trial.contended else milliseconds(one.trial.measured_us),
+        "contended_ms": milliseconds(one.trial.measured_us) if one.trial.contended else None,
         "max_err": one.trial.max_err,
         "error": one.trial.error,
     }
@@ -188,7 +192,7 @@ def print_tried(title: str, tried: Iterable[Tried], most: int | None = None) -> 
     """Print trials as a table, the best `most` of them; the rest is counted."""
     rows = [tried_fields(one) for one in tried]
     shown = rows[:most]
-    print_table(title, list(_trial_cells(rows[0])), (list(_trial_cells(row).values()) for row in shown))
+    _print_rows(title, [_trial_cells(row) for row in shown])
     if len(shown) < len(rows):
         say(f"and {len(rows) - len(shown)} more")
 
@@ -197,9 +201,17 @@ def _trial_cells(row: dict[str, Any]) -> dict[str, str]:
     return {
         "place": str(row["place"] or "-"),
         "measured": ms(row["measured_ms"]),
+        "contended": ms(row["contended_ms"]),
         "predicted": ms(row["predicted_ms"]),
         "% of best": percent(row["best_pct"]),
         "kernel": row["kernel"],
         "config": numbers(row["config"]) if row["kernel"] != "aten" else "torch's own",
         "outcome": row["outcome"] + (f": {row['error']}" if row["error"] else ""),
     }
+
+
+def _print_rows(title: str, rows: Sequence[dict[str, str]]) -> None:
+    """Print them as a table; the column of times taken beside other work only where there are some."""
+    left_out = {"contended"} if all(row["contended"] == ms(None) for row in rows) else set()
+    names = [name for name in rows[0] if name not in left_out]
+    print_table(title, names, ([row[name] for name in names] for row in rows))

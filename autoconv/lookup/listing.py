@@ -14,9 +14,10 @@ from autoconv.environment import IDENTITY
 from autoconv.errors import ConfigError, ProblemError
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
-from autoconv.lookup.found import PredictorOf
+from autoconv.lookup.found import TIMED, PredictorOf, Times, times_of
 from autoconv.problem import Problem
 from tuning_db import EnvironmentRecord, Layers, Trial, Winner
+from tuning_db.records import PROVENANCES
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,8 @@ class Entry:
     environment: EnvironmentRecord
     layer: str
     config: Config
-    provenance: str  # "measured" or "predicted"
-    measured_us: float | None
-    predicted_us: float | None
+    provenance: str  # of PROVENANCES
+    times: Times
     default_us: float | None  # of the config that served without tuning, and that this one competed with
     floor_us: float | None  # None where nothing is known of the device
     today: bool  # whether it is of today's kernel, and of today's model where predicted
@@ -37,7 +37,11 @@ class Entry:
     @property
     def time_us(self) -> float:
         """The time that its place rests on."""
-        time = self.measured_us if self.provenance == "measured" else self.predicted_us
+        time = {
+            "measured": self.times["measured_us"],
+            "contended": self.times["contended_us"],
+            "predicted": self.times["predicted_us"],
+        }[self.provenance]
         return math.inf if time is None else time
 
     @property
@@ -59,7 +63,7 @@ class Entry:
 def entries(layers: Layers, predictor_of: PredictorOf) -> Iterator[Entry]:
     """Yield the best of each layer, problem and environment, in the order of the problems' keys.
 
-    What is of today's kernels comes before what is not, measured before predicted, then the faster. Keys and
+    What is of today's kernels comes before what is not, then the better provenance, then the faster. Keys and
     configs of other versions are left out.
     """
     for record in layers.problems():
@@ -73,7 +77,7 @@ def entries(layers: Layers, predictor_of: PredictorOf) -> Iterator[Entry]:
             if made is not None:
                 groups.setdefault((layer, winner.environment.hash), []).append(made)
         for group in groups.values():
-            yield min(group, key=lambda one: (not one.today, one.provenance != "measured", one.time_us))
+            yield min(group, key=lambda one: (not one.today, PROVENANCES.index(one.provenance), one.time_us))
 
 
 def _entry(layer: str, winner: Winner, problem: Problem, predictor_of: PredictorOf) -> Entry | None:
@@ -84,10 +88,11 @@ def _entry(layer: str, winner: Winner, problem: Problem, predictor_of: Predictor
     ours = config == ATEN or winner.source == source_of(
         config.kernel
     )  # torch's own needs no torch to be told
-    model = winner.provenance == "measured" or winner.predictor == predictor_of(config.kernel)
-    times = winner.measured_us, winner.predicted_us, winner.default_us
+    model = winner.provenance in TIMED or winner.predictor == predictor_of(config.kernel)
+    times = times_of(winner)
     floor = floor_us(problem, device_of(winner.environment))
-    return Entry(problem, winner.environment, layer, config, winner.provenance, *times, floor, ours and model)
+    known = problem, winner.environment, layer, config, winner.provenance, times, winner.default_us, floor
+    return Entry(*known, today=ours and model)
 
 
 def device_of(environment: EnvironmentRecord) -> Device | None:
@@ -128,16 +133,19 @@ class Tried:
 def placed(trials: Iterable[Trial]) -> list[Tried]:
     """Return trials of one problem and environment, the best first, then those that did not compete.
 
-    Measured times compete where there are any, else predicted ones. A config that was found wrong does not
-    compete, nor is any of several sources preferred.
+    Measured times compete where there are any, else those taken beside other work, else predicted ones. A
+    config that was found wrong does not compete, nor is any of several sources preferred.
     """
     trials = list(trials)
     wrong = {(trial.config_hash, trial.source) for trial in trials if trial.outcome == "wrong"}
     sound = [trial for trial in trials if trial.outcome == "ok" and _named(trial) not in wrong]
-    measured = any(trial.measured_us is not None for trial in sound)
-    times = {id(trial): trial.measured_us if measured else trial.predicted_us for trial in sound}
+    timed_at_all = [trial for trial in sound if trial.measured_us is not None]
+    quiet = [trial for trial in timed_at_all if not trial.contended]
+    times = {id(trial): trial.measured_us for trial in quiet or timed_at_all}
+    if not times:
+        times = {id(trial): trial.predicted_us for trial in sound}
     timed = sorted(
-        (trial for trial in sound if times[id(trial)] is not None),
+        (trial for trial in sound if times.get(id(trial)) is not None),
         key=lambda one: (times[id(one)], one.config_hash),
     )
     best = times[id(timed[0])] if timed else None

@@ -180,3 +180,24 @@ def test_no_terminal_loses_a_column_or_breaks_a_number(
     assert sum("prebuilt" in line for line in lines) == len(rows)
     for row in rows:
         assert any(f" {row['measured_ms']:.4g} ms " in line for line in lines)
+
+
+def test_a_time_taken_beside_other_work_has_a_column_of_its_own(run: Run, tmp_path: Path) -> None:
+    kept, beside = source_of("dense") or "", {"contended": True}
+    trials = [
+        Trial(config(), "ok", measured_us=20.0, source=kept, detail=beside),
+        Trial(config(BLOCK_L=32), "ok", measured_us=10.0, source=kept, detail=beside),
+    ]
+    file = tmp_path / "other.db"
+    record(file, ODD, *trials)
+    (row,) = listed(run("db", "list", "--json", "--file", str(file)))
+    assert (row["provenance"], row["measured_ms"], row["contended_ms"]) == ("contended", None, 0.01)
+    rows = listed(run("db", "show", str(ODD), "--json", "--file", str(file)))
+    assert [(row["place"], row["measured_ms"], row["contended_ms"]) for row in rows] == [
+        (1, None, 0.01),
+        (2, None, 0.02),
+    ]
+    for command in (("list",), ("show", str(ODD))):
+        header, *_ = run("db", *command, "--file", str(file)).stdout.split("0.01 ms")
+        assert "contended" in header
+    assert "contended" not in run("db", "list").stdout.splitlines()[0]

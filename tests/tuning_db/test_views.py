@@ -128,3 +128,27 @@ def test_missed_says_what_was_asked_for(path: Path) -> None:
         db.note_misses([miss])
     (row,) = asked(path, "SELECT problem, device, triton, calls, served FROM missed")
     assert row == {"problem": "N=7,K=3", "device": "l4", "triton": "3.7", "calls": 12, "served": "torch"}
+
+
+def test_a_time_taken_beside_other_work_is_told_apart(path: Path) -> None:
+    beside = {"contended": True}
+    trials = [
+        trial(1, measured_us=8.0, source="a", detail=beside),
+        trial(2, measured_us=9.0, source="a", detail=beside),
+        trial(3, predicted_us=1.0, predictor="m-3", source="a"),
+    ]
+    with opened(path) as db:
+        db.record(HERE, ProblemRecord(key(N=2, K=3)), trials, origin="sweep")
+        asks = "SELECT kernel, provenance, measured_us, contended_us FROM best"
+        (row,) = asked(path, asks)
+        assert tuple(row.values()) == ("k1", "contended", None, 8.0)
+        db.record(
+            HERE, ProblemRecord(key(N=2, K=3)), [trial(2, measured_us=11.0, source="a")], origin="sweep"
+        )
+    (row,) = asked(path, asks)
+    assert tuple(row.values()) == ("k2", "measured", 11.0, None), (
+        "a quiet time alone counts, once there is one"
+    )
+    rows = asked(path, "SELECT kernel, place, measured_us, contended_us FROM ranked ORDER BY place, kernel")
+    assert [tuple(row.values()) for row in rows if row["place"]] == [("k2", 1, 11.0, None)]
+    assert [row["contended_us"] for row in rows if row["kernel"] == "k1"] == [8.0]

@@ -150,7 +150,7 @@ FROM problems p;
 CREATE VIEW machines AS  -- each environment: the fields of these names, where there are such
 SELECT id AS environment_id, device, arch, json_extract(doc, '$.hard.triton') AS triton
 FROM environments;
-CREATE VIEW best AS  -- of each problem and environment, over all sources; measured where any was
+CREATE VIEW best AS  -- of each problem and environment, over all sources; of the best provenance
 WITH tried AS (  -- the last run that tried a configuration, where runs note when they began
     SELECT t.problem_id, r.environment_id, t.config_hash, max(json_extract(r.info, '$.begun')) AS begun
     FROM trials t JOIN runs r ON r.id = t.run_id GROUP BY 1, 2, 3
@@ -159,7 +159,8 @@ WITH tried AS (  -- the last run that tried a configuration, where runs note whe
             PARTITION BY problem_id, environment_id, provenance, model
         ) AS least_default_us,
         lead(time_us) OVER of_model / time_us - 1 AS ahead,
-        max(provenance = 'measured') OVER (PARTITION BY problem_id, environment_id) AS any_measured
+        max(provenance = 'measured') OVER (PARTITION BY problem_id, environment_id) AS any_measured,
+        max(provenance <> 'predicted') OVER (PARTITION BY problem_id, environment_id) AS any_timed
     FROM (
         SELECT *, coalesce(measured_us, predicted_us) AS time_us,
             substr(predictor, 1, instr(predictor || '-', '-')) AS model
@@ -169,27 +170,35 @@ WITH tried AS (  -- the last run that tried a configuration, where runs note whe
     )
 )
 SELECT x.problem, m.device, m.triton, json_extract(w.config, '$.kernel') AS kernel, w.provenance,
-    w.measured_us, w.predicted_us, w.least_default_us AS default_us,
+    iif(w.provenance = 'measured', w.measured_us, NULL) AS measured_us,
+    iif(w.provenance = 'contended', w.measured_us, NULL) AS contended_us,  -- beside other work
+    w.predicted_us, w.least_default_us AS default_us,
     -- the next best is the next of the same source, or the best of another
     round(100 * coalesce(min(w.margin, w.ahead), w.margin, w.ahead), 1) AS margin_pct,
     w.config, w.finished, b.begun AS "when", w.source, m.arch, w.problem_id, w.environment_id
 FROM placed w JOIN problem_texts x USING (problem_id) JOIN machines m USING (environment_id)
 LEFT JOIN tried b USING (problem_id, environment_id, config_hash)
-WHERE w.place = 1 AND (w.provenance = 'measured' OR NOT w.any_measured);
+WHERE w.place = 1 AND CASE w.provenance
+    WHEN 'measured' THEN 1 WHEN 'contended' THEN NOT w.any_measured ELSE NOT w.any_timed END;
 CREATE VIEW ranked AS  -- every trial; those that compete have a place, 1 is the best
 WITH told AS (
     SELECT t.*, r.environment_id, json_extract(r.info, '$.begun') AS begun,
         t.outcome = 'ok' AND NOT max(t.outcome = 'wrong') OVER (
             PARTITION BY t.problem_id, r.environment_id, t.config_hash, t.source
         ) AS sound,
-        max(t.outcome = 'ok' AND t.measured_us IS NOT NULL) OVER (
-            PARTITION BY t.problem_id, r.environment_id
-        ) AS any_measured
+        json_extract(t.detail, '$.contended') IS 1 AS contended
     FROM trials t JOIN runs r ON r.id = t.run_id
+), ranked_by AS (
+    SELECT *, max(sound AND measured_us IS NOT NULL AND NOT contended) OVER of_problem AS any_measured,
+        max(sound AND measured_us IS NOT NULL) OVER of_problem AS any_timed
+    FROM told WINDOW of_problem AS (PARTITION BY problem_id, environment_id)
 ), timed AS (
-    SELECT *, CASE WHEN sound THEN iif(any_measured, measured_us, predicted_us) END AS time_us,
-        iif(any_measured, '', substr(predictor, 1, instr(predictor || '-', '-'))) AS model
-    FROM told
+    SELECT *, CASE
+            WHEN NOT sound OR any_measured AND contended THEN NULL
+            WHEN any_timed THEN measured_us ELSE predicted_us
+        END AS time_us,
+        iif(any_timed, '', substr(predictor, 1, instr(predictor || '-', '-'))) AS model
+    FROM ranked_by
 ), placed AS (
     SELECT *, time_us IS NOT NULL AS competes,
         rank() OVER (
@@ -200,7 +209,9 @@ WITH told AS (
 )
 SELECT x.problem, m.device, m.triton, iif(t.competes, t.place, NULL) AS place,
     round(100 * t.best_us / t.time_us, 1) AS pct_of_best, json_extract(t.config, '$.kernel') AS kernel,
-    t.outcome, t.measured_us, t.predicted_us, t.config, t.max_err, t.error, t.begun AS "when", t.source,
+    t.outcome, iif(t.contended, NULL, t.measured_us) AS measured_us,
+    iif(t.contended, t.measured_us, NULL) AS contended_us, t.predicted_us, t.config, t.max_err, t.error,
+    t.begun AS "when", t.source,
     t.run_id, m.arch, t.problem_id, t.environment_id
 FROM placed t JOIN problem_texts x USING (problem_id) JOIN machines m USING (environment_id);
 CREATE VIEW missed AS  -- what was asked for and had no entry
