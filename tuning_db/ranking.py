@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import statistics
-from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .records import EnvironmentRecord, ProblemRecord, Trial, Winner
+from .records import EnvironmentRecord, ProblemRecord, Trial, Winner, canonical
 from .rows import StoredTrial, select_trials, sound, trial_values, winner_from
 
-# Identical sweeps repeated elsewhere flip between configurations 0.1 to 2 % apart (flashinfer#3920).
-TIE_TOLERANCE = 0.02
+# Times that lie so close are as good as each other. Identical sweeps repeated elsewhere flip between
+# configurations 0.1 to 2 % apart (flashinfer#3920); a prediction has no noise but its compiler's last digits.
+TIE_TOLERANCE = {"measured": 0.02, "predicted": 0.01}
 COMPETING_OUTCOMES = ("ok", "wrong")  # what the rule looks at
 NOISE_SAMPLES = 3  # fewer tell nothing about noise
 
@@ -46,6 +47,11 @@ class Contender:
         ranked = sorted(self.trials, key=lambda trial: (_time(trial, provenance), _spelled(trial)))
         return ranked[(len(ranked) - 1) // 2]
 
+    def preference(self, provenance: str) -> tuple[float, float, str, str]:
+        """Its place among ties."""
+        typical = self.typical(provenance)
+        return (*preference(typical.config_text, typical.detail), self.source)
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -57,22 +63,24 @@ class Ranking:
 
     @property
     def margin(self) -> float | None:
-        """The runner-up's time over the winner's, less 1; None without a runner-up."""
-        if len(self.contenders) < 2:
-            return None
-        return self.contenders[1].time / self.contenders[0].time - 1
+        """The least time of the others over the winner's, less 1: below 0 where one of its ties is faster.
+
+        None without another.
+        """
+        winner, *others = (one.time for one in self.contenders)
+        return min(others) / winner - 1 if others else None
 
     @property
     def ties(self) -> int:
-        """How many others lie within TIE_TOLERANCE of the winner."""
-        limit = self.contenders[0].time * (1 + TIE_TOLERANCE)
-        return bisect_right(self.contenders, limit, key=lambda one: one.time) - 1
+        """How many others the winner was chosen from by the fixed order, their times being as good."""
+        least = min(one.time for one in self.contenders)
+        return sum(_as_good(one.time, least, self.provenance) for one in self.contenders) - 1
 
     @property
     def default_us(self) -> float | None:
         """The time of the default configuration; of several, the least, so no gain is overstated."""
         defaults = (one.time for one in self.contenders if any(trial.is_default for trial in one.trials))
-        return next(defaults, None)
+        return min(defaults, default=None)
 
     @property
     def finished(self) -> bool:
@@ -85,8 +93,10 @@ def rank(trials: Iterable[StoredTrial]) -> list[Ranking]:
 
     Only configurations with an "ok" trial and a time compete, and none that was "wrong" in any run of the
     same source. Where any was measured, only measured ones compete; else those of each predictor among
-    themselves, and there are as many rankings as predictors, in the order of their names. The least median
-    over the runs comes first, then the smaller config hash.
+    themselves, and there are as many rankings as predictors, in the order of their names.
+
+    The least median over the runs comes first. Those within TIE_TOLERANCE of it are ties, which `preference`
+    orders; they stand before all others.
     """
     trials = list(trials)
     wrong = {(trial.config_hash, trial.source) for trial in trials if trial.outcome == "wrong"}
@@ -118,7 +128,45 @@ def _contenders(trials: list[StoredTrial], provenance: str) -> list[Contender]:
         Contender(_median([_time(trial, provenance) for trial in group]), *named, group)
         for named, group in groups.items()
     ]
-    return sorted(found, key=lambda one: (one.time, one.config_hash, one.source))
+    found.sort(key=lambda one: (one.time, one.config_hash, one.source))
+    ties = sum(_as_good(one.time, found[0].time, provenance) for one in found)
+    if ties > 1:
+        found[:ties] = sorted(found[:ties], key=lambda one: one.preference(provenance))
+    return found
+
+
+def _as_good(time: float, least: float, provenance: str) -> bool:
+    return time <= least * (1 + TIE_TOLERANCE[provenance])
+
+
+def preference(config: str, detail: Mapping[str, Any]) -> tuple[float, float, str]:
+    """Return the place among ties of a configuration, given as canonical JSON, whose trial has this detail.
+
+    Fewer "registers" come first, then less "shared" memory, as the detail tells them: what takes less of a
+    processor has less to lose elsewhere. Then the configuration's text decides. One that tells neither, such
+    as a library's own, comes before all.
+    """
+    return _figure(detail.get("registers")), _figure(detail.get("shared")), config
+
+
+def _figure(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) and -math.inf < value < math.inf else 0.0
+
+
+def best(found: Iterable[Winner]) -> Winner | None:
+    """Return the best of several sources' winners, measured before predicted; None where there is none.
+
+    As among the configurations of one source, times within TIE_TOLERANCE of the least are ties. The least is
+    that of all configurations, not of the winners alone, so that two rounds of ties do not add up.
+    """
+    found = list(found)
+    rivals = [one for one in found if one.provenance == "measured"] or found
+    least = min((one.time_us * (1 + min(one.margin or 0.0, 0.0)) for one in rivals), default=0.0)
+    return min(
+        (one for one in rivals if _as_good(one.time_us, least, one.provenance)),
+        key=lambda one: (*preference(canonical(one.config), one.detail), one.source),
+        default=None,
+    )
 
 
 def _median(times: list[float]) -> float:

@@ -175,12 +175,17 @@ class StoredTrial:
         return samples
 
     @property
+    def detail(self) -> Mapping[str, Any]:
+        """What else is known of it; nothing where that is no JSON object, which a reader of it will say."""
+        try:
+            return _mapping(self.detail_text)
+        except BadRowError:
+            return {}
+
+    @property
     def is_default(self) -> bool:
         """Whether it is the configuration in use without tuning."""
-        try:
-            return '"default":true' in self.detail_text and _mapping(self.detail_text).get("default") is True
-        except BadRowError:  # a reader of its detail will say so; it is none's default
-            return False
+        return '"default":true' in self.detail_text and self.detail.get("default") is True
 
 
 def _mapping(text: str) -> Mapping[str, Any]:

@@ -26,6 +26,7 @@ from autoconv.cost.prediction import Prediction
 from autoconv.device import Device
 from autoconv.errors import ConfigError
 from autoconv.problem import Problem
+from autoconv.tuning.accuracy import OVER_ALL_PCT, TYPICAL_ERROR_PCT, model_error_pct, within_error
 
 RESOURCES = ("registers", "shared", "spills")
 _MOST_DIGITS = 9
@@ -77,16 +78,21 @@ def explain(
     if other is not None:
         predictions.append((other, _predicted(parsed, other, at.device, {})))
     fields = [
-        {"problem": str(parsed), "device": at.device.name, **prediction.to_json(one)}
+        {
+            "problem": str(parsed),
+            "device": at.device.name,
+            **prediction.to_json(one),
+            "model_error_pct": model_error_pct(one),
+        }
         for one, prediction in predictions
     ]
     if as_json:
         for row in fields:
             print_json(row)
     else:
-        _print(fields[0], [rows(one, prediction) for one, prediction in predictions])
+        _print(fields[0], [_rows(one, prediction) for one, prediction in predictions])
         if other is not None:
-            click.echo(difference(predictions[0][1], predictions[1][1]))
+            click.echo(_compared(*predictions))
     raise SystemExit(0 if all(prediction.blocks_per_sm for _, prediction in predictions) else 1)
 
 
@@ -100,6 +106,19 @@ def _predicted(problem: Problem, config: Config, device: Device, taken: dict[str
         reason = f"does not compile for {device.name} ({type(error).__name__}: {said})"
         raise ConfigError("config", config, reason, "choose other tiles, warps or stages") from error
     return predict(problem, config, device, replace(resources, **taken))
+
+
+def _rows(config: Config, prediction: Prediction) -> dict[str, str]:
+    error = f"{model_error_pct(config):g} % in the median, of measured {config.kernel} configs"
+    if config.kernel not in TYPICAL_ERROR_PCT:
+        error = f"{OVER_ALL_PCT:g} % in the median, of all kernels; {config.kernel} was never measured"
+    return {**rows(config, prediction), "model's error": error}
+
+
+def _compared(one: tuple[Config, Prediction], other: tuple[Config, Prediction]) -> str:
+    error = within_error(one, other)
+    doubt = "" if error is None else f" The difference is within the model's error, {error:g} %."
+    return difference(one[1], other[1]) + doubt
 
 
 def parse_resources(given: str | None) -> dict[str, int]:

@@ -30,6 +30,7 @@ from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.lookup import HITS, OWN, open_user
 from autoconv.problem import Problem
 from autoconv.sweep.pool import WorkerPool
+from autoconv.tuning.accuracy import model_error_pct
 from tuning_db import TuningDBError
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def _fields(problem: Problem, at: Target, tuned: Tuned) -> dict[str, Any]:
         "predicted_ms": milliseconds(found.predicted_us) if found else None,
         "measured_ms": milliseconds(found.measured_us) if found else None,
         "floor_ms": floor_seconds(problem, at.device) * 1e3,
+        "model_error_pct": model_error_pct(config) if config else None,
         "swept": swept is not None,
         "candidates": swept.candidates if swept else 0,
         "compiled": swept.compiled if swept else 0,

@@ -15,7 +15,7 @@ from autoconv.kernels.source import source_of
 from autoconv.lookup import records, tried
 from autoconv.problem import Problem
 from tuning_db import ContradictionError, Trial, TuningDB, TuningDBError, Winner
-from tuning_db.ranking import winners
+from tuning_db.ranking import best, winners
 
 CHECKED = 4  # compiled candidates to check in the interpreter, best prediction first
 
@@ -141,8 +141,7 @@ class Recorder:
 
     def winner(self) -> Winner | None:
         """Return the best of all sources; measured comes before predicted."""
-        found = winners(self._environment, self._problem, self.trials)
-        return min(found, key=_rank, default=None)
+        return best(winners(self._environment, self._problem, self.trials))
 
     @property
     def checked(self) -> int:
@@ -155,15 +154,11 @@ class Recorder:
         In the midst of a batch it is not: a sweep interrupted there ends with the same trials as any other.
         """
         passed = [trial for trial in self.trials if trial.outcome == "ok"]
-        best = min(
+        first = min(
             (_order(trial.detail.get("spills", 0), trial.predicted_us) for trial in passed), default=None
         )
         predicted = _order(ahead.spills, ahead.seconds * 1e6)
-        return self.checked % CHECKED == 0 and best is not None and best <= predicted
-
-
-def _rank(winner: Winner) -> tuple[float, float, str]:
-    return winner.measured_us or math.inf, winner.predicted_us or math.inf, winner.config_hash
+        return self.checked % CHECKED == 0 and first is not None and first <= predicted
 
 
 def _order(spills: int, predicted_us: float | None) -> tuple[bool, float]:

@@ -17,6 +17,7 @@ from autoconv.kernels.registry import kernels, supporting
 from autoconv.problem import Problem
 from autoconv.sweep.candidates import candidates
 from autoconv.sweep.sweep import Swept
+from autoconv.tuning.accuracy import TYPICAL_ERROR_PCT
 
 PROBLEM = "N=1,Cin=16,Cout=16,K=1,L=16"
 ODD = "N=2,Cin=5,Cout=7,K=4,L=61,stride=3,dilation=2,padding=3,bias=1"
@@ -50,6 +51,7 @@ def test_tune_prints_one_object_and_nothing_else_on_stdout(tuned):
     assert fields["kernel"] in kernels()
     assert set(fields["config"]) == {*kernels()[fields["kernel"]].tiles, "num_warps", "num_stages"}
     assert 0 < fields["floor_ms"] < fields["predicted_ms"]
+    assert fields["model_error_pct"] == TYPICAL_ERROR_PCT[fields["kernel"]]
     assert 0 < fields["compiled"] <= fields["candidates"]
     assert 1 <= len(fields["grid"]) <= 3
     assert fields["seconds"] > 0
@@ -238,7 +240,18 @@ def test_explain_sets_two_configs_side_by_side(run):
     assert [line["kernel"] for line in lines] == ["im2col_rows", "dense"]
     assert set(lines[0]) == set(lines[1]) == documented("explain")
     person = " ".join(run(*call).stdout.split())
-    assert "The second is faster by" in person
+    assert "The second is faster by" in person and "within the model's error" not in person
+    errors = [TYPICAL_ERROR_PCT[line["kernel"]] for line in lines]
+    assert [line["model_error_pct"] for line in lines] == errors
+    assert "model's error" in person and f"{errors[0]:g} % in the median" in person
+
+
+def test_explain_says_where_the_model_cannot_tell_two_configs_apart(run):
+    config = json.loads(BASELINE[-1])
+    other = json.dumps({**config, "num_stages": config["num_stages"] + 1})
+    person = run("explain", SEED, *BASELINE, "--against", other, "--device", "rtx4090").stdout
+    error = TYPICAL_ERROR_PCT["im2col_rows"]
+    assert f"The difference is within the model's error, {error:g} %." in " ".join(person.split())
 
 
 def test_explain_takes_given_resources_in_place_of_the_compiled_ones(run):
