@@ -15,6 +15,7 @@ from .rows import StoredTrial, select_trials, sound, trial_values, winner_from
 # Times that lie so close are as good as each other. Identical sweeps repeated elsewhere flip between
 # configurations 0.1 to 2 % apart (flashinfer#3920); a prediction has no noise but its compiler's last digits.
 TIE_TOLERANCE = {"measured": 0.02, "predicted": 0.01}
+BEYOND_NOISE = 2.0  # standard errors that set two apart which were timed in turn
 COMPETING_OUTCOMES = ("ok", "wrong")  # what the rule looks at
 NOISE_SAMPLES = 3  # fewer tell nothing about noise
 
@@ -52,6 +53,11 @@ class Contender:
         typical = self.typical(provenance)
         return (*preference(typical.config_text, typical.detail), self.source)
 
+    @property
+    def details(self) -> list[Mapping[str, Any]]:
+        """What else is known of its trials."""
+        return [trial.detail for trial in self.trials]
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -60,6 +66,7 @@ class Ranking:
     provenance: str  # what their times rest on: "measured" or "predicted"
     predictor: str  # which predicted; empty where measured
     contenders: list[Contender]  # at least one
+    ties: int  # how many others the winner was chosen from by the fixed order, their times being as good
 
     @property
     def margin(self) -> float | None:
@@ -69,12 +76,6 @@ class Ranking:
         """
         winner, *others = (one.time for one in self.contenders)
         return min(others) / winner - 1 if others else None
-
-    @property
-    def ties(self) -> int:
-        """How many others the winner was chosen from by the fixed order, their times being as good."""
-        least = min(one.time for one in self.contenders)
-        return sum(_as_good(one.time, least, self.provenance) for one in self.contenders) - 1
 
     @property
     def default_us(self) -> float | None:
@@ -95,8 +96,8 @@ def rank(trials: Iterable[StoredTrial]) -> list[Ranking]:
     same source. Where any was measured, only measured ones compete; else those of each predictor among
     themselves, and there are as many rankings as predictors, in the order of their names.
 
-    The least median over the runs comes first. Those within TIE_TOLERANCE of it are ties, which `preference`
-    orders; they stand before all others.
+    The least median over the runs comes first. Those as good, within TIE_TOLERANCE of it at most, are ties,
+    which `preference` orders; they stand before all others.
     """
     trials = list(trials)
     wrong = {(trial.config_hash, trial.source) for trial in trials if trial.outcome == "wrong"}
@@ -107,20 +108,20 @@ def rank(trials: Iterable[StoredTrial]) -> list[Ranking]:
     ]
     measured = [trial for trial in sound if trial.measured_us is not None]
     if measured:
-        return [Ranking("measured", "", _contenders(measured, "measured"))]
+        return [Ranking("measured", "", *_contenders(measured, "measured"))]
     predicted = [trial for trial in sound if trial.predicted_us is not None]
     return [
         Ranking(
             "predicted",
             one,
-            _contenders([trial for trial in predicted if trial.predictor == one], "predicted"),
+            *_contenders([trial for trial in predicted if trial.predictor == one], "predicted"),
         )
         for one in sorted({trial.predictor for trial in predicted})
     ]
 
 
-def _contenders(trials: list[StoredTrial], provenance: str) -> list[Contender]:
-    """Return the configurations with these trials, all of which have such a time, best first."""
+def _contenders(trials: list[StoredTrial], provenance: str) -> tuple[list[Contender], int]:
+    """Return the configurations with these trials, which all have such a time, best first; and its ties."""
     groups: dict[tuple[str, str], list[StoredTrial]] = {}
     for trial in trials:
         groups.setdefault((trial.config_hash, trial.source), []).append(trial)
@@ -129,14 +130,29 @@ def _contenders(trials: list[StoredTrial], provenance: str) -> list[Contender]:
         for named, group in groups.items()
     ]
     found.sort(key=lambda one: (one.time, one.config_hash, one.source))
-    ties = sum(_as_good(one.time, found[0].time, provenance) for one in found)
-    if ties > 1:
-        found[:ties] = sorted(found[:ties], key=lambda one: one.preference(provenance))
-    return found
+    least = found[0].time
+    near = [one for one in found if one.time <= least * (1 + TIE_TOLERANCE[provenance])]
+    if len(near) == 1:
+        return found, 0
+    fastest = near[0].details
+    tied = [one for one in near if one.time <= least * (1 + _tolerance(provenance, one.details, fastest))]
+    first = sorted(tied, key=lambda one: one.preference(provenance))
+    placed = set(map(id, first))
+    return first + [one for one in found if id(one) not in placed], len(tied) - 1
 
 
-def _as_good(time: float, least: float, provenance: str) -> bool:
-    return time <= least * (1 + TIE_TOLERANCE[provenance])
+def _tolerance(provenance: str, one: list[Mapping[str, Any]], other: list[Mapping[str, Any]]) -> float:
+    """Return by how much times with these details may differ, as a part of the lesser, and be as good.
+
+    It is TIE_TOLERANCE, for times taken apart differ by the drift of a machine's clocks. Where the same
+    "race" in both details says that they were timed in turn, that drift is out of them: then it is
+    BEYOND_NOISE standard errors, if that is less, as "time_error" tells them, a part of the time.
+    """
+    most = TIE_TOLERANCE[provenance]
+    races = [{detail.get("race") for detail in details if "race" in detail} for details in (one, other)]
+    errors = [_figure(detail.get("time_error")) for detail in (*one, *other)]
+    together = len(one) == len(other) == 1 and races[0] == races[1] != set()
+    return min(most, BEYOND_NOISE * math.hypot(*errors)) if provenance == "measured" and together else most
 
 
 def preference(config: str, detail: Mapping[str, Any]) -> tuple[float, float, str]:
@@ -156,17 +172,28 @@ def _figure(value: object) -> float:
 def best(found: Iterable[Winner]) -> Winner | None:
     """Return the best of several sources' winners, measured before predicted; None where there is none.
 
-    As among the configurations of one source, times within TIE_TOLERANCE of the least are ties. The least is
-    that of all configurations, not of the winners alone, so that two rounds of ties do not add up.
+    As among the configurations of one source, times as good as the least are ties. The least is that of all
+    configurations, not of the winners alone, so that two rounds of ties do not add up.
     """
     found = list(found)
     rivals = [one for one in found if one.provenance == "measured"] or found
-    least = min((one.time_us * (1 + min(one.margin or 0.0, 0.0)) for one in rivals), default=0.0)
+    if not rivals:
+        return None
+    fastest = min(rivals, key=_least)
+
+    def as_good(one: Winner) -> bool:
+        tolerance = _tolerance(one.provenance, [one.detail], [fastest.detail])
+        return one is fastest or one.time_us <= _least(fastest) * (1 + tolerance)
+
     return min(
-        (one for one in rivals if _as_good(one.time_us, least, one.provenance)),
+        filter(as_good, rivals),
         key=lambda one: (*preference(canonical(one.config), one.detail), one.source),
-        default=None,
     )
+
+
+def _least(winner: Winner) -> float:
+    """Return the least time among the configurations that a winner was chosen from."""
+    return winner.time_us * (1 + min(winner.margin or 0.0, 0.0))
 
 
 def _median(times: list[float]) -> float:

@@ -53,11 +53,20 @@ class Wanted:
 @click.option("--missed", is_flag=True, help="Tune what `autoconv db missed` lists, in its order.")
 @click.option("--again", is_flag=True, help="Sweep even what the database has, all of it anew.")
 @click.option(
+    "--revalidate", is_flag=True, help="After an upgrade: try the old best few, sweep where they do not hold."
+)
+@click.option(
     "--seconds", type=click.FloatRange(min=1), default=None, help="Bound on each problem's sweep, in seconds."
 )
 @json_option
 def tune(
-    problems: tuple[str, ...], device: str, missed: bool, again: bool, seconds: float | None, as_json: bool
+    problems: tuple[str, ...],
+    device: str,
+    missed: bool,
+    again: bool,
+    revalidate: bool,
+    seconds: float | None,
+    as_json: bool,
 ) -> None:
     """Find the best config of each PROBLEM and record it.
 
@@ -72,13 +81,18 @@ def tune(
     """
     if missed == bool(problems):
         raise click.UsageError("name each PROBLEM to tune, or give --missed; one of the two")
+    if again and revalidate:
+        raise click.UsageError(
+            "--again tries all anew, --revalidate as little as it can; give one of the two"
+        )
     if seconds is not None and math.isnan(seconds):
         raise FieldError("tune", "seconds", seconds, "is not a number of seconds", "give such as 60")
     wanted = _missed(device) if missed else _named(problems, device)
     failed = False
     with WorkerPool() as pool:  # its workers, slow to start, serve every problem
         for one in wanted:
-            tuned = _tuned(one, seconds or float("inf"), again, pool)
+            how = {"again": again, "revalidate": revalidate}
+            tuned = _tuned(one, seconds or float("inf"), how, pool)
             if tuned is None:
                 continue
             failed = failed or tuned.found is None
@@ -127,13 +141,13 @@ def _target(name: str) -> Target | None:
         return None
 
 
-def _tuned(one: Wanted, seconds: float, again: bool, pool: WorkerPool) -> Tuned | None:
+def _tuned(one: Wanted, seconds: float, how: dict[str, bool], pool: WorkerPool) -> Tuned | None:
     """Tune one problem; return None where no kernel runs one that was missed."""
     try:
         with progress_bar(str(one.problem)) as progress:
             content = HITS if one.missed else OWN
             tuned = one.at.tuner.tune(
-                one.problem, one.at.job(seconds), again=again, pool=pool, progress=progress, content=content
+                one.problem, one.at.job(seconds), pool=pool, progress=progress, content=content, **how
             )
     except ProblemError as error:
         if one.missed is None:

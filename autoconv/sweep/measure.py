@@ -1,9 +1,14 @@
-"""The part of a sweep that needs a GPU: torch's own convolution is timed first, then each candidate."""
+"""The part of a sweep that needs a GPU: torch's own convolution is timed first, then each candidate.
+
+Each is timed alone first, for a moment: what fails does so by itself, and what is far off is done with. The
+others, and torch, are timed in turn, the slower half of them dropped after each round.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from autoconv.config import Config
@@ -14,14 +19,18 @@ from autoconv.problem import Problem
 from autoconv.sweep.outcomes import Failed, Unavailable
 from autoconv.sweep.pool import Workers
 from autoconv.sweep.preflight import needed_bytes, shortage
+from autoconv.sweep.racing import race
 from autoconv.sweep.recorder import Recorder
-from autoconv.sweep.tasks import Open, Samples, Skipped, Task, Time, Verify, device_name
-from autoconv.sweep.trials import checked_trial, compiled_trial, timed_trial
+from autoconv.sweep.tasks import Laps, Open, Skipped, Task, Time, Verify, device_name
+from autoconv.sweep.trials import checked_trial, compiled_trial, raced_trial, timed_trial
 from tuning_db import Trial
 
 Result = TypeVar("Result")
 
-TIMING_SECONDS = 0.5  # for the samples of one candidate
+HEAT_SECONDS = 0.1  # for the samples of one candidate alone
+ROUND_SECONDS = 0.1  # of a round, for each candidate that enters the race: a round of the few is as long
+FAR = 1.5  # times the fastest so far: beyond that no drift explains it, and the candidate stays out
+SHORT_US = 10.0  # then launches are timed in a graph: an event tells 0.5 us, a gap between two is 1 or 2
 
 
 class Bench:
@@ -66,7 +75,7 @@ class Bench:
         Raises:
             Unavailable: the device or its memory is not to be had any more.
         """
-        return timed_trial(Trial(ATEN.document(), "ok"), self._time(ATEN, math.inf))
+        return self._alone(Trial(ATEN.document(), "ok"), ATEN, math.inf)
 
     def measure(
         self,
@@ -77,25 +86,76 @@ class Bench:
     ) -> None:
         """Check and time the candidates in the order given; those the deadline leaves over are never winners.
 
-        The first is done whatever the deadline, so that no sweep ends without having tried anything.
+        The first is done whatever the deadline, so that no sweep ends without having tried anything. What was
+        timed is recorded whatever ends it, a kill apart.
 
         Raises:
             Unavailable: the device or its memory is not to be had any more.
         """
-        for done, (config, prediction) in enumerate(compiled):
-            progress("measure", done, len(compiled))
-            recorder.add(self._trial(config, prediction, deadline if done else math.inf))
-        progress("measure", len(compiled), len(compiled))
+        timed: dict[Config, Trial] = {}
+        if recorder.baseline is not None and recorder.baseline.samples_us:
+            timed[ATEN] = recorder.baseline
+        try:
+            for done, (config, prediction) in enumerate(compiled):
+                progress("measure", done, len(compiled))
+                trial = self._trial(config, prediction, deadline if done else math.inf)
+                if trial.samples_us:
+                    timed[config] = trial
+                else:
+                    recorder.add(trial)
+            self._race(timed, deadline)
+            progress("measure", len(compiled), len(compiled))
+        finally:
+            recorder.baseline = timed.pop(ATEN, recorder.baseline)
+            for trial in timed.values():
+                recorder.add(trial)
 
     def _trial(self, config: Config, prediction: Prediction, deadline: float) -> Trial:
         if self._lacking(config) is not None:  # its scratch memory: no fault, and no reason to stop either
             return compiled_trial(config, prediction)
         task = Verify.fresh(self._problem, config, on_gpu=True, ordinal=self._ordinal)
         trial = checked_trial(config, prediction, self._perform(task, deadline))
-        return timed_trial(trial, self._time(config, deadline)) if trial.outcome == "ok" else trial
+        return self._alone(trial, config, deadline) if trial.outcome == "ok" else trial
 
-    def _time(self, config: Config, deadline: float) -> Samples | Failed | Skipped:
-        task = Time(self._problem, config, device_name(self._ordinal), TIMING_SECONDS)
+    def _alone(self, trial: Trial, config: Config, deadline: float) -> Trial:
+        return timed_trial(trial, self._time([config], HEAT_SECONDS, deadline))
+
+    def _race(self, trials: dict[Config, Trial], deadline: float) -> None:
+        """Time in turn those that are not far off, and put what came of it into `trials`."""
+        fastest = min(map(_us, trials.values()), default=0.0)
+        near = [config for config, trial in trials.items() if _us(trial) <= FAR * fastest]
+        if len(near) < 2:
+            return
+        graph, seconds = fastest < SHORT_US, ROUND_SECONDS * len(near)
+
+        def in_turn(running: Sequence[Config]) -> list[dict[Config, float]]:
+            laps = self._time(running, seconds, deadline, graph=graph)
+            if isinstance(laps, Failed):  # each passed alone, and now one of them has ended the worker
+                left = self._sifted(running, trials, deadline)
+                return in_turn(left) if len(left) < len(running) else []
+            return (
+                [] if isinstance(laps, Skipped) else [dict(zip(running, us, strict=True)) for us in laps.us]
+            )
+
+        name = secrets.token_hex(4)
+        for config, timing in race(near, in_turn).items():
+            if trials[config].outcome == "ok":
+                trials[config] = raced_trial(trials[config], timing, name, graph=graph)
+
+    def _sifted(
+        self, running: Sequence[Config], trials: dict[Config, Trial], deadline: float
+    ) -> list[Config]:
+        """Time each alone once more: who fails then is out, and its trial says so. Return the others."""
+        for config in running:
+            again = self._alone(trials[config], config, deadline)
+            if again.outcome not in ("ok", "compiled"):
+                trials[config] = again
+        return [config for config in running if trials[config].outcome == "ok"]
+
+    def _time(
+        self, configs: Sequence[Config], seconds: float, deadline: float, *, graph: bool = False
+    ) -> Laps | Failed | Skipped:
+        task = Time(self._problem, tuple(configs), device_name(self._ordinal), seconds, graph)
         return self._perform(task, deadline)
 
     def _perform(self, task: Task[Result], deadline: float) -> Result | Failed | Skipped:
@@ -105,3 +165,7 @@ class Bench:
     def _lacking(self, config: Config) -> str | None:
         needed = needed_bytes(self._problem, config, self._device)
         return shortage(needed, self._free_bytes, self._share)
+
+
+def _us(trial: Trial) -> float:
+    return math.inf if trial.measured_us is None else trial.measured_us

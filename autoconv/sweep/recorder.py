@@ -139,6 +139,10 @@ class Recorder:
             except TuningDBError:
                 self._database = None
 
+    def known(self) -> list[Trial]:
+        """Return the trials so far, and the baseline that is kept back."""
+        return [*self.trials, *([self.baseline] if self.baseline else [])]
+
     def winner(self) -> Winner | None:
         """Return the best of all sources; measured comes before predicted."""
         return best(winners(self._environment, self._problem, self.trials))

@@ -130,31 +130,34 @@ class Verify:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Times of single launches, in microseconds."""
+class Laps:
+    """Times of single launches, in microseconds: laps in which every config was launched once."""
 
-    us: tuple[float, ...]
+    us: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
 class Time:
-    """Time `config` on a GPU for about `seconds`."""
+    """Time `configs` on a GPU in turn, for about `seconds` together."""
 
     problem: Problem
-    config: Config
+    configs: tuple[Config, ...]
     where: str  # cuda:0, cuda:1 and so on
     seconds: float
+    graph: bool = False  # whether replays of a captured graph are timed
 
     needs: ClassVar[str] = "autoconv.sweep.timing"
 
-    def perform(self) -> Samples:
-        """Launch it again and again."""
+    def perform(self) -> Laps:
+        """Launch them again and again."""
         from autoconv.gpu import using
-        from autoconv.sweep.timing import time_candidate
+        from autoconv.sweep.timing import time_in_turn
 
         with using(self.where):
-            samples = time_candidate(self.problem, self.config, where=self.where, seconds=self.seconds)
-        return Samples(tuple(samples))
+            laps = time_in_turn(
+                self.problem, self.configs, where=self.where, seconds=self.seconds, graph=self.graph
+            )
+        return Laps(tuple(map(tuple, laps)))
 
 
 class Ready:

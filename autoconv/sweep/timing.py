@@ -1,8 +1,10 @@
-"""Time one candidate on the GPU; runs in a worker process."""
+"""Time candidates on the GPU, in turn; runs in a worker process."""
 
 from __future__ import annotations
 
 import statistics
+import time
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -12,27 +14,47 @@ from autoconv.kernels.aten import ATEN, activations, convolution
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.problem import Problem
 
+LEAST_SAMPLES = 5
+MOST_SAMPLES = 100
+GRAPHED = 20  # calls in a captured graph: of the shortest some 50 us, a hundred times an event's resolution
 
-def time_candidate(problem: Problem, config: Config, *, where: str, seconds: float) -> list[float]:
-    """Return samples, in microseconds, of calls of `config` on the problem's full size.
+Tensors = tuple[torch.Tensor, torch.Tensor, "torch.Tensor | None"]
 
-    The L2 is flushed before each sample. The inputs are normal deviates: zeros would switch fewer wires, and
-    a GPU at its power limit would clock higher than it ever does on data.
+
+def time_in_turn(
+    problem: Problem, configs: Sequence[Config], *, where: str, seconds: float, graph: bool = False
+) -> list[list[float]]:
+    """Return laps: in each a sample, in microseconds, of every config on the problem's full size.
+
+    Every other lap goes the other way round, so that none is always timed after the same one. There are
+    LEAST_SAMPLES laps at least and MOST_SAMPLES at most. The inputs are normal deviates: zeros would switch
+    fewer wires, and a GPU at its power limit would clock higher than it ever does on data.
 
     Args:
         problem: The problem.
-        config: Of one of the kernels; or ATEN, whose samples are those of the faster of cuDNN's two ways to
-            choose an algorithm.
+        configs: Of kernels that run it; ATEN among them is torch's own convolution, see `fastest_of_torch`.
         where: The device, such as "cuda:1"; it must be the current one.
-        seconds: How long the samples may take together.
+        seconds: How long the laps may take together, flushing of the L2 included.
+        graph: Whether calls are timed as a captured graph replays them, by GRAPHED; for those so short that
+            an event's resolution and the gaps between launches count. The L2 is cold for the first alone.
     """
-    if config == ATEN:
-        ways = (time_torch(problem, where=where, seconds=seconds / 2, benchmark=on) for on in (False, True))
-        return min(ways, key=statistics.median)
-    x, w, bias = _inputs(problem, where)
-    kernel = kernel_called(config.kernel)
-    y = x.new_empty(problem.y_shape)
-    return gpu.time_callable(lambda: kernel.launch(problem, config, x, w, bias, y), seconds=seconds)
+    tensors, flush = _inputs(problem, where), gpu.flush_buffer()
+    calls = [_call(problem, config, tensors, flush) for config in configs]
+    samplers = [gpu.sampler(call, flush, graph=GRAPHED if graph else 0) for call in calls]
+    laps: list[list[float]] = []
+    end = time.monotonic() + seconds
+    while len(laps) < LEAST_SAMPLES or (len(laps) < MOST_SAMPLES and time.monotonic() < end):
+        turn = -1 if len(laps) % 2 else 1
+        laps.append([sample() for sample in samplers[::turn]][::turn])
+    return laps
+
+
+def time_callable(call: Callable[[], object], *, seconds: float) -> list[float]:
+    """Return the times of single calls, in microseconds, each with a cold L2; see `autoconv.gpu.sampler`.
+
+    There are LEAST_SAMPLES at least and MOST_SAMPLES at most, for `seconds` together, flushing included.
+    """
+    return _samples(gpu.sampler(call, gpu.flush_buffer()), seconds)
 
 
 def time_torch(problem: Problem, *, where: str, seconds: float, benchmark: bool) -> list[float]:
@@ -47,14 +69,43 @@ def time_torch(problem: Problem, *, where: str, seconds: float, benchmark: bool)
         seconds: How long the samples may take together.
         benchmark: Whether cuDNN times its algorithms first.
     """
-    x, w, bias = _inputs(problem, where)
-    activate = activations()[problem.activation]
-    tf32 = problem.precision == "tf32"
-    with torch.backends.cudnn.flags(enabled=True, benchmark=benchmark, deterministic=False, allow_tf32=tf32):
-        return gpu.time_callable(lambda: activate(convolution(problem, x, w, bias)), seconds=seconds)
+    return time_callable(_torch_call(problem, _inputs(problem, where), benchmark), seconds=seconds)
 
 
-def _inputs(problem: Problem, where: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+def _call(problem: Problem, config: Config, tensors: Tensors, flush: torch.Tensor) -> Callable[[], object]:
+    if config == ATEN:
+        return _fastest_of_torch(problem, tensors, flush)
+    kernel, y = kernel_called(config.kernel), tensors[0].new_empty(problem.y_shape)
+    return lambda: kernel.launch(problem, config, *tensors, y)
+
+
+def _fastest_of_torch(problem: Problem, tensors: Tensors, flush: torch.Tensor) -> Callable[[], object]:
+    """Return torch's convolution with the faster of cuDNN's two ways to choose an algorithm."""
+    ways = [_torch_call(problem, tensors, benchmark) for benchmark in (False, True)]
+    return min(ways, key=lambda call: statistics.median(_samples(gpu.sampler(call, flush), seconds=0.0)))
+
+
+def _torch_call(problem: Problem, tensors: Tensors, benchmark: bool) -> Callable[[], torch.Tensor]:
+    activate, tf32 = activations()[problem.activation], problem.precision == "tf32"
+
+    def call() -> torch.Tensor:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=benchmark, deterministic=False, allow_tf32=tf32
+        ):
+            return activate(convolution(problem, *tensors))
+
+    return call
+
+
+def _samples(sample: Callable[[], float], seconds: float) -> list[float]:
+    samples: list[float] = []
+    end = time.monotonic() + seconds
+    while len(samples) < LEAST_SAMPLES or (len(samples) < MOST_SAMPLES and time.monotonic() < end):
+        samples.append(sample())
+    return samples
+
+
+def _inputs(problem: Problem, where: str) -> Tensors:
     dtype = getattr(torch, problem.dtype)
     x = torch.randn(problem.x_shape, dtype=dtype, device=where)
     if problem.layout == "nlc":

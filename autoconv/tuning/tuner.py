@@ -19,7 +19,8 @@ from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.candidates import best_guess
 from autoconv.sweep.pool import WorkerPool
-from autoconv.sweep.sweep import Job, Progress, Swept, sweep
+from autoconv.sweep.revalidation import before
+from autoconv.sweep.sweep import NOTHING_BEFORE, Job, Progress, Swept, sweep
 from tuning_db import Layers, Trial, TuningDB, TuningDBError, Winner, single_flight
 
 FLIGHT_SECONDS = 10.0
@@ -118,6 +119,7 @@ class Tuner:
         *,
         wait: float = FLIGHT_SECONDS,
         again: bool = False,
+        revalidate: bool = False,
         content: Collection[str] = lookup.OWN,
         pool: WorkerPool | None = None,
         progress: Progress = no_progress,
@@ -135,6 +137,8 @@ class Tuner:
             wait: Seconds to wait for another process that sweeps the same problem; where it takes longer, a
                 provisional config is returned.
             again: Sweep even where a layer has the problem, all of it anew.
+            revalidate: Be content with nothing but an entry of just this environment; where there is an older
+                one, try what was best there first, and sweep on only if that does not hold.
             content: The grades that will do; with "bucket", a near size of the module shape does.
             pool: Worker processes that outlive the sweep; where None, it starts and ends its own.
             progress: Told what is being done, how many are done, of how many.
@@ -146,14 +150,17 @@ class Tuner:
         """
         key = f"{problem.key()} {job.environment.hash}"
         with single_flight(self._settings.database, key, wait, self._warn) as mine:
-            known = None if again else self._known(problem, job, content)
+            known = None if again else self._known(problem, job, ("exact",) if revalidate else content)
             if known is not None:
                 return Tuned(known, None)
             if not mine:
                 return Tuned(self.provisional(problem, job.environment, job.device), None)
             first = self._priors(problem, job)
+            old = NOTHING_BEFORE
+            if revalidate:
+                old = before(self.layers, problem, job.environment, measured=job.on_gpu)
             with nullcontext(pool) if pool else WorkerPool() as workers:
-                swept = sweep(problem, job, self._user, workers, progress, first, again=again)
+                swept = sweep(problem, job, self._user, workers, progress, first, again=again, old=old)
         self._shelf.forget()
         self._tell(problem, job.environment, swept)
         if swept.winner is None:

@@ -22,7 +22,7 @@ from autoconv.sweep.outcomes import Failed, Outcome, Unavailable
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.preflight import needed_bytes
 from autoconv.sweep.sweep import Job
-from autoconv.sweep.tasks import Compile, Crashed, Load, Open, Samples, Skipped, Task, Time, Verify
+from autoconv.sweep.tasks import Compile, Crashed, Laps, Load, Open, Skipped, Task, Time, Verify
 from autoconv.sweep.verify import Verdict
 from autoconv.tuning.tuner import Tuned, Tuner
 from tuning_db import Trial, TuningDB
@@ -45,6 +45,9 @@ class Script:
     answer: Callable[[str, int], Any] = lambda _kind, _number: None  # in place of the usual
     asked: list[tuple[str, Any]] = field(default_factory=list)  # kind, task
 
+    def us(self, config: Config) -> float:
+        return self.torch_us if config == ATEN else self.ours_us
+
     def kinds(self) -> list[str]:
         return [kind for kind, _ in self.asked]
 
@@ -56,7 +59,9 @@ class Script:
             yield self._answer(task) if in_time else Skipped("the deadline came first")
 
     def _answer(self, task: Task[Any]) -> Any:
-        kind = "torch" if getattr(task, "config", None) == ATEN else KINDS[type(task)]
+        kind = KINDS[type(task)]
+        if isinstance(task, Time):
+            kind = "race" if len(task.configs) > 1 else "torch" if task.configs == (ATEN,) else kind
         self.asked.append((kind, task))
         told = self.answer(kind, self.kinds().count(kind))
         if isinstance(told, Unavailable):
@@ -65,10 +70,10 @@ class Script:
             "load": True,
             "open": self.free_bytes,
             "compile": Resources(registers=64, spills=0, shared=1024),
-            "torch": Samples((self.torch_us,) * 3),
             "verify": RIGHT,
-            "time": Samples((self.ours_us,) * 3),
         }
+        if told is None and isinstance(task, Time):
+            return Laps((tuple(self.us(config) for config in task.configs),) * 3)
         return usual[kind] if told is None else told
 
 
