@@ -86,7 +86,7 @@ def driver_and_power(index: int) -> tuple[str | None, int | None]:
 
 def stream_reader() -> Callable[[int], int]:
     """Return torch's own function from a device's ordinal to the handle of the stream in use there."""
-    return torch._C._cuda_getCurrentRawStream  # type: ignore[no-any-return]
+    return torch._C._cuda_getCurrentRawStream
 
 
 def capturing() -> bool:

@@ -48,6 +48,7 @@ GPU_USERS = {"gpu", "sweep", "dispatch", "diagnosis", "cli"}  # all others reach
 IMPORTERS = ("import_module", "__import__")
 ALLOWED = {
     "click": {"cli"}, "rich": {"cli"}, "sqlite_utils": {"tuning_db"}, "filelock": {"tuning_db"},
+    "ray": {"sweep"},
     "triton": {"kernels", "compiler", "gpu", "dispatch"},
     "torch": KNOWS.keys() - {"values", "tuning_db"},
 }  # fmt: skip

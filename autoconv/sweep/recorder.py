@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any, Protocol
 
 from autoconv.config import Config
 from autoconv.cost.prediction import Prediction
@@ -14,10 +16,39 @@ from autoconv.errors import ConfigError
 from autoconv.kernels.source import source_of
 from autoconv.lookup import records, tried
 from autoconv.problem import Problem
-from tuning_db import ContradictionError, Trial, TuningDB, TuningDBError, Winner
+from tuning_db import (
+    ContradictionError,
+    EnvironmentRecord,
+    ProblemRecord,
+    RunRecord,
+    Trial,
+    TuningDBError,
+    Winner,
+)
 from tuning_db.ranking import best, winners
 
 CHECKED = 4  # compiled candidates to check in the interpreter, best prediction first
+
+
+class Ledger(Protocol):
+    """What of a tuning database a sweep uses; see `tuning_db.TuningDB`."""
+
+    def start(
+        self, environment: EnvironmentRecord, *, origin: str, info: Mapping[str, Any] | None = None
+    ) -> str:
+        """Begin a run and return its id."""
+
+    def add(self, run_id: str, problem: ProblemRecord, trial: Trial) -> None:
+        """Commit one trial."""
+
+    def finish(self, run_id: str) -> None:
+        """Note that a run came to its end."""
+
+    def trials(self, problem_key: str, environment_hash: str | None = None) -> list[Trial]:
+        """Return the trials of one problem."""
+
+    def runs(self, problem_key: str) -> list[RunRecord]:
+        """Return the runs that have trials of one problem."""
 
 
 class Recorder:
@@ -39,7 +70,7 @@ class Recorder:
         self,
         problem: Problem,
         environment: Environment,
-        database: TuningDB | None,
+        database: Ledger | None,
         *,
         default: Config,
         on_gpu: bool,
@@ -74,10 +105,10 @@ class Recorder:
         """Whether the database took everything so far."""
         return self._database is not None
 
-    def _begun(self, database: TuningDB) -> str:
+    def _begun(self, database: Ledger) -> str:
         return database.start(self._environment, origin="sweep", info=self._info)
 
-    def _resumed(self, database: TuningDB) -> str | None:
+    def _resumed(self, database: Ledger) -> str | None:
         """Take over what counts of earlier sweeps; return the id of a run to go on with, if there is one."""
         for trial in filter(self._counts, database.trials(self._problem.key, self._environment.hash)):
             with suppress(ConfigError):
@@ -123,7 +154,7 @@ class Recorder:
             except TuningDBError:
                 self._database = None  # the sweep goes on: its result is still of use to this process
 
-    def _put(self, database: TuningDB, trial: Trial) -> None:
+    def _put(self, database: Ledger, trial: Trial) -> None:
         try:
             database.add(self._run_ids[-1], self._problem, trial)
         except ContradictionError:

@@ -53,6 +53,9 @@ class Before:
         return as_fast and first <= min(times.values()) * (1 + tolerance)
 
 
+NOTHING_BEFORE = Before()
+
+
 def before(layers: Layers, problem: Problem, environment: Environment, *, measured: bool) -> Before:
     """Return what was best for `problem` on this device before an upgrade; of what was `measured`, or of all.
 

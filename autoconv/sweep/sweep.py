@@ -26,15 +26,13 @@ from autoconv.sweep.candidates import candidates, shortlist
 from autoconv.sweep.measure import Bench
 from autoconv.sweep.outcomes import Failed, Unavailable
 from autoconv.sweep.pool import WorkerPool, Workers
-from autoconv.sweep.recorder import CHECKED, Recorder
-from autoconv.sweep.revalidation import Before
+from autoconv.sweep.recorder import CHECKED, Ledger, Recorder
+from autoconv.sweep.revalidation import NOTHING_BEFORE, Before
 from autoconv.sweep.tasks import Compile, Load, Skipped, Task, Verify
 from autoconv.sweep.trials import checked_trial, compiled_trial, failed_trial
-from tuning_db import Trial, TuningDB, Winner
+from tuning_db import Trial, Winner
 
 SHORTLIST = 16  # candidates to compile
-
-NOTHING_BEFORE = Before()
 
 _log = logging.getLogger("autoconv")
 
@@ -93,7 +91,7 @@ class Swept:
 def sweep(
     problem: Problem,
     job: Job,
-    database: TuningDB | None,
+    database: Ledger | None,
     pool: WorkerPool,
     progress: Progress,
     priors: Sequence[Config] = (),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from autoconv import lookup
@@ -18,9 +18,10 @@ from autoconv.lookup import Found, Shelf
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.candidates import best_guess
+from autoconv.sweep.executor import Executor, Local, Request
 from autoconv.sweep.pool import WorkerPool
-from autoconv.sweep.revalidation import before
-from autoconv.sweep.sweep import NOTHING_BEFORE, Job, Progress, Swept, sweep
+from autoconv.sweep.revalidation import NOTHING_BEFORE, before
+from autoconv.sweep.sweep import Job, Progress, Swept
 from tuning_db import Layers, Trial, TuningDB, TuningDBError, Winner, single_flight
 
 FLIGHT_SECONDS = 10.0
@@ -122,6 +123,7 @@ class Tuner:
         revalidate: bool = False,
         content: Collection[str] = lookup.OWN,
         pool: WorkerPool | None = None,
+        executor: Executor | None = None,
         progress: Progress = no_progress,
     ) -> Tuned:
         """Sweep `problem`, unless some layer has it already or another process is at it.
@@ -141,6 +143,7 @@ class Tuner:
                 one, try what was best there first, and sweep on only if that does not hold.
             content: The grades that will do; with "bucket", a near size of the module shape does.
             pool: Worker processes that outlive the sweep; where None, it starts and ends its own.
+            executor: Where to sweep, if not here with that pool.
             progress: Told what is being done, how many are done, of how many.
 
         Raises:
@@ -159,8 +162,10 @@ class Tuner:
             old = NOTHING_BEFORE
             if revalidate:
                 old = before(self.layers, problem, job.environment, measured=job.on_gpu)
-            with nullcontext(pool) if pool else WorkerPool() as workers:
-                swept = sweep(problem, job, self._user, workers, progress, first, again=again, old=old)
+            request = Request(problem, job, first, again, old)
+            with ExitStack() as stack:
+                where = executor or Local(pool or stack.enter_context(WorkerPool()))
+                swept = where.sweep(request, self._user, progress)
         self._shelf.forget()
         self._tell(problem, job.environment, swept)
         if swept.winner is None:

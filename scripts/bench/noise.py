@@ -4,9 +4,9 @@
 
 The GPU is simulated: a launch takes what the model estimates, times a drift, which changes from launch to
 launch, times noise. Each layer is swept so many times, each time on a GPU of its own. Told are the flips
-(sweeps whose winner is not that of the sweep before) and the mean regret (the true time of the winner over the
-least, less 1). Both ways launch as often: `median` times one candidate after the other and takes the least
-median, `race` is what a sweep does.
+(sweeps whose winner is not that of the sweep before) and the mean regret (the true time of the winner over
+the least, less 1). Both ways launch as often: `median` times one candidate after the other and takes the
+least median, `race` is what a sweep does.
 """
 
 from __future__ import annotations

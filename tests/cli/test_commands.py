@@ -91,7 +91,7 @@ def in_vain(problem, job, *_, **__):
 
 
 def test_tune_is_not_content_with_a_near_size(tuned, run, monkeypatch):
-    monkeypatch.setattr("autoconv.tuning.tuner.sweep", in_vain)
+    monkeypatch.setattr("autoconv.sweep.executor.sweep", in_vain)
     fields = one_object(run("tune", PROBLEM.replace("L=16", "L=17"), "--device", "rtx4090", "--json"))
     assert fields["swept"] is True
 
@@ -110,7 +110,7 @@ def test_several_problems_are_several_lines(tuned, run):
 
 
 def test_a_sweep_cut_short_is_a_negative_answer(run, monkeypatch):
-    monkeypatch.setattr("autoconv.tuning.tuner.sweep", in_vain)
+    monkeypatch.setattr("autoconv.sweep.executor.sweep", in_vain)
     shown = run("tune", PROBLEM, "--device", "l4", "--json")
     assert shown.exit_code == 1
     fields = one_object(shown)

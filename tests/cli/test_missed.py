@@ -172,7 +172,7 @@ def test_tune_missed_of_one_device_leaves_the_others(tuned: Tuned, run: Run) -> 
 def test_what_was_swept_in_vain_stays_and_what_no_kernel_runs_goes(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autoconv.tuning.tuner.sweep", in_vain)
+    monkeypatch.setattr("autoconv.sweep.executor.sweep", in_vain)
     note(miss(SMALL), miss(BEYOND))
     shown = run("tune", "--missed", "--json")
     assert shown.exit_code == 1, shown.output

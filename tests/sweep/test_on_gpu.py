@@ -18,6 +18,7 @@ from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.lookup import COLUMNS
 from autoconv.problem import Problem
 from autoconv.settings import Settings
+from autoconv.sweep.measure import FAR, SHORT_US
 from autoconv.sweep.outcomes import Failed, Outcome, Unavailable
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.preflight import needed_bytes
@@ -331,3 +332,66 @@ def test_the_memory_counted_holds_the_tensors_and_their_float64_copies() -> None
     assert needed_bytes(small, ATEN, device) > 8 * (2 * 64 + 64) * (1 << 16) - (1 << 16)
     tensors = large.ideal_bytes + 4 * 64 * 128 * large.L_out  # and torch's result beside ours
     assert tensors < needed_bytes(large, ATEN, device) < tensors + (1 << 30)
+
+
+# --- in turn --------------------------------------------------------------------------------------
+
+
+def raced(tuning: Tuning) -> list[Time]:
+    return [task for kind, task in tuning.script.asked if kind == "race"]
+
+
+def test_candidates_and_torch_are_timed_in_turn_once_each_has_passed_alone(tuning: Tuning) -> None:
+    tuned = tuning.tune()
+    first, *_, last = raced(tuning)
+    assert ATEN in first.configs and len(last.configs) <= 3 < len(first.configs)
+    kinds = tuning.script.kinds()
+    assert max(number for number, kind in enumerate(kinds) if kind == "time") < kinds.index("race")
+    assert tuned.swept is not None
+    details = [trial.detail for trial in tuned.swept.trials if trial.outcome == "ok"]
+    assert len({detail["race"] for detail in details}) == 1
+    assert all(detail["samples"] >= 3 and detail["p50_us"] > 0 for detail in details)
+
+
+def test_what_is_far_off_stays_out_of_the_race(tuning: Tuning) -> None:
+    tuning.script.torch_us = FAR * tuning.script.ours_us + 0.1
+    tuned = tuning.tune()
+    assert tuned.swept is not None and all(ATEN not in task.configs for task in raced(tuning))
+    (torchs,) = [trial for trial in tuning.recorded() if is_torch(trial)]
+    assert torchs.measured_us == tuning.script.torch_us
+
+
+@pytest.mark.parametrize(("us", "graph"), [(SHORT_US - 1, True), (SHORT_US, False)])
+def test_problems_shorter_than_a_launch_are_timed_in_a_graph(us: float, graph: bool, tuning: Tuning) -> None:
+    tuning.script.ours_us, tuning.script.torch_us = us, us + 1
+    tuning.tune()
+    assert {task.graph for task in raced(tuning)} == {graph}
+    assert not any(task.graph for kind, task in tuning.script.asked if kind in ("time", "torch"))
+
+
+def test_one_that_ends_the_worker_when_timed_with_others_is_found_and_left_out(tuning: Tuning) -> None:
+    broken: list[Config] = []
+
+    def answer(kind: str, number: int) -> Any:
+        task = tuning.script.asked[-1][1]
+        if kind == "race" and not broken:
+            broken.append(next(config for config in task.configs if config != ATEN))
+        if kind == "race" and broken[0] in task.configs:
+            return Crashed("worker ended with status -11")
+        if kind == "time" and broken and task.configs == (broken[0],):
+            return Crashed("worker ended with status -11")
+        return None
+
+    tuning.script.answer = answer
+    tuned = tuning.tune()
+    outcomes = {Config.from_document(trial.config): trial.outcome for trial in tuning.recorded()}
+    assert outcomes.pop(broken[0]) == "crash" and set(outcomes.values()) == {"ok"}
+    assert tuned.found is not None and tuned.found.config not in broken
+    assert broken[0] not in raced(tuning)[-1].configs, "the others went on"
+
+
+def test_a_deadline_in_the_race_leaves_what_was_timed_alone(tuning: Tuning, clock: Clock) -> None:
+    tuning.script.answer = lambda kind, _: Skipped("the deadline came first") if kind == "race" else None
+    tuned = tuning.tune()
+    assert tuned.found is not None and tuned.found.measured_us == tuning.script.ours_us
+    assert {trial.outcome for trial in tuning.recorded()} == {"ok"}

@@ -1,0 +1,134 @@
+"""Sweeps on a Ray cluster of several node processes, one of which is killed in the midst of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from autoconv.errors import ProblemError
+from autoconv.lookup import open_user
+from autoconv.problem import Problem
+from autoconv.settings import Settings
+from autoconv.sweep.executor import Executor
+from autoconv.sweep.pool import WorkerPool
+from autoconv.sweep.sweep import Job
+from autoconv.tuning.tuner import Tuned, Tuner
+from tuning_db import export_lines
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
+sys.path.insert(0, str(Path(__file__).parent))  # of the scripted sweeps, for the nodes too
+
+from probe_scripted import ScriptedPool, scripted  # noqa: E402
+from ray.cluster_utils import Cluster as Nodes  # noqa: E402
+
+from autoconv.sweep.cluster import Cluster, Known, Sender  # noqa: E402
+
+NODES = 4
+PROBLEMS = [Problem(1, 8 * (1 + number % 3), 16, 1 + number % 4, 64 + number) for number in range(12)]
+AGENTS = ("metrics_agent", "metrics_export", "dashboard_agent_listen", "runtime_env_agent")
+SMALL = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
+
+SettingsFor = Callable[[Path], Settings]
+
+
+def arguments() -> dict[str, int]:
+    """A node's, with ports of its agents: to ask them which they took is a wait that a busy machine fails."""
+    with ExitStack() as stack:
+        taken = [stack.enter_context(socket.socket()) for _ in AGENTS]
+        for one in taken:
+            one.bind(("127.0.0.1", 0))
+        return SMALL | {f"{name}_port": one.getsockname()[1] for name, one in zip(AGENTS, taken, strict=True)}
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    monkeypatch.setenv("RAY_agent_register_timeout_ms", "300000")
+    nodes = Nodes(initialize_head=True, head_node_args={**arguments(), "include_dashboard": False})
+    for _ in range(NODES - 1):
+        nodes.add_node(**arguments())
+    nodes.wait_for_nodes()
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.fixture
+def cluster(nodes: Nodes) -> Iterator[Cluster]:
+    with Cluster(nodes.address, sweeper=scripted) as cluster:
+        yield cluster
+
+
+def content(settings: Settings) -> list[tuple[Any, ...]]:
+    """All that is exported of a database, but for which run it was."""
+    with open_user(settings) as database:
+        lines = [json.loads(line) for line in export_lines(database)]
+    return sorted(
+        json.dumps([line["problem"], line["environment"], line["trial"]], sort_keys=True) for line in lines
+    )
+
+
+def tuned_all(tuner: Tuner, job: Job, executor: Executor, ended: Callable[[Tuned], None]) -> None:
+    def tune(problem: Problem) -> None:
+        ended(tuner.tune(problem, job, executor=executor))
+
+    with ThreadPoolExecutor(executor.lanes) as lanes:
+        list(lanes.map(tune, PROBLEMS))
+
+
+def test_a_node_killed_in_the_midst_costs_nothing_but_time(
+    nodes: Nodes, cluster: Cluster, job: Job, settings_for: SettingsFor, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    assert cluster.lanes == NODES
+    local, remote = settings_for(tmp_path / "local.db"), settings_for(tmp_path / "ray.db")
+    pool = cast(WorkerPool, ScriptedPool())
+    for problem in PROBLEMS:
+        Tuner(local).tune(problem, job, pool=pool)
+
+    first, lock = threading.Event(), threading.Lock()
+
+    def ended(tuned: Tuned) -> None:
+        assert tuned.found is not None and tuned.swept is not None and tuned.swept.recorded
+        with lock:
+            if not first.is_set():
+                first.set()
+                nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+
+    with caplog.at_level(logging.WARNING, logger="autoconv"):
+        tuned_all(Tuner(remote), job, cluster, ended)
+    assert sum("is lost" in record.message for record in caplog.records) >= 1
+    assert content(remote) == content(local)
+    with open_user(remote) as database:
+        runs = [run for problem in PROBLEMS for run in database.runs(problem.key())]
+    assert len(runs) == len(PROBLEMS) and all(run.finished for run in runs), "a lost run is gone on with"
+
+
+def test_what_a_node_raises_is_raised_here(
+    cluster: Cluster, job: Job, settings_for: SettingsFor, tmp_path: Path
+) -> None:
+    tuner = Tuner(settings_for(tmp_path / "tuning.db"))
+    unserved = Problem(1, 1 << 14, 1 << 14, 3, 1 << 20)
+    with pytest.raises(ProblemError):
+        tuner.tune(replace(unserved, N=1 << 20), job, executor=cluster)
+
+
+def test_nothing_that_is_on_file_is_tried_on_a_node(job: Job) -> None:
+    """A node asks its stand-in for the database, which knows what the writer had of its environment."""
+    from queue import SimpleQueue
+
+    from tuning_db import Trial
+
+    trial = Trial({"kernel": "dense"}, "ok", predicted_us=1.0)
+    sender = Sender([Known("here", trial), Known("there", Trial({"kernel": "x"}, "ok"))], SimpleQueue())
+    assert sender.trials("any", "here") == [trial]
