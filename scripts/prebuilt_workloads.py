@@ -29,7 +29,7 @@ from autoconv import lookup, settings
 from autoconv.cost.version import predictor_of
 from autoconv.device import Device
 from autoconv.environment import Environment
-from autoconv.errors import ProblemError
+from autoconv.kernels.registry import supporting
 from autoconv.kernels.source import source_of
 from autoconv.lookup.buckets import module_shape, serves
 from autoconv.problem import Problem
@@ -62,7 +62,7 @@ def main() -> None:
     files = replace(
         settings.load(), database=ROOT / "build" / f"prebuilt-{name}.db", site_databases=(), override=None
     )
-    problems = [problem for problem in listed(LIST) if supported(problem, device)]
+    problems = [problem for problem in listed(LIST) if supporting(problem)]  # the others are torch's
     begun = time.monotonic()
     done = sum(1 for _ in build(problems, device, environment, files, given.lanes, given.limit))
     left = len(unserved(problems, environment, files))
@@ -83,16 +83,6 @@ def listed(path: Path) -> list[Problem]:
     return [
         Problem.parse(text) for text in sorted({text for one in models.values() for text in one["calls"]})
     ]
-
-
-def supported(problem: Problem, device: Device) -> bool:
-    """Return whether some kernel runs `problem` on `device`; the others are torch's."""
-    from autoconv.sweep.candidates import candidates
-
-    try:
-        return bool(candidates(problem, device))
-    except ProblemError:
-        return False
 
 
 def covering(problems: Sequence[Problem]) -> list[Problem]:
@@ -210,7 +200,7 @@ def _grade(shelf: lookup.Shelf, problem: Problem, environment: Environment) -> s
     found = shelf.known(problem, environment, lookup.HITS, ("measured", "predicted"))
     if found is not None:
         return "bucket" if found.grade == "bucket" else "exact"
-    return "missing" if supported(problem, devices.find(environment.device)) else "torch's"
+    return "missing" if supporting(problem) else "torch's"
 
 
 def _row(name: str, counts: Counter[str]) -> str:

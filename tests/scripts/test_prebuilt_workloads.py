@@ -1,4 +1,4 @@
-"""The packaged rows of public models' layers: which sizes are swept, gone on with, and written; by scripted sweeps."""
+"""The packaged rows of public models' layers: which sizes are swept, gone on with, and written."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from autoconv import lookup, settings
 from autoconv.cost.version import predictor_of
 from autoconv.device import find
 from autoconv.environment import Environment
+from autoconv.lookup import Found
 from autoconv.lookup.buckets import module_shape, serves
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from scripts import prebuilt_workloads as script
-from tuning_db import Layers
+from tuning_db import Layers, TuningDB
 from tuning_db.prebuilt.build import build as build_database
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "sweep"))
@@ -51,6 +52,11 @@ def built(files: Settings, limit: int | None = None) -> int:
     return len(list(script.build(PROBLEMS, DEVICE, ENVIRONMENT, files, 1, limit, pool=scripted_pool)))  # type: ignore[arg-type]
 
 
+def known(file: TuningDB, problem: Problem) -> Found | None:
+    shelf = lookup.Shelf(Layers([("one", file)], lookup.warn_once), predictor_of)
+    return shelf.known(problem, ENVIRONMENT, lookup.HITS, ("predicted",))
+
+
 def test_a_build_goes_on_where_it_stopped_and_writes_the_winners_alone(
     files: Settings, tmp_path: Path
 ) -> None:
@@ -68,19 +74,12 @@ def test_a_build_goes_on_where_it_stopped_and_writes_the_winners_alone(
     assert build_database([text], tmp_path / "packaged.db", lookup.COLUMNS, application=lookup.APPLICATION)
     with (
         lookup.open_file(tmp_path / "packaged.db", immutable=True) as packaged,
-        lookup.open_user(files) as all_of_it,
+        lookup.open_user(files) as full,
     ):
         for problem in PROBLEMS:
-            found, full = (
-                lookup.Shelf(Layers([("one", one)], lookup.warn_once), predictor_of).known(
-                    problem, ENVIRONMENT, lookup.HITS, ("predicted",)
-                )
-                for one in (packaged, all_of_it)
-            )
-            assert found is not None and found.provenance == "predicted" and full is not None
-            assert full.grade != "exact" or found.config == full.config, (
-                "the winner's trial alone says who won"
-            )
+            found, best = known(packaged, problem), known(full, problem)
+            assert found is not None and found.provenance == "predicted" and best is not None
+            assert best.grade != "exact" or found.config == best.config, "its trial alone says who won"
 
 
 def test_what_another_model_predicted_is_swept_anew(files: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
