@@ -91,8 +91,7 @@ def tune(
     failed = False
     with WorkerPool() as pool:  # its workers, slow to start, serve every problem
         for one in wanted:
-            how = {"again": again, "revalidate": revalidate}
-            tuned = _tuned(one, seconds or float("inf"), how, pool)
+            tuned = _tuned(one, seconds or float("inf"), pool, again=again, revalidate=revalidate)
             if tuned is None:
                 continue
             failed = failed or tuned.found is None
@@ -141,13 +140,18 @@ def _target(name: str) -> Target | None:
         return None
 
 
-def _tuned(one: Wanted, seconds: float, how: dict[str, bool], pool: WorkerPool) -> Tuned | None:
+def _tuned(one: Wanted, seconds: float, pool: WorkerPool, *, again: bool, revalidate: bool) -> Tuned | None:
     """Tune one problem; return None where no kernel runs one that was missed."""
     try:
         with progress_bar(str(one.problem)) as progress:
-            content = HITS if one.missed else OWN
             tuned = one.at.tuner.tune(
-                one.problem, one.at.job(seconds), pool=pool, progress=progress, content=content, **how
+                one.problem,
+                one.at.job(seconds),
+                again=again,
+                revalidate=revalidate,
+                content=HITS if one.missed else OWN,
+                pool=pool,
+                progress=progress,
             )
     except ProblemError as error:
         if one.missed is None:

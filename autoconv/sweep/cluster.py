@@ -143,7 +143,7 @@ def on_node(request: Request, known: list[Known], sweeper: Sweep) -> Iterator[Me
     def work() -> None:
         try:
             here = replace(request, job=_job_here(request.job))
-            said.put(requested(here, Sender(known, said), _pool(), told, sweeper))  # type: ignore[arg-type]
+            said.put(requested(here, Sender(known, said), _pool(), told, sweeper))
         except Exception as error:  # whatever it is, who asked for the sweep is to have it
             said.put(error)
 

@@ -73,7 +73,7 @@ def before(layers: Layers, problem: Problem, environment: Environment, *, measur
         and (one.provenance == "measured" or not measured)
     ]
     ranked.sort(key=lambda one: (PROVENANCES.index(one.provenance), one.place))
-    found = {}
+    found: dict[Config, Ranked] = {}
     for one in ranked:
         config = _runnable(one, problem, environment)
         if config is not None:

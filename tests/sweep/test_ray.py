@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 import sys
 import threading
@@ -27,7 +28,11 @@ from autoconv.tuning.tuner import Tuned, Tuner
 from tuning_db import export_lines
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
-sys.path.insert(0, str(Path(__file__).parent))  # of the scripted sweeps, for the nodes too
+PATHS = [
+    str(Path(__file__).parent),
+    str(Path(__file__).parents[2]),
+]  # of the scripted sweeps, and of the package
+sys.path.insert(0, PATHS[0])
 
 from probe_scripted import ScriptedPool, scripted  # noqa: E402
 from ray.cluster_utils import Cluster as Nodes  # noqa: E402
@@ -51,9 +56,15 @@ def arguments() -> dict[str, int]:
         return SMALL | {f"{name}_port": one.getsockname()[1] for name, one in zip(AGENTS, taken, strict=True)}
 
 
-@pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
-    monkeypatch.setenv("RAY_agent_register_timeout_ms", "300000")
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("RAY_agent_register_timeout_ms", "300000")
+        yield from started()
+
+
+def started() -> Iterator[Nodes]:
     nodes = Nodes(initialize_head=True, head_node_args={**arguments(), "include_dashboard": False})
     for _ in range(NODES - 1):
         nodes.add_node(**arguments())
@@ -63,7 +74,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
     nodes.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster(nodes: Nodes) -> Iterator[Cluster]:
     with Cluster(nodes.address, sweeper=scripted) as cluster:
         yield cluster
@@ -84,6 +95,15 @@ def tuned_all(tuner: Tuner, job: Job, executor: Executor, ended: Callable[[Tuned
 
     with ThreadPoolExecutor(executor.lanes) as lanes:
         list(lanes.map(tune, PROBLEMS))
+
+
+def test_what_a_node_raises_is_raised_here(
+    cluster: Cluster, job: Job, settings_for: SettingsFor, tmp_path: Path
+) -> None:
+    tuner = Tuner(settings_for(tmp_path / "tuning.db"))
+    unserved = Problem(1, 1 << 14, 1 << 14, 3, 1 << 20)
+    with pytest.raises(ProblemError):
+        tuner.tune(replace(unserved, N=1 << 20), job, executor=cluster)
 
 
 def test_a_node_killed_in_the_midst_costs_nothing_but_time(
@@ -112,15 +132,6 @@ def test_a_node_killed_in_the_midst_costs_nothing_but_time(
     with open_user(remote) as database:
         runs = [run for problem in PROBLEMS for run in database.runs(problem.key())]
     assert len(runs) == len(PROBLEMS) and all(run.finished for run in runs), "a lost run is gone on with"
-
-
-def test_what_a_node_raises_is_raised_here(
-    cluster: Cluster, job: Job, settings_for: SettingsFor, tmp_path: Path
-) -> None:
-    tuner = Tuner(settings_for(tmp_path / "tuning.db"))
-    unserved = Problem(1, 1 << 14, 1 << 14, 3, 1 << 20)
-    with pytest.raises(ProblemError):
-        tuner.tune(replace(unserved, N=1 << 20), job, executor=cluster)
 
 
 def test_nothing_that_is_on_file_is_tried_on_a_node(job: Job) -> None:
