@@ -39,5 +39,10 @@ class ScriptedPool:
         self.compilers = self.interpreters = self.gpu = Scripted()
 
 
-def scripted(problem: Any, job: Any, database: Any, _pool: Any, *rest: Any, **how: Any) -> Swept:
-    return sweep(problem, job, database, ScriptedPool(), *rest, **how)  # type: ignore[arg-type]
+def scripted(
+    problem: Any, job: Any, database: Any, _pool: Any, progress: Any, priors: Any, **how: Any
+) -> Swept:
+    import ray
+
+    progress(f"on {ray.get_runtime_context().get_node_id()}", 0, 1)  # which a test may kill now
+    return sweep(problem, job, database, ScriptedPool(), progress, priors, **how)  # type: ignore[arg-type]

@@ -21,10 +21,9 @@ from autoconv.errors import ProblemError
 from autoconv.lookup import open_user
 from autoconv.problem import Problem
 from autoconv.settings import Settings
-from autoconv.sweep.executor import Executor
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job
-from autoconv.tuning.tuner import Tuned, Tuner
+from autoconv.tuning.tuner import Tuner
 from tuning_db import export_lines
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
@@ -89,12 +88,21 @@ def content(settings: Settings) -> list[tuple[Any, ...]]:
     )
 
 
-def tuned_all(tuner: Tuner, job: Job, executor: Executor, ended: Callable[[Tuned], None]) -> None:
-    def tune(problem: Problem) -> None:
-        ended(tuner.tune(problem, job, executor=executor))
+class Killer:
+    """Kills the first node, but the head, that says it sweeps once a problem has ended."""
 
-    with ThreadPoolExecutor(executor.lanes) as lanes:
-        list(lanes.map(tune, PROBLEMS))
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self._lock = threading.Lock()
+        self.ended = 0
+        self.killed = ""
+
+    def told(self, doing: str, _done: int, _of: int) -> None:
+        by_id = {f"on {node.node_id}": node for node in self._nodes.worker_nodes}
+        with self._lock:
+            if self.ended and not self.killed and doing in by_id:
+                self.killed = doing
+                self._nodes.remove_node(by_id[doing], allow_graceful=False)
 
 
 def test_what_a_node_raises_is_raised_here(
@@ -116,18 +124,19 @@ def test_a_node_killed_in_the_midst_costs_nothing_but_time(
     for problem in PROBLEMS:
         Tuner(local).tune(problem, job, pool=pool)
 
-    first, lock = threading.Event(), threading.Lock()
+    killer, tuner = Killer(nodes), Tuner(remote)
 
-    def ended(tuned: Tuned) -> None:
+    def tune(problem: Problem) -> None:
+        tuned = tuner.tune(problem, job, executor=cluster, progress=killer.told)
         assert tuned.found is not None and tuned.swept is not None and tuned.swept.recorded
-        with lock:
-            if not first.is_set():
-                first.set()
-                nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+        killer.ended += 1
 
-    with caplog.at_level(logging.WARNING, logger="autoconv"):
-        tuned_all(Tuner(remote), job, cluster, ended)
-    assert sum("is lost" in record.message for record in caplog.records) >= 1
+    with (
+        caplog.at_level(logging.WARNING, logger="autoconv"),
+        ThreadPoolExecutor(cluster.lanes) as lanes,
+    ):
+        list(lanes.map(tune, PROBLEMS))
+    assert killer.killed and sum("is lost" in record.message for record in caplog.records) >= 1
     assert content(remote) == content(local)
     with open_user(remote) as database:
         runs = [run for problem in PROBLEMS for run in database.runs(problem.key())]
