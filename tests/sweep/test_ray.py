@@ -39,7 +39,14 @@ from ray.cluster_utils import Cluster as Nodes  # noqa: E402
 from autoconv.sweep.cluster import Cluster, Known, Sender  # noqa: E402
 
 NODES = 4
-PROBLEMS = [Problem(1, 8 * (1 + number % 3), 16, 1 + number % 4, 64 + number) for number in range(12)]
+# More than four doublings apart: none is near enough to another for its result to be tried first there, so
+# the order in which they end makes no difference.
+PROBLEMS = [
+    Problem(batch, channels, 16, 3, length)
+    for batch in (1, 64)
+    for channels in (8, 256)
+    for length in (32, 1024, 1 << 15)
+]
 AGENTS = ("metrics_agent", "metrics_export", "dashboard_agent_listen", "runtime_env_agent")
 SMALL = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
 
