@@ -25,6 +25,7 @@ from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.lookup import HITS, open_user
 from autoconv.sweep.pool import WorkerPool
+from autoconv.tuning.accuracy import model_error_pct
 from tuning_db import TuningDBError
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ def _fields(one: Wanted, tuned: Tuned) -> dict[str, Any]:
         "measured_ms": milliseconds(found.measured_us) if found else None,
         "contended_ms": milliseconds(found.contended_us) if found else None,
         "floor_ms": floor_seconds(one.problem, one.at.device) * 1e3,
+        "model_error_pct": model_error_pct(config) if config else None,
         "swept": swept is not None,
         "candidates": swept.candidates if swept else 0,
         "compiled": swept.compiled if swept else 0,
