@@ -33,12 +33,16 @@ from autoconv.lookup import records
 from autoconv.sweep.executor import Request, Sweep, requested
 from autoconv.sweep.outcomes import Unavailable
 from autoconv.sweep.pool import WorkerPool
+from autoconv.sweep.process import Cancelled
 from autoconv.sweep.recorder import Ledger
 from autoconv.sweep.sweep import Job, Progress, Swept, sweep
 from tuning_db import ContradictionError, EnvironmentRecord, ProblemRecord, RunRecord, Trial, TuningDBError
 
 ATTEMPTS = 3
 """Nodes that may die under one problem before it is given up: it may be what kills them."""
+
+SLICE_SECONDS = 0.5
+"""How long a node is waited for at a time: between two waits it is seen whether the cluster was closed."""
 
 _LOST = (NodeDiedError, ObjectLostError, OutOfMemoryError, RaySystemError, WorkerCrashedError)
 
@@ -223,6 +227,7 @@ class Cluster:
             ConnectionError: there is no such cluster.
         """
         self._sweeper = sweeper
+        self._closed = threading.Event()
         self._joined = not ray.is_initialized()
         if self._joined:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -238,8 +243,13 @@ class Cluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave it, ending what runs there for this process."""
+        self.close()
         if self._joined:
             ray.shutdown()
+
+    def close(self) -> None:
+        """End what runs there for this process; whoever waits for it gets Cancelled."""
+        self._closed.set()
 
     @property
     def lanes(self) -> int:
@@ -262,8 +272,7 @@ class Cluster:
         raise Unavailable(f"{ATTEMPTS} nodes were lost in sweeps of {request.problem}")
 
     def _swept(self, request: Request, known: list[Known], writer: Writer, progress: Progress) -> Swept:
-        for reference in self._remote.remote(request, known, self._sweeper):
-            message = ray.get(reference)
+        for message in self._said(self._remote.remote(request, known, self._sweeper)):
             if isinstance(message, Exception):
                 raise message
             if isinstance(message, Swept):
@@ -272,6 +281,19 @@ class Cluster:
                 progress(message.doing, message.done, message.of)
             writer.take(message)
         raise RaySystemError("its answers ended before the result")
+
+    def _said(self, references: ray.ObjectRefGenerator) -> Iterator[Message]:
+        """Yield what a node says as it comes, until this is closed."""
+        while not self._closed.is_set():
+            ready, _ = ray.wait([references], timeout=SLICE_SECONDS)
+            if not ready:
+                continue
+            reference = next(references, None)
+            if reference is None:
+                return
+            yield ray.get(reference)
+        ray.cancel(references)
+        raise Cancelled
 
 
 def _known(request: Request, database: Ledger | None) -> list[Known]:

@@ -159,7 +159,7 @@ class Tuner:
         """
         key = f"{problem.key()} {job.environment.hash}"
         with single_flight(self._settings.database, key, wait, self._warn) as mine:
-            known = None if again else self._known(problem, job, ("exact",) if revalidate else content)
+            known = None if again else self.known(problem, job, ("exact",) if revalidate else content)
             if known is not None:
                 return Tuned(known, None)
             if not mine:

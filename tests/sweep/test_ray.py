@@ -22,6 +22,7 @@ from autoconv.lookup import open_user
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.pool import WorkerPool
+from autoconv.sweep.process import Cancelled
 from autoconv.sweep.sweep import Job
 from autoconv.tuning.tuner import Tuner
 from tuning_db import export_lines
@@ -148,6 +149,20 @@ def test_a_node_killed_in_the_midst_costs_nothing_but_time(
     with open_user(remote) as database:
         runs = [run for problem in PROBLEMS for run in database.runs(problem.key())]
     assert len(runs) == len(PROBLEMS) and all(run.finished for run in runs), "a lost run is gone on with"
+
+
+def test_who_waits_when_the_cluster_is_closed_is_told(
+    nodes: Nodes, job: Job, settings_for: SettingsFor, tmp_path: Path
+) -> None:
+    closing, begun = Cluster(nodes.address, sweeper=scripted), threading.Event()
+    tuner = Tuner(settings_for(tmp_path / "tuning.db"))
+    with ThreadPoolExecutor(1) as thread:
+        waits = thread.submit(
+            tuner.tune, PROBLEMS[-1], job, executor=closing, progress=lambda *_: begun.set()
+        )
+        assert begun.wait(100)
+        closing.close()
+        assert isinstance(waits.exception(100), Cancelled)
 
 
 def test_nothing_that_is_on_file_is_tried_on_a_node(job: Job) -> None:
