@@ -156,7 +156,7 @@ def _cluster(address: str | None) -> AbstractContextManager[Cluster]:
 def _tune(
     wanted: Sequence[Wanted],
     orders: Sequence[Order],
-    how: dict[str, bool],
+    how: dict[str, Any],
     seconds: float,
     told: _Told,
     cluster: Cluster | None,
