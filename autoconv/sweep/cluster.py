@@ -31,10 +31,10 @@ from autoconv import gpu, settings
 from autoconv.environment import Environment
 from autoconv.lookup import records
 from autoconv.sweep.executor import Request, Sweep, requested
+from autoconv.sweep.ledger import Ledger
 from autoconv.sweep.outcomes import Unavailable
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.process import Cancelled
-from autoconv.sweep.recorder import Ledger
 from autoconv.sweep.sweep import Job, Progress, Swept, sweep
 from tuning_db import ContradictionError, EnvironmentRecord, ProblemRecord, RunRecord, Trial, TuningDBError
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from autoconv.config import Config
 from autoconv.problem import Problem
+from autoconv.sweep.ledger import Ledger
 from autoconv.sweep.pool import WorkerPool
-from autoconv.sweep.recorder import Ledger
 from autoconv.sweep.revalidation import NOTHING_BEFORE, Before
 from autoconv.sweep.sweep import Job, Progress, Swept, sweep
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any, Protocol
 
 from autoconv.config import Config
 from autoconv.cost.prediction import Prediction
@@ -17,41 +15,13 @@ from autoconv.errors import ConfigError
 from autoconv.kernels.source import source_of
 from autoconv.lookup import records, tried
 from autoconv.problem import Problem
+from autoconv.sweep.ledger import Ledger
 from autoconv.sweep.shared import passed_elsewhere
 from autoconv.sweep.verify import Verdict
-from tuning_db import (
-    ContradictionError,
-    EnvironmentRecord,
-    ProblemRecord,
-    RunRecord,
-    Trial,
-    TuningDBError,
-    Winner,
-)
+from tuning_db import ContradictionError, Trial, TuningDBError, Winner
 from tuning_db.ranking import best, winners
 
 CHECKED = 4  # compiled candidates to check in the interpreter, best prediction first
-
-
-class Ledger(Protocol):
-    """What of a tuning database a sweep uses; see `tuning_db.TuningDB`."""
-
-    def start(
-        self, environment: EnvironmentRecord, *, origin: str, info: Mapping[str, Any] | None = None
-    ) -> str:
-        """Begin a run and return its id."""
-
-    def add(self, run_id: str, problem: ProblemRecord, trial: Trial) -> None:
-        """Commit one trial."""
-
-    def finish(self, run_id: str) -> None:
-        """Note that a run came to its end."""
-
-    def trials(self, problem_key: str, environment_hash: str | None = None) -> list[Trial]:
-        """Return the trials of one problem."""
-
-    def runs(self, problem_key: str) -> list[RunRecord]:
-        """Return the runs that have trials of one problem."""
 
 
 class Recorder:

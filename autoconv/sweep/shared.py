@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from autoconv.config import Config
 from autoconv.errors import ConfigError
 from autoconv.kernels.source import source_of
+from autoconv.sweep.ledger import Ledger
 from autoconv.sweep.verify import Verdict
 from tuning_db import EnvironmentRecord, ProblemRecord, Trial
-
-if TYPE_CHECKING:
-    from autoconv.sweep.recorder import Ledger
 
 
 def passed_elsewhere(

@@ -23,10 +23,11 @@ from autoconv.environment import Environment
 from autoconv.kernels.aten import ATEN
 from autoconv.problem import Problem
 from autoconv.sweep.candidates import candidates, to_compile
+from autoconv.sweep.ledger import Ledger
 from autoconv.sweep.measure import Bench
 from autoconv.sweep.outcomes import Failed, Unavailable
 from autoconv.sweep.pool import WorkerPool, Workers
-from autoconv.sweep.recorder import CHECKED, Ledger, Recorder
+from autoconv.sweep.recorder import CHECKED, Recorder
 from autoconv.sweep.revalidation import NOTHING_BEFORE, Before
 from autoconv.sweep.tasks import Compile, Load, Skipped, Task, Verify
 from autoconv.sweep.trials import checked_trial, compiled_trial, failed_trial
