@@ -121,7 +121,7 @@ def test_tune_ends_with_what_it_tried_and_of_several_problems_with_a_summary(run
         )
         return Swept(None, trials, recorded=True, candidates=625, compiled=11, seconds=1.5)
 
-    monkeypatch.setattr("autoconv.tuning.tuner.sweep", sweep)
+    monkeypatch.setattr("autoconv.sweep.executor.sweep", sweep)
     shown = run("tune", PROBLEM, PROBLEM.replace("L=16", "L=24"), "--device", "l4", "--again")
     lines = [line.split() for line in shown.stdout.splitlines()]
     assert ["a", "sweep", "of", "625", "candidates,"] in [line[1:6] for line in lines]
@@ -136,7 +136,7 @@ def test_tune_ends_with_what_it_tried_and_of_several_problems_with_a_summary(run
 
 
 def test_several_problems_are_several_lines_and_one_named_twice_is_one(tuned, run, monkeypatch):
-    monkeypatch.setattr("autoconv.tuning.tuner.sweep", in_vain)
+    monkeypatch.setattr("autoconv.sweep.executor.sweep", in_vain)
     other = PROBLEM.replace("L=16", "L=4096")
     shown = run("tune", PROBLEM, other, PROBLEM, "--device", "rtx4090", "--json")
     lines = [json.loads(line) for line in shown.stdout.splitlines()]
