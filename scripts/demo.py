@@ -107,7 +107,9 @@ def compare(tuned: list[dict[str, Any]]) -> None:
     )
     for column in columns:
         table.add_column(column, justify="left" if column in ("problem", "schedule") else "right")
-    for (name, problem), result in zip(PROBLEMS.items(), tuned, strict=True):
+    of_problem = {result["problem"]: result for result in tuned}  # which end in any order
+    for name, problem in PROBLEMS.items():
+        result = of_problem[str(problem)]
         winner = Config.from_json(result["kernel"], result["config"])
         for label, config in ((f"{name}\n{problem}", BASELINE), ("", winner)):
             row = autoconv.predict(problem, config, DEVICE)

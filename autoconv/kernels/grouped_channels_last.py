@@ -19,6 +19,7 @@ from autoconv.errors import ConfigError
 from autoconv.kernels.across import AcrossSamples, store_across, tile_across
 from autoconv.kernels.implicit_gemm import Meta
 from autoconv.kernels.sizes import alignment, cdiv, next_power_of_two, x_strides_of
+from autoconv.kernels.space import LEAST_DOT
 from autoconv.kernels.work import Access, Axis, Work, plain
 from autoconv.problem import Problem
 
@@ -132,8 +133,8 @@ class GroupedChannelsLast(AcrossSamples):
         yield from ({"CHANNELS": channels} for channels in (8, 16, 32) if channels <= most)
 
     def worthwhile(self, problem: Problem, meta: Meta, device: Device) -> bool:  # noqa: ARG002
-        taps = meta["BLOCK_R"] // meta["CHANNELS"]
-        return 1 <= taps <= next_power_of_two(problem.K)
+        taps, least = meta["BLOCK_R"] // meta["CHANNELS"], LEAST_DOT // meta["CHANNELS"]
+        return 1 <= taps <= max(next_power_of_two(problem.K), least)
 
     def fits(self, work: Work, config: Config, device: Device) -> bool:
         lean = work.accumulators <= MOST_ACCUMULATORS * 32 * config.num_warps

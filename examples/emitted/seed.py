@@ -2,18 +2,19 @@
 
 Problem  N=64,Cin=64,Cout=128,K=3,L=224280,stride=3,dilation=4 (float32, tf32 products)
 Device   rtx4090: 128 SMs, sm_89
-Config   BLOCK_CO=128 BLOCK_L=128 BLOCK_R=16 num_warps=4 num_stages=3
-Time     6.845 ms (predicted, not measured); the floor, every tensor moved once, is 6.076 ms; bound by dram
-Grid     37440 blocks: 1 tile of Cout x 585 windows of L_out x 64 samples, neighbours along the first. 2 run
-         on an SM at once, 256 on the device: 146 waves. Axis x has what can pass 65535, where y and z stop,
-         and what shares operands lies side by side, so that the L2 serves it.
+Config   BLOCK_CO=128 BLOCK_L=128 BLOCK_R=32 num_warps=4 num_stages=2
+Time     6.876 ms (predicted, not measured); the floor, every tensor moved once, is 6.076 ms; bound by dram
+Grid     37379 blocks: 1 tile of Cout x 37379 windows of L_out, neighbours along the first. 2 run on an SM at
+         once, 256 on the device: 146 waves. Axis x has what can pass 65535, where y and z stop, and what
+         shares operands lies side by side, so that the L2 serves it.
 
 `dense`: an implicit GEMM with rows of Cout by columns of L, any K, stride, dilation and padding.
 
 The reduction runs over (channel, tap) with the tap fastest, which is the memory order of a torch weight
 (Cout, Cin, K): the weight tile is then a plain row-major matrix, read with the widest loads and never
 repacked, and neighbouring taps of one channel are read by the same load instruction, so L1 serves them.
-A column tile stays inside one sample, and its stores run along L.
+Columns run on from one sample into the next (`columns_across`), so short samples fill the tiles like long
+ones, and its stores run along L.
 
 Written by autoconv 0.1.0 with Triton 3.7.1. It needs torch and Triton alone, and serves every size: what the
 kernel does not run, torch does. The tiles were chosen for the problem above, and may not be the best for
@@ -29,27 +30,40 @@ import triton.language as tl
 
 
 @triton.jit
-def tile_of(
+def columns_across(tile_l, N, L_out, BLOCK_L: tl.constexpr, Y_ALIGN: tl.constexpr):
+    """Return the sample of each column, its position in the sample, and whether there is such a column.
+
+    Columns past the last are others of the last sample once more. So they can be read, and need no mask of
+    their own in the main loop; they must not be stored.
+    """
+    start = tile_l * BLOCK_L
+    n = start // L_out
+    along = start - n * L_out + tl.arange(0, BLOCK_L)
+    sample = n + tl.minimum(along // L_out, N - 1 - n)
+    # The hint is for Triton before 3.7, which lays lanes along rows where no two columns are known to be
+    # neighbours. It does no harm where a sample ends, for a thread moves no more than L_out is a multiple of.
+    col = tl.max_contiguous(along % L_out, 2 if Y_ALIGN == 1 else Y_ALIGN)
+    return sample.to(tl.int64), col, along < (N - n) * L_out
+
+
+@triton.jit
+def tile_across(
     ROWS,
-    columns,
+    N,
+    L_out,
     BLOCK_CO: tl.constexpr,
     BLOCK_L: tl.constexpr,
+    Y_ALIGN: tl.constexpr,
     INDEX_64: tl.constexpr,
 ):
-    """Return the (rows, columns, sample) of this block; tiles of rows come fastest.
-
-    So the blocks that share a window of x run side by side. One axis: samples, columns and rows are
-    independent, and only axis x reaches past 65535, which both L / BLOCK_L and N can pass.
-    """
-    tiles_co = tl.cdiv(ROWS, BLOCK_CO)
-    tiles_l = tl.cdiv(columns, BLOCK_L)
+    """Return the rows of this block, then what `columns_across` says; tiles of rows come fastest."""
     tile = tl.program_id(0)
-    tile_co = tile % tiles_co
-    tile_l = (tile // tiles_co) % tiles_l
-    n = (tile // tiles_co // tiles_l).to(tl.int64)
     if INDEX_64:
-        tile_l = tile_l.to(tl.int64)
-    return tile_co * BLOCK_CO + tl.arange(0, BLOCK_CO), tile_l * BLOCK_L + tl.arange(0, BLOCK_L), n
+        tile = tile.to(tl.int64)
+    tiles_co = tl.cdiv(ROWS, BLOCK_CO)
+    row = tile % tiles_co * BLOCK_CO + tl.arange(0, BLOCK_CO)
+    sample, col, col_mask = columns_across(tile // tiles_co, N, L_out, BLOCK_L, Y_ALIGN)
+    return row, sample, col, col_mask
 
 
 @triton.jit
@@ -80,12 +94,12 @@ def with_bias(acc, b_ptr, row, row_mask, HAS_BIAS: tl.constexpr, ACTIVATION: tl.
 
 
 @triton.jit
-def store_tile(
+def store_across(
     acc,
     b_ptr,
     y_ptr,
-    n,
     row,
+    sample,
     col,
     row_mask,
     col_mask,
@@ -93,22 +107,23 @@ def store_tile(
     COUT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
-    INDEX_64: tl.constexpr,
 ):
-    """Write acc, with bias and activation, to channels `row` and positions `col` of sample n of y."""
+    """Write acc, with bias and activation, to channels `row` and to each column, in its sample of y."""
     acc = with_bias(acc, b_ptr, row, row_mask, HAS_BIAS, ACTIVATION)
-    if INDEX_64:
-        row = row.to(tl.int64)
-        L_out = L_out.to(tl.int64)
-    y_sample = y_ptr + n * COUT * L_out
+    y_columns = y_ptr + (sample * COUT * L_out + col)
     mask = row_mask[:, None] & col_mask[None, :]
-    tl.store(y_sample + row[:, None] * L_out + col[None, :], acc.to(y_ptr.dtype.element_ty), mask=mask)
+    tl.store(y_columns[None, :] + row[:, None] * L_out, acc.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def within(position, L, PADDED: tl.constexpr):
-    """Return where input positions lie inside the sample; without padding on the left none is negative."""
-    inside = position < L
+def inside_sample(position, L, PADDED: tl.constexpr, PADDED_RIGHT: tl.constexpr):
+    """Return where input positions of whole windows lie inside the sample.
+
+    Without padding that is everywhere, and Triton drops a mask that is true everywhere.
+    """
+    inside = tl.full(position.shape, True, tl.int1)
+    if PADDED_RIGHT:
+        inside = position < L
     if PADDED:
         inside = inside & (position >= 0)
     return inside
@@ -120,6 +135,7 @@ def dense_kernel(
     w_ptr,
     b_ptr,
     y_ptr,
+    N,
     L_units,
     L_out_units,
     x_batch_units,
@@ -131,6 +147,7 @@ def dense_kernel(
     STRIDE: tl.constexpr,
     PAD_LEFT: tl.constexpr,
     PADDED: tl.constexpr,
+    PADDED_RIGHT: tl.constexpr,
     DILATION: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
@@ -146,30 +163,29 @@ def dense_kernel(
     L = L_units * X_ALIGN
     L_out = L_out_units * Y_ALIGN
     x_channel = x_channel_units * X_ALIGN
-    if INDEX_64:
-        x_channel = x_channel.to(tl.int64)
-    row, col, n = tile_of(COUT, L_out, BLOCK_CO, BLOCK_L, INDEX_64)
+    row, sample, col, col_mask = tile_across(COUT, N, L_out, BLOCK_CO, BLOCK_L, Y_ALIGN, INDEX_64)
     row_mask = row < COUT
     first = col * STRIDE - PAD_LEFT
-    x_sample = x_ptr + n * x_batch_units * X_ALIGN
+    x_columns = x_ptr + (sample * x_batch_units * X_ALIGN + first * x_step)
     w_rows = w_ptr + row * REDUCTION
 
     acc = tl.zeros((BLOCK_CO, BLOCK_L), dtype=tl.float32)
     for r0 in range(0, REDUCTION, BLOCK_R):
         r = r0 + tl.arange(0, BLOCK_R)
-        position = first[None, :] + ((r % K) * DILATION)[:, None]
-        x_mask = within(position, L, PADDED)
+        channel, shift = r // K, (r % K) * DILATION
+        if INDEX_64:
+            channel = channel.to(tl.int64)
+        x_mask = inside_sample(first[None, :] + shift[:, None], L, PADDED, PADDED_RIGHT)
         w_mask = row_mask[:, None]
         if REDUCTION % BLOCK_R != 0:
             x_mask = x_mask & (r < REDUCTION)[:, None]
             w_mask = w_mask & (r < REDUCTION)[None, :]
-        x = tl.load(x_sample + ((r // K) * x_channel)[:, None] + position * x_step, mask=x_mask, other=0.0)
+        offset = channel * x_channel + shift * x_step
+        x = tl.load(x_columns[None, :] + offset[:, None], mask=x_mask, other=0.0)
         w = tl.load(w_rows[:, None] + r[None, :], mask=w_mask, other=0.0)
         acc = tl.dot(w, x, acc, input_precision=PRECISION)
 
-    store_tile(
-        acc, b_ptr, y_ptr, n, row, col, row_mask, col < L_out, L_out, COUT, HAS_BIAS, ACTIVATION, INDEX_64
-    )
+    store_across(acc, b_ptr, y_ptr, row, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION)
 
 
 def conv1d_torch(
@@ -200,6 +216,8 @@ def conv1d_triton(
         or (bias is not None and bias.shape != (Cout,))
         or 0 in (*x.shape, *weight.shape)
         or L_out < 1
+        or max(Cin * (L + 512 * stride + K * dilation), Cout * (L_out + 512 * stride + K * dilation))
+        > 2**31 - 1
     ):
         return conv1d_torch(x, weight, bias, stride, dilation)
 
@@ -210,18 +228,15 @@ def conv1d_triton(
     # Triton specialises an int on divisibility by 16 alone, so sizes go in units of what divides them.
     y_align = math.gcd(16, L_out)
     x_align = math.gcd(16, L, x_batch, x_channel)
-    # Whether an offset, that of the last tile's overshoot included, passes 32 bits.
-    index_64 = (
-        max(Cin * (L + 512 * stride + K * dilation), Cout * (L_out + 512 * stride + K * dilation)) > 2**31 - 1
-    )
     y = torch.empty((N, Cout, L_out), device=x.device, dtype=x.dtype)
 
-    grid = lambda META: (triton.cdiv(Cout, META["BLOCK_CO"]) * triton.cdiv(L_out, META["BLOCK_L"]) * N,)
+    grid = lambda META: (triton.cdiv(Cout, META["BLOCK_CO"]) * triton.cdiv(N * L_out, META["BLOCK_L"]),)
     dense_kernel[grid](
         x,
         weight,
         bias,
         y,
+        N=N,
         L_units=L // x_align,
         L_out_units=L_out // y_align,
         x_batch_units=x_batch // x_align,
@@ -233,18 +248,19 @@ def conv1d_triton(
         STRIDE=stride,
         PAD_LEFT=0,
         PADDED=False,
+        PADDED_RIGHT=(L_out - 1) * stride + (K - 1) * dilation >= L,
         DILATION=dilation,
         HAS_BIAS=bias is not None,
         ACTIVATION="none",
         PRECISION="tf32",
         X_ALIGN=x_align,
         Y_ALIGN=y_align,
-        INDEX_64=index_64,
+        INDEX_64=N * (L_out + 512) > 2**31 - 1,
         BLOCK_CO=128,
         BLOCK_L=128,
-        BLOCK_R=16,
+        BLOCK_R=32,
         num_warps=4,
-        num_stages=3,
+        num_stages=2,
         enable_fp_fusion=True,
     )
     return y

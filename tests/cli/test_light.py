@@ -95,11 +95,11 @@ def test_torch_is_asked_where_the_device_may_be_here(
     monkeypatch.setenv("PATH", smi(tmp_path, *products))
     names: list[str] = []
 
-    def target(name: str) -> Target:
+    def target(name: str, _warn: object) -> Target:
         names.append(name)
         raise InterruptedError
 
-    monkeypatch.setattr("autoconv.cli.common.target", target)
+    monkeypatch.setattr("autoconv.targets.target", target)
     if asked:
         with pytest.raises(InterruptedError):
             target_to_look_up("rtx4090")

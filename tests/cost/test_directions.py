@@ -31,6 +31,8 @@ ONE_OF_EACH = (
     Problem(4, 64, 64, 5, 1000, groups=4, dtype="bfloat16"),
     Problem(4, 1, 64, 7, 16000, padding=3),
     Problem(4, 64, 64, 3, 1000, layout="nlc", dtype="float16"),
+    Problem(4, 64, 64, 5, 1000, groups=4, layout="nlc", dtype="float16"),
+    Problem(4, 64, 64, 12, 1000, op="conv_transpose", stride=2, groups=64),
     Problem(2, 128, 64, 8, 500, op="conv_transpose", stride=4, padding=2),
     Problem(2, 64, 64, 3, 1000, op="conv_weight"),
     Problem(1, 2048, 512, 3, 64),

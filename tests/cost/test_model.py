@@ -136,8 +136,8 @@ def test_a_better_device_is_never_slower(case: tuple[Problem, Config], factor: f
 def test_more_work_is_never_faster(case: tuple[Problem, Config], factor: int) -> None:
     problem, config = case
     # Other blocks are sampled of a larger grid, and their rows may end elsewhere in a sector; of a few blocks
-    # each makes a difference.
-    before = estimate(problem, config, RTX4090).seconds * (1 - 2e-3)
+    # each makes a difference. Tiles that run across samples meet fewer of their ends where samples are longer.
+    before = estimate(problem, config, RTX4090).seconds * (1 - 5e-3)
     assert estimate(replace(problem, N=problem.N * factor), config, RTX4090).seconds >= before
     longer = replace(problem, L=problem.L + 16 * problem.stride * factor)  # of the same divisibility
     if longer.L % 16 == problem.L % 16 and longer.L_out % 16 == problem.L_out % 16:
@@ -184,7 +184,7 @@ def test_explain_has_the_agreed_names() -> None:
     fields = estimate(SEED, DENSE, RTX4090).to_json(DENSE)
     assert set(agreed.split()) <= set(fields)
     assert fields["config"] == DENSE.to_json()
-    assert fields["grid"] == [64 * 1169]
+    assert fields["grid"] == [64 * 74758 // 64], "tiles of all columns, one sample after the other"
 
 
 def test_what_cannot_run_has_no_time() -> None:
@@ -212,7 +212,7 @@ def test_compiled_for_the_device_asked_for(tmp_path: Path, monkeypatch: pytest.M
     config = Config("dense", {"BLOCK_CO": 32, "BLOCK_L": 32, "BLOCK_R": 32}, num_warps=2, num_stages=3)
     ada, hopper = (autoconv.predict(small, config, device) for device in ("rtx4090", "h100-sxm"))
     assert ada.compiled and hopper.compiled
-    assert ada.registers != hopper.registers or ada.shared != hopper.shared
+    assert ada.slots != hopper.slots, "of the instructions that each has in its loop"
     assert autoconv.predict(small, config, "rtx4090") == ada
 
 

@@ -188,5 +188,6 @@ def test_a_file_that_tunes_launches_each_of_its_configs(
     with recording(DEVICE) as recorder:
         wrapper(module, problem)(*operands(problem, tensors(problem)), **window(problem))
     seen = {(launch.num_warps, launch.grid) for launch in recorder.launches}
-    windows = {32: 4, 64: 2}
-    assert seen == {(c.num_warps, (2 * windows[c.tiles["BLOCK_L"]] * 2, 1, 1)) for c in configs}
+    tiles_co, columns = -(-problem.Cout // 16), problem.N * problem.L_out
+    grids = [(tiles_co * -(-columns // config.tiles["BLOCK_L"]), 1, 1) for config in configs]
+    assert seen == {(config.num_warps, grid) for config, grid in zip(configs, grids, strict=True)}

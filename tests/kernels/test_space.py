@@ -27,8 +27,10 @@ EXAMPLES = [
         "N=2,Cin=3,Cout=128,K=7,L=2000",
         "N=2,Cin=64,Cout=128,K=3,L=2000,layout=nlc",
         "N=2,Cin=64,Cout=64,K=41,L=2000,groups=4",
+        "N=2,Cin=64,Cout=64,K=41,L=2000,groups=4,layout=nlc",
         "N=2,Cin=64,Cout=64,K=31,L=2000,groups=64",
         "N=2,Cin=64,Cout=64,K=4,L=2000,stride=2,op=conv_transpose",
+        "N=2,Cin=64,Cout=64,K=4,L=2000,stride=2,groups=64,op=conv_transpose",
         "N=2,Cin=64,Cout=64,K=3,L=2000,op=conv_weight",
     )
 ]

@@ -680,7 +680,7 @@ def test_autocast_of_another_device_does_not_concern_these_tensors(launches):
     [
         ("import autoconv; autoconv.Problem.parse('N=1,Cin=1,Cout=1,K=1,L=1')", set()),
         ("import torch, autoconv; autoconv.ModelNew(1, 1, 2)(torch.ones(1, 1, 3))", {"torch"}),
-        ("import autoconv; autoconv.recorded", {"torch", "triton", "sqlite_utils"}),
+        ("import autoconv; autoconv.recorded", {"torch", "triton"}),
     ],
 )
 def test_what_is_loaded_when(code, loaded):

@@ -138,7 +138,7 @@ UNREADABLE = [
     (f"{SMALL_TEXT},stride=0", "stride=0: must be at least 1; give the step between windows"),
     (
         f"{SMALL_TEXT},dtype=half",
-        "dtype=half: is not a known dtype; give float32, float16 or bfloat16",
+        "dtype=half: is not a known dtype, did you mean float16?; give float32, float16 or bfloat16",
     ),
 ]
 
