@@ -15,7 +15,7 @@ JOBS ?= 2
 SEED ?= 1
 
 .DEFAULT_GOAL := check
-.PHONY: check setup demo test fuzz stress lint format types docs docs-update emitted bench bench-cold bench-model bench-floor bench-buckets bench-db test-models test-triton-versions gpu offline-bundle prebuilt dist clean help
+.PHONY: check setup demo test fuzz stress lint format types docs docs-update emitted bench bench-cold bench-model bench-floor bench-buckets bench-noise bench-db test-models test-ray test-triton-versions gpu offline-bundle prebuilt dist clean help
 
 check: lint types docs test  ## Everything that must hold before a change goes in
 
@@ -73,6 +73,9 @@ bench-floor: setup  ## How far the best estimates for WORKLOADS=FILE are above t
 bench-buckets: setup  ## How many sweeps a layer's lengths lead to and what the others lose, as JSON; two minutes
 	$(RUN) scripts/bench/buckets.py
 
+bench-noise: setup  ## How a noisy, drifting GPU misleads a sweep, on a simulated one, as JSON; half a minute
+	$(RUN) scripts/bench/noise.py
+
 bench-db: setup  ## How the tuning database grows, up to a million trials, as JSON; about ten minutes
 	$(RUN) scripts/bench/db.py 10000 100000 1000000
 
@@ -89,6 +92,15 @@ test-triton-versions: $(TESTED_TRITONS:%=test-triton-%)  ## tests/compat and tes
 test-models: .venv-models/.ready $(PREBUILT)  ## Published models, accelerated, in the interpreter
 	TRITON_INTERPRET=1 .venv-models/bin/python -m pytest -q tests/models/published_models.py
 
+.venv-ray/.ready: $(READY)
+	$(RUN) -m venv --without-pip $(@D)
+	$(call behind,$(@D))
+	$(RUN) -m pip --python $(@D) install --quiet ray
+	@touch $@
+
+test-ray: .venv-ray/.ready $(PREBUILT)  ## Sweeps on a Ray cluster of four node processes, one of which is killed
+	.venv-ray/bin/python -m pytest -q tests/sweep/test_ray.py
+
 gpu: setup  ## Prove and measure on the GPU here, in ten minutes, into OUT=DIR
 	@test -n "$(OUT)" || { echo "say where to: make gpu OUT=DIR"; exit 2; }
 	@$(RUN) -m scripts.gpu.run "$(OUT)"
@@ -102,13 +114,14 @@ offline-bundle: setup  ## What that machine lacks, in offline/: wheels and the p
 
 prebuilt: setup $(OTHER_TRITONS:%=.venv-triton-%/.ready)  ## The packaged database's text, for every supported Triton
 	for python in $(RUN) $(OTHER_TRITONS:%=.venv-triton-%/bin/python); do $$python scripts/build_prebuilt.py || exit 1; done
+	$(RUN) scripts/prebuilt_workloads.py
 	$(RUN) hatch_build.py
 
 dist: setup  ## Source distribution and wheel, in dist/
 	$(RUN) -m build
 
 clean:  ## Remove environments, caches and everything built
-	rm -rf .venv .venv-triton-* .venv-models build dist offline .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-triton-* .venv-models .venv-ray build dist offline .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f tuning_db/prebuilt/*.db tuning_db/prebuilt/*.db.* tuning_db/prebuilt/*.db-journal
 	find autoconv tuning_db tests scripts -name __pycache__ -prune -exec rm -rf {} +
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# The one module that imports Ray, which nothing else needs; `make test-ray` has it.
+collect_ignore = [] if find_spec("ray") else ["autoconv/sweep/cluster.py"]
 
 # CI draws the same examples every time; a person's runs look further.
 settings.register_profile("autoconv", derandomize="CI" in os.environ)

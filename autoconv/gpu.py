@@ -1,11 +1,11 @@
-"""The only code that needs a GPU: read the device, its stream and capture state, and time a callable."""
+"""The only code that needs a GPU: read the device, its stream and capture state, and time a call."""
 
 from __future__ import annotations
 
 import math
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
@@ -17,8 +17,6 @@ from autoconv.device import Device
 WARM_UP = 3  # launches before the first sample: compilation, clocks, caches
 FLUSHED_BYTES = 1 << 28  # least overwritten before a sample: 0.06 ms on an H200
 HIDDEN = 2.5  # times what the host takes to enqueue a call: how long the device is kept busy before it
-LEAST_SAMPLES = 5
-MOST_SAMPLES = 100
 
 
 def present() -> bool:
@@ -86,8 +84,7 @@ def driver_and_power(index: int) -> tuple[str | None, int | None]:
 
 def stream_reader() -> Callable[[int], int]:
     """Return torch's own function from a device's ordinal to the handle of the stream in use there."""
-    reader: Callable[[int], int] = torch._C._cuda_getCurrentRawStream
-    return reader
+    return torch._C._cuda_getCurrentRawStream
 
 
 def capturing() -> bool:
@@ -95,28 +92,23 @@ def capturing() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
-def time_callable(call: Callable[[], object], *, seconds: float) -> list[float]:
-    """Return the times of single calls, in microseconds; see `time_alternately`."""
-    return [us for (us,) in time_alternately([call], seconds=seconds)]
+def sampler(call: Callable[[], object], flush: torch.Tensor, *, graph: int = 0) -> Callable[[], float]:
+    """Return what takes one sample of `call`, which enqueues work on torch's current stream; microseconds.
 
-
-def time_alternately(calls: Sequence[Callable[[], object]], *, seconds: float) -> list[tuple[float, ...]]:
-    """Return the times of calls made in turn, in microseconds, a tuple a round, each with a cold L2.
-
-    A buffer of twice the L2 or more is overwritten before each call, so that no call finds the tensors of the
-    one before, and so often that the call is enqueued before the device is done with that. There are
-    LEAST_SAMPLES rounds at least and MOST_SAMPLES at most, which may take `seconds` together, flushing
-    included. Each call enqueues work on torch's current stream of the current device.
+    `flush` is overwritten before, so that no call finds the tensors of the one before in the L2, and so often
+    that the call is enqueued before the device is done with that. With `graph`, so many calls are captured,
+    and a sample is the mean of a replay, whose first call alone finds the L2 cold.
     """
-    flush = torch.empty(flushed_bytes(current(torch.cuda.current_device())), dtype=torch.int8, device="cuda")
-    for call in WARM_UP * list(calls):
+    for _ in range(WARM_UP):
         call()
-    passes = [_passes(call, flush) for call in calls]
-    rounds: list[tuple[float, ...]] = []
-    end = time.monotonic() + seconds
-    while len(rounds) < LEAST_SAMPLES or (len(rounds) < MOST_SAMPLES and time.monotonic() < end):
-        rounds.append(tuple([_sample(call, flush, often) for call, often in zip(calls, passes, strict=True)]))
-    return rounds
+    if graph:
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured):
+            for _ in range(graph):
+                call()
+        call = captured.replay
+    passes = _passes(call, flush)
+    return lambda: _sample(call, flush, passes) / max(graph, 1)
 
 
 def _passes(call: Callable[[], object], flush: torch.Tensor) -> int:
@@ -124,13 +116,13 @@ def _passes(call: Callable[[], object], flush: torch.Tensor) -> int:
 
     A launch by Triton's JIT takes the host 0.05 to 0.2 ms, in which a device without work would wait.
     """
-    host = []
+    host = 0.0
     for _ in range(WARM_UP):
         torch.cuda.synchronize()
         begun = time.perf_counter()
         call()
-        host.append(1e6 * (time.perf_counter() - begun))
-    return math.ceil(1 + HIDDEN * max(host) / _sample(flush.zero_, flush, 1))
+        host = max(host, time.perf_counter() - begun)
+    return math.ceil(1 + HIDDEN * 1e6 * host / _sample(flush.zero_, flush, 1))
 
 
 def _sample(call: Callable[[], object], flush: torch.Tensor, passes: int) -> float:
@@ -144,6 +136,12 @@ def _sample(call: Callable[[], object], flush: torch.Tensor, passes: int) -> flo
     return float(start.elapsed_time(end)) * 1e3
 
 
+def flush_buffer() -> torch.Tensor:
+    """Return what is overwritten before each sample on the current device: twice its L2 or more."""
+    here = current(torch.cuda.current_device())
+    return torch.empty(flushed_bytes(here), dtype=torch.int8, device="cuda")
+
+
 def flushed_bytes(device: Device | None) -> int:
-    """Return how much is overwritten before each sample."""
+    """Return how much that is."""
     return max(2 * device.l2_bytes if device else 0, FLUSHED_BYTES)

@@ -54,7 +54,7 @@ GPU_USERS = {"gpu", "sweep", "dispatch", "diagnosis", "targets", "cli"}  # all o
 IMPORTERS = ("import_module", "__import__")
 ALLOWED = {
     "click": {"cli"}, "rich": {"cli"}, "matplotlib": {"report"}, "jinja2": {"report"},
-    "sqlite_utils": {"tuning_db"}, "filelock": {"tuning_db"},
+    "sqlite_utils": {"tuning_db"}, "filelock": {"tuning_db"}, "ray": {"sweep"},
     "triton": {"kernels", "compiler", "gpu", "dispatch"},
     "torch": KNOWS.keys() - {"values", "tuning_db"},
 }  # fmt: skip

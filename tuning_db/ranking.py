@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import statistics
-from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .records import EnvironmentRecord, ProblemRecord, Trial, Winner
+from .records import PROVENANCES, EnvironmentRecord, ProblemRecord, Trial, Winner, canonical
 from .rows import StoredTrial, select_trials, sound, trial_values, winner_from
 
-# Identical sweeps repeated elsewhere flip between configurations 0.1 to 2 % apart (flashinfer#3920).
-TIE_TOLERANCE = 0.02
+# Times that lie so close are as good as each other. Identical sweeps repeated elsewhere flip between
+# configurations 0.1 to 2 % apart (flashinfer#3920); a prediction has no noise but its compiler's last digits.
+TIE_TOLERANCE = {"measured": 0.02, "contended": 0.02, "predicted": 0.01}
+BEYOND_NOISE = 2.0  # standard errors that set two apart which were timed in turn
 COMPETING_OUTCOMES = ("ok", "wrong")  # what the rule looks at
 NOISE_SAMPLES = 3  # fewer tell nothing about noise
 
@@ -46,6 +48,16 @@ class Contender:
         ranked = sorted(self.trials, key=lambda trial: (_time(trial, provenance), _spelled(trial)))
         return ranked[(len(ranked) - 1) // 2]
 
+    def preference(self, provenance: str) -> tuple[float, float, str, str]:
+        """Its place among ties."""
+        typical = self.typical(provenance)
+        return (*preference(typical.config_text, typical.detail), self.source)
+
+    @property
+    def details(self) -> list[Mapping[str, Any]]:
+        """What else is known of its trials."""
+        return [trial.detail for trial in self.trials]
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -54,25 +66,22 @@ class Ranking:
     provenance: str  # what their times rest on, one of PROVENANCES
     predictor: str  # which predicted; empty where timed
     contenders: list[Contender]  # at least one
+    ties: int  # how many others the winner was chosen from by the fixed order, their times being as good
 
     @property
     def margin(self) -> float | None:
-        """The runner-up's time over the winner's, less 1; None without a runner-up."""
-        if len(self.contenders) < 2:
-            return None
-        return self.contenders[1].time / self.contenders[0].time - 1
+        """The least time of the others over the winner's, less 1: below 0 where one of its ties is faster.
 
-    @property
-    def ties(self) -> int:
-        """How many others lie within TIE_TOLERANCE of the winner."""
-        limit = self.contenders[0].time * (1 + TIE_TOLERANCE)
-        return bisect_right(self.contenders, limit, key=lambda one: one.time) - 1
+        None without another.
+        """
+        winner, *others = (one.time for one in self.contenders)
+        return min(others) / winner - 1 if others else None
 
     @property
     def default_us(self) -> float | None:
         """The time of the default configuration; of several, the least, so no gain is overstated."""
         defaults = (one.time for one in self.contenders if any(trial.is_default for trial in one.trials))
-        return next(defaults, None)
+        return min(defaults, default=None)
 
     @property
     def finished(self) -> bool:
@@ -86,8 +95,10 @@ def rank(trials: Iterable[StoredTrial]) -> list[Ranking]:
     Only configurations with an "ok" trial and a time compete, and none that was "wrong" in any run of the
     same source. Where any was measured, only measured ones compete; else those timed beside other work, if
     there are some; else those of each predictor among themselves, and there are as many rankings as
-    predictors, in the order of their names. The least median over the runs comes first, then the smaller
-    config hash.
+    predictors, in the order of their names.
+
+    The least median over the runs comes first. Those as good, within TIE_TOLERANCE of it at most, are ties,
+    which `preference` orders; they stand before all others.
     """
     trials = list(trials)
     wrong = {(trial.config_hash, trial.source) for trial in trials if trial.outcome == "wrong"}
@@ -100,20 +111,20 @@ def rank(trials: Iterable[StoredTrial]) -> list[Ranking]:
     quiet = [trial for trial in timed if not trial.contended]
     if timed:
         provenance = "measured" if quiet else "contended"
-        return [Ranking(provenance, "", _contenders(quiet or timed, provenance))]
+        return [Ranking(provenance, "", *_contenders(quiet or timed, provenance))]
     predicted = [trial for trial in sound if trial.predicted_us is not None]
     return [
         Ranking(
             "predicted",
             one,
-            _contenders([trial for trial in predicted if trial.predictor == one], "predicted"),
+            *_contenders([trial for trial in predicted if trial.predictor == one], "predicted"),
         )
         for one in sorted({trial.predictor for trial in predicted})
     ]
 
 
-def _contenders(trials: list[StoredTrial], provenance: str) -> list[Contender]:
-    """Return the configurations with these trials, all of which have such a time, best first."""
+def _contenders(trials: list[StoredTrial], provenance: str) -> tuple[list[Contender], int]:
+    """Return the configurations with these trials, which all have such a time, best first; and its ties."""
     groups: dict[tuple[str, str], list[StoredTrial]] = {}
     for trial in trials:
         groups.setdefault((trial.config_hash, trial.source), []).append(trial)
@@ -121,7 +132,75 @@ def _contenders(trials: list[StoredTrial], provenance: str) -> list[Contender]:
         Contender(_median([_time(trial, provenance) for trial in group]), *named, group)
         for named, group in groups.items()
     ]
-    return sorted(found, key=lambda one: (one.time, one.config_hash, one.source))
+    found.sort(key=lambda one: (one.time, one.config_hash, one.source))
+    least = found[0].time
+    near = [one for one in found if one.time <= least * (1 + TIE_TOLERANCE[provenance])]
+    if len(near) == 1:
+        return found, 0
+    fastest = near[0].details
+    tied = [one for one in near if one.time <= least * (1 + _tolerance(provenance, one.details, fastest))]
+    first = sorted(tied, key=lambda one: one.preference(provenance))
+    placed = set(map(id, first))
+    return first + [one for one in found if id(one) not in placed], len(tied) - 1
+
+
+def _tolerance(provenance: str, one: list[Mapping[str, Any]], other: list[Mapping[str, Any]]) -> float:
+    """Return by how much times with these details may differ, as a part of the lesser, and be as good.
+
+    It is TIE_TOLERANCE, for times taken apart differ by the drift of a machine's clocks. Where the same
+    "race" in both details says that they were timed in turn, that drift is out of them: then it is
+    BEYOND_NOISE standard errors, if that is less, as "time_error" tells them, a part of the time.
+    """
+    most = TIE_TOLERANCE[provenance]
+    races = [{detail.get("race") for detail in details if "race" in detail} for details in (one, other)]
+    errors = [_figure(detail.get("time_error")) for detail in (*one, *other)]
+    together = len(one) == len(other) == 1 and races[0] == races[1] != set()
+    return min(most, BEYOND_NOISE * math.hypot(*errors)) if provenance == "measured" and together else most
+
+
+def preference(config: str, detail: Mapping[str, Any]) -> tuple[float, float, str]:
+    """Return the place among ties of a configuration, given as canonical JSON, whose trial has this detail.
+
+    Fewer "registers" come first, then less "shared" memory, as the detail tells them: what takes less of a
+    processor has less to lose elsewhere. Then the configuration's text decides. One that tells neither, such
+    as a library's own, comes before all.
+    """
+    return _figure(detail.get("registers")), _figure(detail.get("shared")), config
+
+
+def _figure(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) and -math.inf < value < math.inf else 0.0
+
+
+def best(found: Iterable[Winner]) -> Winner | None:
+    """Return the best of several sources' winners, in the order of PROVENANCES; None where there is none.
+
+    As among the configurations of one source, times as good as the least are ties. The least is that of all
+    configurations, not of the winners alone, so that two rounds of ties do not add up.
+    """
+    found = sorted(found, key=_standing)
+    if not found:
+        return None
+    rivals = [one for one in found if one.provenance == found[0].provenance]
+    fastest = min(rivals, key=_least)
+
+    def as_good(one: Winner) -> bool:
+        tolerance = _tolerance(one.provenance, [one.detail], [fastest.detail])
+        return one is fastest or one.time_us <= _least(fastest) * (1 + tolerance)
+
+    return min(
+        filter(as_good, rivals),
+        key=lambda one: (*preference(canonical(one.config), one.detail), one.source),
+    )
+
+
+def _standing(winner: Winner) -> int:
+    return PROVENANCES.index(winner.provenance)
+
+
+def _least(winner: Winner) -> float:
+    """Return the least time among the configurations that a winner was chosen from."""
+    return winner.time_us * (1 + min(winner.margin or 0.0, 0.0))
 
 
 def _median(times: list[float]) -> float:

@@ -346,8 +346,8 @@ class Winner:
     measured_us: float | None  # microseconds, median over the runs; None where only predicted
     predicted_us: float | None  # microseconds, median over the runs; of the trial told about, if timed
     max_err: float | None  # the largest over the runs
-    margin: float | None  # runner-up's time / winner's time - 1; None without a runner-up
-    ties: int  # other configurations within TIE_TOLERANCE of the winner
+    margin: float | None  # least time of the others / its own - 1, below 0 if a tie is faster; None without
+    ties: int  # other configurations whose time is as good, within TIE_TOLERANCE of the least
     noise: float | None = None  # median deviation of its samples from their median, over that median
     default_us: float | None = None  # microseconds, of the default configuration; same provenance
     detail: Mapping[str, Any] = field(default_factory=dict)  # of the trial nearest the median
@@ -370,6 +370,12 @@ class Winner:
         if type(self.ties) is not int:
             raise ValueError(f"ties={self.ties!r} is no count; give a whole number")
         object.__setattr__(self, "config", plain("config", self.config, scalars=True))
+
+    @property
+    def time_us(self) -> float:
+        """The time that the choice rests on, in microseconds."""
+        time = self.predicted_us if self.provenance == "predicted" else self.measured_us
+        return math.inf if time is None else time
 
     @cached_property
     def config_hash(self) -> str:

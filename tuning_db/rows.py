@@ -175,6 +175,14 @@ class StoredTrial:
         return samples
 
     @property
+    def detail(self) -> Mapping[str, Any]:
+        """What else is known of it; nothing where that is no JSON object, which a reader of it will say."""
+        try:
+            return _mapping(self.detail_text)
+        except BadRowError:
+            return {}
+
+    @property
     def is_default(self) -> bool:
         """Whether it is the configuration in use without tuning."""
         return self._marked("default")
@@ -185,10 +193,7 @@ class StoredTrial:
         return self._marked("contended")
 
     def _marked(self, name: str) -> bool:
-        try:
-            return f'"{name}":true' in self.detail_text and _mapping(self.detail_text).get(name) is True
-        except BadRowError:  # a reader of its detail will say so
-            return False
+        return f'"{name}":true' in self.detail_text and self.detail.get(name) is True
 
 
 def _mapping(text: str) -> Mapping[str, Any]:

@@ -27,20 +27,38 @@ VIEWS = (
     WITH tried AS (  -- the last run that tried a configuration, where runs note when they began
         SELECT t.problem_id, r.environment_id, t.config_hash, max(json_extract(r.info, '$.begun')) AS begun
         FROM trials t JOIN runs r ON r.id = t.run_id GROUP BY 1, 2, 3
-    ), placed AS (
-        SELECT *, row_number() OVER of_model AS place, min(default_us) OVER (
-                PARTITION BY problem_id, environment_id, provenance, model
-            ) AS least_default_us,
-            lead(time_us) OVER of_model / time_us - 1 AS ahead,
+    ), timed AS (  -- least_us: of the configurations that a source's winner was chosen from
+        SELECT *, coalesce(measured_us, predicted_us) AS time_us,
+            coalesce(measured_us, predicted_us) * (1 + min(coalesce(margin, 0), 0)) AS least_us,
+            substr(predictor, 1, instr(predictor || '-', '-')) AS model,
+            iif(provenance = 'measured', json_extract(detail, '$.race'), NULL) AS race,
+            coalesce(
+                json_extract(detail, '$.time_error') * json_extract(detail, '$.time_error'), 0
+            ) AS variance,
+            coalesce(json_extract(detail, '$.registers'), 0) AS registers,
+            coalesce(json_extract(detail, '$.shared'), 0) AS shared
+        FROM winners
+    ), sorted AS (
+        SELECT *, row_number() OVER by_time = 1 AS fastest, first_value(race) OVER by_time = race AS together,
+            time_us / first_value(least_us) OVER by_time - 1 AS behind,
+            first_value(variance) OVER by_time + variance AS variances,
+            min(default_us) OVER of_model AS least_default_us,
+            min(least_us) OVER (of_model ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING
+                EXCLUDE CURRENT ROW) / time_us - 1 AS ahead,
             max(provenance = 'measured') OVER (PARTITION BY problem_id, environment_id) AS any_measured,
             max(provenance <> 'predicted') OVER (PARTITION BY problem_id, environment_id) AS any_timed
-        FROM (
-            SELECT *, coalesce(measured_us, predicted_us) AS time_us,
-                substr(predictor, 1, instr(predictor || '-', '-')) AS model
-            FROM winners
-        ) WINDOW of_model AS (
-            PARTITION BY problem_id, environment_id, provenance, model ORDER BY time_us, config_hash
-        )
+        FROM timed WINDOW of_model AS (PARTITION BY problem_id, environment_id, provenance, model),
+            by_time AS (
+                PARTITION BY problem_id, environment_id, provenance, model ORDER BY least_us, config_hash
+            )
+    ), placed AS (  -- ties are chosen from by the fixed order
+        SELECT *, row_number() OVER (
+                PARTITION BY problem_id, environment_id, provenance, model
+                ORDER BY NOT (fastest OR behind <= iif(provenance = 'predicted', 0.01, 0.02)
+                    AND (together IS NOT 1 OR behind * behind <= 4 * variances)),
+                    registers, shared, config, source
+            ) AS place
+        FROM sorted
     )
     SELECT x.problem, m.device, m.triton, json_extract(w.config, '$.kernel') AS kernel, w.provenance,
         iif(w.provenance = 'measured', w.measured_us, NULL) AS measured_us,
@@ -53,7 +71,7 @@ VIEWS = (
     LEFT JOIN tried b USING (problem_id, environment_id, config_hash)
     WHERE w.place = 1 AND CASE w.provenance
         WHEN 'measured' THEN 1 WHEN 'contended' THEN NOT w.any_measured ELSE NOT w.any_timed END""",
-    """CREATE VIEW ranked AS  -- every trial; those that compete have a place, 1 is the best
+    """CREATE VIEW ranked AS  -- every trial; those that compete have a place by their time, 1 is the fastest
     WITH told AS (
         SELECT t.*, r.environment_id, json_extract(r.info, '$.begun') AS begun,
             t.outcome = 'ok' AND NOT max(t.outcome = 'wrong') OVER (

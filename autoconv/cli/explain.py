@@ -30,6 +30,7 @@ from autoconv.cost.prediction import Prediction
 from autoconv.device import Device
 from autoconv.errors import ConfigError
 from autoconv.problem import Problem
+from autoconv.tuning.accuracy import OVER_ALL_PCT, TYPICAL_ERROR_PCT, model_error_pct, within_error
 
 RESOURCES = ("registers", "shared", "spills")
 _MOST_DIGITS = 9
@@ -116,6 +117,7 @@ def _fields(
         "problem": str(problem),
         "device": device.name,
         **prediction.to_json(config),
+        "model_error_pct": model_error_pct(config),
         "nsight": told,
         "measured": seen,
         "differences": nsight.differences(told, seen),
@@ -125,12 +127,12 @@ def _fields(
 
 def _print(fields: list[dict[str, Any]], predictions: list[tuple[Config, Prediction]]) -> None:
     title = f"{fields[0]['problem']} on {fields[0]['device']}: predicted, not measured"
-    print_facts(title, *(nsight.facts(one, prediction) for one, prediction in predictions))
+    print_facts(title, *(_facts(one, prediction) for one, prediction in predictions))
     print_table("", *_nsight_table(fields))
     for line in (*fields[0]["differences"], *fields[0]["advice"]):
         say(f"- {line}")
     if len(predictions) > 1:
-        click.echo(difference(predictions[0][1], predictions[1][1]))
+        click.echo(_compared(*predictions))
 
 
 def _nsight_table(fields: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
@@ -171,6 +173,19 @@ def predicted(problem: Problem, config: Config, device: Device, taken: dict[str,
         reason = f"does not compile for {device.name} ({type(error).__name__}: {said})"
         raise ConfigError("config", config, reason, "choose other tiles, warps or stages") from error
     return predict(problem, config, device, replace(resources, **taken))
+
+
+def _facts(config: Config, prediction: Prediction) -> dict[str, str]:
+    error = f"{model_error_pct(config):g} % in the median, of measured {config.kernel} configs"
+    if config.kernel not in TYPICAL_ERROR_PCT:
+        error = f"{OVER_ALL_PCT:g} % in the median, of all kernels; {config.kernel} was never measured"
+    return {**nsight.facts(config, prediction), "model's error": error}
+
+
+def _compared(one: tuple[Config, Prediction], other: tuple[Config, Prediction]) -> str:
+    error = within_error(one, other)
+    doubt = "" if error is None else f" The difference is within the model's error, {error:g} %."
+    return difference(one[1], other[1]) + doubt
 
 
 def parse_resources(given: str | None) -> dict[str, int]:

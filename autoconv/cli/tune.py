@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,9 +25,11 @@ from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.lookup import HITS, open_user
 from autoconv.sweep.pool import WorkerPool
+from autoconv.tuning.accuracy import model_error_pct
 from tuning_db import TuningDBError
 
 if TYPE_CHECKING:
+    from autoconv.sweep.cluster import Cluster
     from autoconv.sweep.sweep import Progress
     from autoconv.tuning.scheduler import Ended, Order
     from autoconv.tuning.tuner import Tuned
@@ -43,6 +45,9 @@ IN_FULL = 5  # problems whose trials are printed; more have the summary alone
 @click.option("--buckets", is_flag=True, help="Tune a size for each bucket, not each size.")
 @click.option("--again", is_flag=True, help="Sweep even what the database has, all of it anew.")
 @click.option(
+    "--revalidate", is_flag=True, help="After an upgrade: try the old best few, sweep where they do not hold."
+)
+@click.option(
     "--effort",
     default="normal",
     show_default=True,
@@ -53,6 +58,18 @@ IN_FULL = 5  # problems whose trials are printed; more have the summary alone
     "--seconds", type=click.FloatRange(min=1), default=None, help="Bound on each problem's sweep, in seconds."
 )
 @click.option("--budget", metavar="TIME", help="Bound on all of it, such as 90s, 30m or 8h.")
+@click.option(
+    "--executor",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where to sweep: on this machine, or on a Ray cluster.",
+)
+@click.option(
+    "--address",
+    metavar="HOST:PORT",
+    help="The Ray cluster's; by default that of RAY_ADDRESS, or else one is started on this machine.",
+)
 @json_option
 def tune(
     problems: tuple[str, ...],
@@ -60,9 +77,12 @@ def tune(
     missed: bool,
     buckets: bool,
     again: bool,
+    revalidate: bool,
     effort: str,
     seconds: float | None,
     budget: str | None,
+    executor: str,
+    address: str | None,
     as_json: bool,
 ) -> None:
     """Find the best config of each problem and record it.
@@ -80,6 +100,9 @@ def tune(
     cores. Ctrl-C and the end of the budget lose nothing that is finished: the same call goes on from there.
     Exit status 1: no candidate of some problem passed its check, or the budget left some over.
 
+    On a Ray cluster as many are tuned at once as it has GPUs, or else cores, and this process alone writes
+    what its nodes find.
+
     With --missed the problems are those that calls asked for and did not find; each is forgotten when it is
     tuned. They are those of the GPU here, or, with no GPU, of every device that asked, each for its own.
     """
@@ -89,11 +112,20 @@ def tune(
         raise click.UsageError("name each PROBLEM or FILE to tune, or give --missed; one of the two")
     if seconds is not None and math.isnan(seconds):
         raise FieldError("tune", "seconds", seconds, "is not a number of seconds", "give such as 60")
+    if again and revalidate:
+        raise click.UsageError(
+            "--again tries all anew, --revalidate as little as it can; give one of the two"
+        )
+    if address is not None and executor != "ray":
+        raise click.UsageError("--address is a Ray cluster's; give --executor ray with it")
     allowed, tried = seconds_of(budget), effort_called(effort)
     wanted = missed_ones(devices) if missed else named(problems, devices, buckets)
     told = _Told(wanted, as_json, strict=not missed and not any(map(is_file, problems)))
+    orders = [one.order(seconds or math.inf, tried) for one in wanted]
+    how = {"again": again, "revalidate": revalidate}
     try:
-        _tune(wanted, [one.order(seconds or math.inf, tried) for one in wanted], again, allowed, told)
+        with _cluster(address) if executor == "ray" and wanted else nullcontext() as cluster:
+            _tune(wanted, orders, how, allowed, told, cluster)
     except KeyboardInterrupt:
         note(f"{told.ended} of {len(wanted)} ended and are recorded; the same command goes on from there")
         raise
@@ -106,8 +138,28 @@ def tune(
         raise SystemExit(1)
 
 
+def _cluster(address: str | None) -> AbstractContextManager[Cluster]:
+    try:
+        from autoconv.sweep.cluster import Cluster
+
+        return Cluster(address)
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        reason, remedy = "needs Ray, which is not installed", "pip install 'autoconv[ray]'"
+        raise FieldError("tune", "--executor", "ray", reason, remedy) from None
+    except ConnectionError as error:
+        remedy = "give that of a cluster that runs, as `ray status` tells it"
+        raise FieldError("tune", "--address", address, f"no Ray cluster there ({error})", remedy) from None
+
+
 def _tune(
-    wanted: Sequence[Wanted], orders: Sequence[Order], again: bool, seconds: float, told: _Told
+    wanted: Sequence[Wanted],
+    orders: Sequence[Order],
+    how: dict[str, Any],
+    seconds: float,
+    told: _Told,
+    cluster: Cluster | None,
 ) -> None:
     from autoconv.cli.bars import tuning_bar
     from autoconv.tuning.scheduler import tune_all
@@ -116,13 +168,14 @@ def _tune(
 
     def tune_one(order: Order, pool: WorkerPool, progress: Progress) -> Tuned:
         tuner = tuners[order.job.device.name]
-        return tuner.tune(
-            order.problem, order.job, again=again, pool=pool, progress=progress, content=order.content
-        )
+        where: dict[str, Any] = {"pool": pool, "executor": cluster, "progress": progress}
+        return tuner.tune(order.problem, order.job, content=order.content, **how, **where)
 
+    lanes = cluster.lanes if cluster else None
     with (
         tuning_bar("tune") as show,
-        closing(tune_all(orders, tune_one, seconds=seconds, show=show)) as results,
+        closing(tune_all(orders, tune_one, seconds=seconds, lanes=lanes, show=show)) as results,
+        closing(cluster) if cluster else nullcontext(),  # first, for the threads wait for what runs there
     ):
         for ended in results:
             told.take(ended)
@@ -187,6 +240,7 @@ def _fields(one: Wanted, tuned: Tuned) -> dict[str, Any]:
         "measured_ms": milliseconds(found.measured_us) if found else None,
         "contended_ms": milliseconds(found.contended_us) if found else None,
         "floor_ms": floor_seconds(one.problem, one.at.device) * 1e3,
+        "model_error_pct": model_error_pct(config) if config else None,
         "swept": swept is not None,
         "candidates": swept.candidates if swept else 0,
         "compiled": swept.compiled if swept else 0,

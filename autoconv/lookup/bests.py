@@ -14,6 +14,7 @@ from autoconv.lookup.found import PROVENANCES, Found, PredictorOf, times_of
 from autoconv.lookup.legality import runnable
 from autoconv.problem import Problem
 from tuning_db import Winner
+from tuning_db.ranking import best
 
 # A prediction rests on the compiler and the device; driver, power limit and timing protocol do not enter it.
 _SOFT_OF_PREDICTION = (*IDENTITY, "triton_patch")
@@ -49,9 +50,9 @@ def bests(
     order = list(dict.fromkeys(layer for layer, *_ in groups))
     found = []
     for key in sorted(groups, key=lambda key: (order.index(key[0]), *key[1:])):
-        best = _fastest(groups[key], predictor_of)
-        if best is not None:
-            found.append(Best(_found(key[0], *best, environment, predictor_of), best[0]))
+        fastest = _fastest(groups[key], predictor_of)
+        if fastest is not None:
+            found.append(Best(_found(key[0], *fastest, environment, predictor_of), fastest[0]))
     return found
 
 
@@ -66,7 +67,8 @@ def _fastest(entries: list[tuple[Winner, Config]], predictor_of: PredictorOf) ->
         torchs = _of_today(torchs) or torchs
     today = _of_today([entry for entry in entries if entry[1] != ATEN])
     same = _of_one_version(today + torchs, predictor_of)
-    return min(same, key=lambda entry: (_time(entry[0]), entry[0].config_hash), default=None)
+    chosen = best(winner for winner, _ in same)
+    return next((entry for entry in same if entry[0] is chosen), None)
 
 
 def _of_today(entries: list[tuple[Winner, Config]]) -> list[tuple[Winner, Config]]:
@@ -86,11 +88,6 @@ def _of_one_version(
         rivals = chosen.get(config.kernel, winner.predictor), winner.predictor
         chosen[config.kernel] = min(rivals, key=lambda one: (one.partition("-")[2] != today, one))
     return [entry for entry in entries if entry[0].predictor == chosen[entry[1].kernel]]
-
-
-def _time(winner: Winner) -> float:
-    time = winner.predicted_us if winner.provenance == "predicted" else winner.measured_us
-    return float("inf") if time is None else time
 
 
 def _found(

@@ -100,9 +100,14 @@ class Subject:
         return None if torch is None or not best else torch / best
 
     @property
+    def tolerance(self) -> float:
+        """How far apart times of the best's kind may be and tell nothing, as a part of the lesser."""
+        return TIE_TOLERANCE["measured" if self.measured else "predicted"]
+
+    @property
     def tied(self) -> tuple[Point, ...]:
         """Which others are within the tolerance of the best: noise decides among them."""
-        limit = (self.best.time_us or math.inf) * (1 + TIE_TOLERANCE)
+        limit = (self.best.time_us or math.inf) * (1 + self.tolerance)
         return tuple(one for one in self.points[1:] if (one.time_us or math.inf) <= limit)
 
     @property

@@ -14,7 +14,6 @@ from matplotlib.ticker import LogLocator
 
 from autoconv.kernels.aten import ATEN
 from autoconv.report.facts import Point, Subject
-from tuning_db.ranking import TIE_TOLERANCE
 
 MOST_BARS = 24  # configs in the picture of a sweep, the best ones
 WIDTH = 7.2  # inches
@@ -82,14 +81,15 @@ def sweep(subject: Subject) -> str:
         if one.predicted_us is not None:
             axes.plot(one.predicted_us / 1e3, place, "o", color=color, markersize=7, markerfacecolor="none")
     best = (subject.best.time_us or 0.0) / 1e3
-    axes.axvspan(best, best * (1 + TIE_TOLERANCE), color=BEST, alpha=0.12, linewidth=0)
+    axes.axvspan(best, best * (1 + subject.tolerance), color=BEST, alpha=0.12, linewidth=0)
     _line(axes, subject.floor_us / 1e3, "floor", FLOOR)
     if subject.torch_us is not None:
         _line(axes, subject.torch_us / 1e3, "torch", TORCH)
     axes.set_yticks(range(len(shown)), [_label(one) for one in shown], fontsize=8)
     axes.set_ylim(len(shown) - 0.4, -1.2)
     axes.set_xlim(left=0)
-    axes.set_xlabel("ms: measured full, predicted hollow; the band: 2 % from the best")
+    band = f"the band: {subject.tolerance:.0%} from the best".replace("%", " %")
+    axes.set_xlabel(f"ms: measured full, predicted hollow; {band}")
     return _svg(figure, f"Times of {len(shown)} configs")
 
 

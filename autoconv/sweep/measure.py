@@ -1,10 +1,15 @@
-"""The part of a sweep that needs a GPU: torch's own convolution is timed first, then each candidate."""
+"""The part of a sweep that needs a GPU: torch's own convolution is timed first, then each candidate.
+
+Each is timed alone first, for a moment: what fails does so by itself, and what is far off is done with. The
+others, and torch, are timed in turn, the slower half of them dropped after each round.
+"""
 
 from __future__ import annotations
 
 import math
+import secrets
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from autoconv.config import Config
@@ -15,14 +20,19 @@ from autoconv.problem import Problem
 from autoconv.sweep.outcomes import Failed, Unavailable
 from autoconv.sweep.pool import Workers
 from autoconv.sweep.preflight import needed_bytes, shortage
+from autoconv.sweep.racing import race
 from autoconv.sweep.recorder import Recorder
-from autoconv.sweep.tasks import Open, Pairs, Samples, Skipped, Task, Time, TimeBeside, Verify, device_name
-from autoconv.sweep.trials import checked_trial, compiled_trial, timed_trial
+from autoconv.sweep.tasks import Laps, Open, Skipped, Task, Time, Verify, device_name
+from autoconv.sweep.trials import checked_trial, compiled_trial, raced_trial, timed_trial
 from tuning_db import Trial
 
 Result = TypeVar("Result")
 
-TIMING_SECONDS = 0.5  # for the samples of one candidate
+HEAT_SECONDS = 0.1  # for the samples of one candidate alone
+BESIDE_SECONDS = 0.5  # for those of one candidate and of what serves, in turn, beside other work
+ROUND_SECONDS = 0.1  # of a round, for each candidate that enters the race: a round of the few is as long
+FAR = 1.5  # times the fastest so far: beyond that no drift explains it, and the candidate stays out
+SHORT_US = 10.0  # then launches are timed in a graph: an event tells 0.5 us, a gap between two is 1 or 2
 
 
 class Bench:
@@ -78,7 +88,7 @@ class Bench:
         Raises:
             Unavailable: the device or its memory is not to be had any more.
         """
-        return timed_trial(Trial(ATEN.document(), "ok"), self._time(ATEN, math.inf))
+        return self._alone(Trial(ATEN.document(), "ok"), ATEN, math.inf)
 
     def measure(
         self,
@@ -89,45 +99,98 @@ class Bench:
     ) -> None:
         """Check and time the candidates in the order given; those the deadline leaves over are never winners.
 
-        The first is done whatever the deadline, so that no sweep ends without having tried anything.
+        The first is done whatever the deadline, so that no sweep ends without having tried anything. What was
+        timed is recorded whatever ends it, a kill apart.
 
         Raises:
             Unavailable: the device or its memory is not to be had any more.
         """
-        for done, (config, prediction) in enumerate(compiled):
-            progress("measure", done, len(compiled))
-            recorder.add(self._trial(config, prediction, deadline if done else math.inf))
-        progress("measure", len(compiled), len(compiled))
+        timed: dict[Config, Trial] = {}
+        racing = self._beside is None  # else each is held to what serves, and its time stays as it is
+        if racing and recorder.baseline is not None and recorder.baseline.samples_us:
+            timed[ATEN] = recorder.baseline
+        try:
+            for done, (config, prediction) in enumerate(compiled):
+                progress("measure", done, len(compiled))
+                trial = self._trial(config, prediction, deadline if done else math.inf)
+                if racing and trial.samples_us:
+                    timed[config] = trial
+                else:
+                    recorder.add(trial)
+            self._race(timed, deadline)
+            progress("measure", len(compiled), len(compiled))
+        finally:
+            recorder.baseline = timed.pop(ATEN, recorder.baseline)
+            for trial in timed.values():
+                recorder.add(trial)
 
     def _trial(self, config: Config, prediction: Prediction, deadline: float) -> Trial:
         if self._lacking(config) is not None:  # its scratch memory: no fault, and no reason to stop either
             return compiled_trial(config, prediction)
         task = Verify.fresh(self._problem, config, on_gpu=True, ordinal=self._ordinal)
         trial = checked_trial(config, prediction, self._perform(task, deadline))
-        return timed_trial(trial, self._time(config, deadline)) if trial.outcome == "ok" else trial
+        return self._alone(trial, config, deadline) if trial.outcome == "ok" else trial
 
-    def _time(self, config: Config, deadline: float) -> Samples | Failed | Skipped:
-        where = device_name(self._ordinal)
-        if self._beside is None:
-            return self._perform(Time(self._problem, config, where, TIMING_SECONDS), deadline)
-        usual_us = self._usual_us(self._beside)
-        task = TimeBeside(self._problem, config, self._beside, where, TIMING_SECONDS)
-        pairs = self._perform(task, deadline)
-        return in_proportion(pairs, usual_us) if isinstance(pairs, Pairs) else pairs
+    def _alone(self, trial: Trial, config: Config, deadline: float) -> Trial:
+        if self._beside is not None:
+            return timed_trial(trial, self._beside_other_work(config, self._beside, deadline))
+        return timed_trial(trial, self._time([config], HEAT_SECONDS, deadline))
 
-    def _usual_us(self, beside: Config) -> float:
+    def _beside_other_work(self, config: Config, serving: Config, deadline: float) -> Laps | Failed | Skipped:
+        usual_us = self._usual_us(serving)
+        pairs = self._time([config, serving], BESIDE_SECONDS, deadline)
+        return in_proportion(pairs, usual_us) if isinstance(pairs, Laps) else pairs
+
+    def _usual_us(self, serving: Config) -> float:
         """Return what a call of what serves now takes, timed once for the whole sweep.
 
         Raises:
             Unavailable: it cannot be timed, so there is nothing to compare with.
         """
         if self._beside_us is None:
-            task = Time(self._problem, beside, device_name(self._ordinal), TIMING_SECONDS)
-            timed = self._perform(task, math.inf)
-            if not isinstance(timed, Samples):
-                raise Unavailable(f"{beside}, which serves now, cannot be timed: {timed.reason}")
-            self._beside_us = statistics.median(timed.us)
+            timed = self._time([serving], BESIDE_SECONDS, math.inf)
+            if not isinstance(timed, Laps):
+                raise Unavailable(f"{serving}, which serves now, cannot be timed: {timed.reason}")
+            self._beside_us = statistics.median(us for (us,) in timed.us)
         return self._beside_us
+
+    def _race(self, trials: dict[Config, Trial], deadline: float) -> None:
+        """Time in turn those that are not far off, and put what came of it into `trials`."""
+        fastest = min(map(_us, trials.values()), default=0.0)
+        near = [config for config, trial in trials.items() if _us(trial) <= FAR * fastest]
+        if len(near) < 2:
+            return
+        graph, seconds = fastest < SHORT_US, ROUND_SECONDS * len(near)
+
+        def in_turn(running: Sequence[Config]) -> list[dict[Config, float]]:
+            laps = self._time(running, seconds, deadline, graph=graph)
+            if isinstance(laps, Failed):  # each passed alone, and now one of them has ended the worker
+                left = self._sifted(running, trials, deadline)
+                return in_turn(left) if len(left) < len(running) else []
+            return (
+                [] if isinstance(laps, Skipped) else [dict(zip(running, us, strict=True)) for us in laps.us]
+            )
+
+        name = secrets.token_hex(4)
+        for config, timing in race(near, in_turn).items():
+            if trials[config].outcome == "ok":
+                trials[config] = raced_trial(trials[config], timing, name, graph=graph)
+
+    def _sifted(
+        self, running: Sequence[Config], trials: dict[Config, Trial], deadline: float
+    ) -> list[Config]:
+        """Time each alone once more: who fails then is out, and its trial says so. Return the others."""
+        for config in running:
+            again = self._alone(trials[config], config, deadline)
+            if again.outcome not in ("ok", "compiled"):
+                trials[config] = again
+        return [config for config in running if trials[config].outcome == "ok"]
+
+    def _time(
+        self, configs: Sequence[Config], seconds: float, deadline: float, *, graph: bool = False
+    ) -> Laps | Failed | Skipped:
+        task = Time(self._problem, tuple(configs), device_name(self._ordinal), seconds, graph)
+        return self._perform(task, deadline)
 
     def _perform(self, task: Task[Result], deadline: float) -> Result | Failed | Skipped:
         (answer,) = self._workers.perform([task], deadline)
@@ -138,6 +201,10 @@ class Bench:
         return shortage(needed, self._free_bytes, self._share)
 
 
-def in_proportion(pairs: Pairs, usual_us: float) -> Samples:
-    """Return the config's samples as if the other's had each taken `usual_us`, microseconds."""
-    return Samples(tuple(own * usual_us / other for own, other in pairs.us))
+def in_proportion(pairs: Laps, usual_us: float) -> Laps:
+    """Return the first config's samples as if the second's had each taken `usual_us`, microseconds."""
+    return Laps(tuple((own * usual_us / other,) for own, other in pairs.us))
+
+
+def _us(trial: Trial) -> float:
+    return math.inf if trial.measured_us is None else trial.measured_us

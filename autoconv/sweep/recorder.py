@@ -13,12 +13,13 @@ from autoconv.cost.version import predictor_of
 from autoconv.environment import Environment
 from autoconv.errors import ConfigError
 from autoconv.kernels.source import source_of
-from autoconv.lookup import PROVENANCES, records, tried
+from autoconv.lookup import records, tried
 from autoconv.problem import Problem
+from autoconv.sweep.ledger import Ledger
 from autoconv.sweep.shared import passed_elsewhere
 from autoconv.sweep.verify import Verdict
-from tuning_db import ContradictionError, Trial, TuningDB, TuningDBError, Winner
-from tuning_db.ranking import winners
+from tuning_db import ContradictionError, Trial, TuningDBError, Winner
+from tuning_db.ranking import best, winners
 
 CHECKED = 4  # compiled candidates to check in the interpreter, best prediction first
 
@@ -43,7 +44,7 @@ class Recorder:
         self,
         problem: Problem,
         environment: Environment,
-        database: TuningDB | None,
+        database: Ledger | None,
         *,
         default: Config,
         on_gpu: bool,
@@ -84,11 +85,11 @@ class Recorder:
         """Whether the database took everything so far."""
         return self._database is not None
 
-    def _begun(self, database: TuningDB) -> str:
+    def _begun(self, database: Ledger) -> str:
         begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
         return database.start(self._environment, origin="sweep", info={**self._info, "begun": begun})
 
-    def _resumed(self, database: TuningDB) -> str | None:
+    def _resumed(self, database: Ledger) -> str | None:
         """Take over what counts of earlier sweeps; return the id of a run to go on with, if there is one."""
         for trial in filter(self._counts, database.trials(self._problem.key, self._environment.hash)):
             with suppress(ConfigError):
@@ -140,7 +141,7 @@ class Recorder:
             except TuningDBError:
                 self._database = None  # the sweep goes on: its result is still of use to this process
 
-    def _put(self, database: TuningDB, trial: Trial) -> None:
+    def _put(self, database: Ledger, trial: Trial) -> None:
         try:
             database.add(self._run_ids[-1], self._problem, trial)
         except ContradictionError:
@@ -156,10 +157,13 @@ class Recorder:
             except TuningDBError:
                 self._database = None
 
+    def known(self) -> list[Trial]:
+        """Return the trials so far, and the baseline that is kept back."""
+        return [*self.trials, *([self.baseline] if self.baseline else [])]
+
     def winner(self) -> Winner | None:
         """Return the best of all sources; measured comes before contended, and that before predicted."""
-        found = winners(self._environment, self._problem, self.trials)
-        return min(found, key=_rank, default=None)
+        return best(winners(self._environment, self._problem, self.trials))
 
     @property
     def checked(self) -> int:
@@ -172,16 +176,11 @@ class Recorder:
         In the midst of a batch it is not: a sweep interrupted there ends with the same trials as any other.
         """
         passed = [trial for trial in self.trials if trial.outcome == "ok"]
-        best = min(
+        first = min(
             (_order(trial.detail.get("spills", 0), trial.predicted_us) for trial in passed), default=None
         )
         predicted = _order(ahead.spills, ahead.seconds * 1e6)
-        return self.checked % CHECKED == 0 and best is not None and best <= predicted
-
-
-def _rank(winner: Winner) -> tuple[int, float, float, str]:
-    times = winner.measured_us or math.inf, winner.predicted_us or math.inf
-    return PROVENANCES.index(winner.provenance), *times, winner.config_hash
+        return self.checked % CHECKED == 0 and first is not None and first <= predicted
 
 
 def _order(spills: int, predicted_us: float | None) -> tuple[bool, float]:

@@ -7,12 +7,13 @@ from contextlib import suppress
 from autoconv.config import Config
 from autoconv.errors import ConfigError
 from autoconv.kernels.source import source_of
+from autoconv.sweep.ledger import Ledger
 from autoconv.sweep.verify import Verdict
-from tuning_db import EnvironmentRecord, ProblemRecord, Trial, TuningDB
+from tuning_db import EnvironmentRecord, ProblemRecord, Trial
 
 
 def passed_elsewhere(
-    database: TuningDB, problem: ProblemRecord, environment: EnvironmentRecord
+    database: Ledger, problem: ProblemRecord, environment: EnvironmentRecord
 ) -> dict[Config, Verdict]:
     """Return the checks that configs of today's sources passed on this problem, for whatever device.
 

@@ -23,13 +23,15 @@ from autoconv.environment import Environment
 from autoconv.kernels.aten import ATEN
 from autoconv.problem import Problem
 from autoconv.sweep.candidates import candidates, to_compile
+from autoconv.sweep.ledger import Ledger
 from autoconv.sweep.measure import Bench
 from autoconv.sweep.outcomes import Failed, Unavailable
 from autoconv.sweep.pool import WorkerPool, Workers
 from autoconv.sweep.recorder import CHECKED, Recorder
+from autoconv.sweep.revalidation import NOTHING_BEFORE, Before
 from autoconv.sweep.tasks import Compile, Load, Skipped, Task, Verify
 from autoconv.sweep.trials import checked_trial, compiled_trial, failed_trial
-from tuning_db import Trial, TuningDB, Winner
+from tuning_db import Trial, Winner
 
 SHORTLIST = 16  # candidates to compile
 
@@ -67,12 +69,14 @@ class Swept:
     compiled: int  # of them, compiled for the device
     seconds: float
     stopped: str | None = None  # why it ended early, where that was the machine's fault
+    held: bool = False  # what was best before an upgrade is so still, and nothing else was tried
 
     def told(self) -> str:
         """Say, in one line, what was found."""
         if self.winner is None:
             return f"no winner, {self.why_none()}"
-        return f"{Config.from_document(self.winner.config)}, {self.winner.provenance}"
+        held = ", as before" if self.held else ""
+        return f"{Config.from_document(self.winner.config)}, {self.winner.provenance}{held}"
 
     def why_none(self) -> str:
         """Say, in one line, why there is no winner."""
@@ -89,12 +93,13 @@ class Swept:
 def sweep(
     problem: Problem,
     job: Job,
-    database: TuningDB | None,
+    database: Ledger | None,
     pool: WorkerPool,
     progress: Progress,
     priors: Sequence[Config] = (),
     *,
     again: bool = False,
+    old: Before = NOTHING_BEFORE,
 ) -> Swept:
     """Sweep `problem` with the workers of `pool`, and record every trial in `database` as it ends.
 
@@ -102,7 +107,7 @@ def sweep(
     best in another environment: those still in their kernel's space are compiled, and on a GPU measured,
     first. Unless `again`, a config that the database has a result of, as it is tried here and with today's
     source, is not tried. The trial of the least estimate, which would serve without a sweep, is marked as the
-    default.
+    default. What was best before an upgrade, `old`, is tried first, and where it holds nothing else is.
 
     The job's seconds do not run while worker processes start. Whatever they are, the first candidate is
     compiled and checked: a prior, where there is one, or else the best by the estimate.
@@ -127,21 +132,28 @@ def sweep(
         contended=job.beside is not None,
     )
     chosen = [config for config in chosen if config not in recorder.done]
-    compiled: list[tuple[Config, Prediction]] = []
+    few = [config for config in old.ours if config in configs and config not in recorder.done]
+    stages = [few, [config for config in chosen if config not in few]] if old.configs else [chosen]
     bench = None
     if job.on_gpu:
         bench = Bench(problem, job.device, job.ordinal, pool.gpu, job.share, job.beside)
     stopped, deadline = None, begun + job.seconds
+    compiled, held = 0, False
     try:
         deadline += _start(pool, bench, len(chosen))
         if bench and ATEN not in recorder.done:
             recorder.baseline = bench.time_torch()
-        compiled = _compile(problem, chosen, job, recorder, pool.compilers, deadline, progress)
-        if bench:
-            compiled.sort(key=lambda pair: pair[0] not in first)  # stable: the others stay by prediction
-            bench.measure(compiled, recorder, deadline, progress)
-        else:
-            _check(problem, compiled, recorder, pool.interpreters, deadline, progress)
+        for stage in stages:
+            ready = _compile(problem, stage, job, recorder, pool.compilers, deadline, progress)
+            compiled += len(ready)
+            if bench:
+                ready.sort(key=lambda pair: pair[0] not in first)  # stable: the others stay by prediction
+                bench.measure(ready, recorder, deadline, progress)
+            else:
+                _check(problem, ready, recorder, pool.interpreters, deadline, progress)
+            held = old.holds(recorder.known())
+            if held:
+                break
         if time.monotonic() < deadline:
             recorder.keep_baseline()
         recorder.finish()
@@ -152,9 +164,10 @@ def sweep(
         trials=tuple(recorder.trials),
         recorded=recorder.recorded,
         candidates=len(configs),
-        compiled=len(compiled),
+        compiled=compiled,
         seconds=time.monotonic() - begun,
         stopped=stopped,
+        held=held,
     )
     _log.info(
         "sweep of %s for %s ends after %.1f s: %s", problem, job.device.name, swept.seconds, swept.told()

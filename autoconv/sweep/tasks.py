@@ -130,59 +130,34 @@ class Verify:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Times of single launches, in microseconds."""
+class Laps:
+    """Times of single launches, in microseconds: laps in which every config was launched once."""
 
-    us: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Times of single launches, in microseconds, each with that of a launch of another config beside it."""
-
-    us: tuple[tuple[float, float], ...]  # the config's own, the other's
+    us: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
 class Time:
-    """Time `config` on a GPU for about `seconds`."""
+    """Time `configs` on a GPU in turn, for about `seconds` together."""
 
     problem: Problem
-    config: Config
+    configs: tuple[Config, ...]
     where: str  # cuda:0, cuda:1 and so on
     seconds: float
+    graph: bool = False  # whether replays of a captured graph are timed
 
     needs: ClassVar[str] = "autoconv.sweep.timing"
 
-    def perform(self) -> Samples:
-        """Launch it again and again."""
+    def perform(self) -> Laps:
+        """Launch them again and again."""
         from autoconv.gpu import using
-        from autoconv.sweep.timing import time_candidate
+        from autoconv.sweep.timing import time_in_turn
 
         with using(self.where):
-            samples = time_candidate(self.problem, self.config, where=self.where, seconds=self.seconds)
-        return Samples(tuple(samples))
-
-
-@dataclass(frozen=True)
-class TimeBeside:
-    """Time `config` and `against` in turn on a GPU that other work goes on on, for about `seconds`."""
-
-    problem: Problem
-    config: Config
-    against: Config
-    where: str  # cuda:0, cuda:1 and so on
-    seconds: float
-
-    needs: ClassVar[str] = "autoconv.sweep.timing"
-
-    def perform(self) -> Pairs:
-        """Launch both again and again."""
-        from autoconv.gpu import using
-        from autoconv.sweep.timing import time_beside
-
-        with using(self.where):
-            return Pairs(time_beside(self.problem, self.config, self.against, self.where, self.seconds))
+            laps = time_in_turn(
+                self.problem, self.configs, where=self.where, seconds=self.seconds, graph=self.graph
+            )
+        return Laps(tuple(map(tuple, laps)))
 
 
 class Ready:

@@ -1,11 +1,11 @@
-"""Time one candidate on the GPU; runs in a worker process."""
+"""Time candidates on the GPU, in turn; runs in a worker process."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import partial
+import time
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 import torch
 
@@ -15,40 +15,56 @@ from autoconv.kernels.aten import ATEN, activations, convolution
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.problem import Problem
 
+LEAST_SAMPLES = 5
+MOST_SAMPLES = 100
+GRAPHED = 20  # calls in a captured graph: of the shortest some 50 us, a hundred times an event's resolution
 
-def time_candidate(problem: Problem, config: Config, *, where: str, seconds: float) -> list[float]:
-    """Return samples, in microseconds, of calls of `config` on the problem's full size.
+Tensors = tuple[torch.Tensor, torch.Tensor, "torch.Tensor | None"]
 
-    The L2 is flushed before each sample. The inputs are normal deviates: zeros would switch fewer wires, and
-    a GPU at its power limit would clock higher than it ever does on data.
+
+def time_in_turn(
+    problem: Problem, configs: Sequence[Config], *, where: str, seconds: float, graph: bool = False
+) -> list[list[float]]:
+    """Return laps: in each a sample, in microseconds, of every config on the problem's full size.
+
+    They are those of `time_callables`. The inputs are normal deviates: zeros would switch fewer wires, and a
+    GPU at its power limit would clock higher than it ever does on data.
 
     Args:
         problem: The problem.
-        config: Of one of the kernels; or ATEN, whose samples are those of the faster of cuDNN's two ways to
-            choose an algorithm.
+        configs: Of kernels that run it; ATEN among them is torch's own convolution, with the faster of
+            cuDNN's two ways to choose an algorithm.
         where: The device, such as "cuda:1"; it must be the current one.
-        seconds: How long the samples may take together.
+        seconds: How long the laps may take together, flushing of the L2 included.
+        graph: Whether calls are timed as a captured graph replays them, by GRAPHED; for those so short that
+            an event's resolution and the gaps between launches count. The L2 is cold for the first alone.
     """
-    if config == ATEN:
-        ways = (time_torch(problem, where=where, seconds=seconds / 2, benchmark=on) for on in (False, True))
-        return min(ways, key=statistics.median)
-    (call,) = _ways(problem, config, *_inputs(problem, where))
-    return gpu.time_callable(call, seconds=seconds)
+    tensors = _inputs(problem, where)
+    calls = [_call(problem, config, tensors) for config in configs]
+    return time_callables(calls, seconds=seconds, graph=GRAPHED if graph else 0)
 
 
-def time_beside(
-    problem: Problem, config: Config, against: Config, where: str, seconds: float
-) -> tuple[tuple[float, float], ...]:
-    """Return samples, in microseconds, of calls of `config` and of `against`, in pairs.
+def time_callables(
+    calls: Sequence[Callable[[], object]], *, seconds: float, graph: int = 0
+) -> list[list[float]]:
+    """Return laps: in each the time of every call, in microseconds, as `autoconv.gpu.sampler` takes it.
 
-    The two are called in turn, so that what else goes on on the device slows both alike. Otherwise it is as
-    for `time_candidate`, whose arguments these are.
+    Every other lap goes the other way round, so that none is always timed after the same one. There are
+    LEAST_SAMPLES laps at least and MOST_SAMPLES at most, for `seconds` together, flushing included.
     """
-    inputs = _inputs(problem, where)
-    own, other = _ways(problem, config, *inputs), _ways(problem, against, *inputs)
-    columns = list(zip(*gpu.time_alternately([*own, *other], seconds=seconds), strict=True))
-    fastest = min(columns[: len(own)], key=statistics.median)
-    return tuple(zip(fastest, min(columns[len(own) :], key=statistics.median), strict=True))
+    flush = gpu.flush_buffer()
+    samplers = [gpu.sampler(call, flush, graph=graph) for call in calls]
+    laps: list[list[float]] = []
+    end = time.monotonic() + seconds
+    while len(laps) < LEAST_SAMPLES or (len(laps) < MOST_SAMPLES and time.monotonic() < end):
+        turn = -1 if len(laps) % 2 else 1
+        laps.append([sample() for sample in samplers[::turn]][::turn])
+    return laps
+
+
+def time_callable(call: Callable[[], object], *, seconds: float) -> list[float]:
+    """Return the times of single calls, in microseconds, each with a cold L2; see `time_callables`."""
+    return [us for (us,) in time_callables([call], seconds=seconds)]
 
 
 def time_torch(problem: Problem, *, where: str, seconds: float, benchmark: bool) -> list[float]:
@@ -63,42 +79,35 @@ def time_torch(problem: Problem, *, where: str, seconds: float, benchmark: bool)
         seconds: How long the samples may take together.
         benchmark: Whether cuDNN times its algorithms first.
     """
-    with _flags(problem, benchmark):
-        return gpu.time_callable(_by_torch(problem, *_inputs(problem, where)), seconds=seconds)
+    return time_callable(_torch_call(problem, _inputs(problem, where), benchmark), seconds=seconds)
 
 
-def _ways(
-    problem: Problem, config: Config, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None
-) -> list[Callable[[], object]]:
-    """Return the calls to time, of which the fastest counts: torch has two ways to choose its algorithm."""
-    if config != ATEN:
-        y = x.new_empty(problem.y_shape)
-        return [partial(kernel_called(config.kernel).launch, problem, config, x, w, bias, y)]
-    by_torch = _by_torch(problem, x, w, bias)
-
-    def with_flags(benchmark: bool) -> torch.Tensor:
-        with _flags(problem, benchmark):
-            return by_torch()
-
-    return [partial(with_flags, benchmark) for benchmark in (False, True)]
+def _call(problem: Problem, config: Config, tensors: Tensors) -> Callable[[], object]:
+    if config == ATEN:
+        return _fastest_of_torch(problem, tensors)
+    kernel, y = kernel_called(config.kernel), tensors[0].new_empty(problem.y_shape)
+    return lambda: kernel.launch(problem, config, *tensors, y)
 
 
-def _by_torch(
-    problem: Problem, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None
-) -> Callable[[], torch.Tensor]:
-    activate = activations()[problem.activation]
-    return lambda: activate(convolution(problem, x, w, bias))
+def _fastest_of_torch(problem: Problem, tensors: Tensors) -> Callable[[], object]:
+    ways = [_torch_call(problem, tensors, benchmark) for benchmark in (False, True)]
+    times = zip(*time_callables(ways, seconds=0.0), strict=True)
+    return min(zip(map(statistics.median, times), ways, strict=True), key=itemgetter(0))[1]
 
 
-def _flags(problem: Problem, benchmark: bool) -> AbstractContextManager[None]:
-    tf32 = problem.precision == "tf32"
-    flags: AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=True, benchmark=benchmark, deterministic=False, allow_tf32=tf32
-    )
-    return flags
+def _torch_call(problem: Problem, tensors: Tensors, benchmark: bool) -> Callable[[], torch.Tensor]:
+    activate, tf32 = activations()[problem.activation], problem.precision == "tf32"
+
+    def call() -> torch.Tensor:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=benchmark, deterministic=False, allow_tf32=tf32
+        ):
+            return activate(convolution(problem, *tensors))
+
+    return call
 
 
-def _inputs(problem: Problem, where: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+def _inputs(problem: Problem, where: str) -> Tensors:
     dtype = getattr(torch, problem.dtype)
     x = torch.randn(problem.x_shape, dtype=dtype, device=where)
     if problem.layout == "nlc":

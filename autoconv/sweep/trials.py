@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from autoconv.config import Config
 from autoconv.cost.prediction import Prediction
 from autoconv.sweep.outcomes import Failed
-from autoconv.sweep.tasks import Crashed, Samples, Skipped, TimedOut
+from autoconv.sweep.racing import Timing
+from autoconv.sweep.tasks import Crashed, Laps, Skipped, TimedOut
 from tuning_db import Trial
 
 if TYPE_CHECKING:
@@ -42,13 +43,19 @@ def compiled_trial(config: Config, prediction: Prediction) -> Trial:
     return Trial(config.document(), "compiled", prediction.seconds * 1e6, detail=_detail(prediction))
 
 
-def timed_trial(trial: Trial, timed: Samples | Failed | Skipped) -> Trial:
-    """Return `trial`, which is "ok", with the times that were taken."""
+def timed_trial(trial: Trial, timed: Laps | Failed | Skipped) -> Trial:
+    """Return `trial`, which is "ok", with the times that were taken of it alone."""
     if isinstance(timed, Skipped):
         return replace(trial, outcome="compiled")  # right, but without a time it may not win on a GPU
     if isinstance(timed, Failed):
         return Trial(trial.config, _outcome(timed, "launch"), error=timed.reason, detail=trial.detail)
-    return replace(trial, samples_us=timed.us)
+    return replace(trial, samples_us=tuple(us for (us,) in timed.us), measured_us=None)
+
+
+def raced_trial(trial: Trial, timing: Timing, race: str, *, graph: bool) -> Trial:
+    """Return `trial` with the times that were taken of it in turn with others, in the race of that name."""
+    detail = {**trial.detail, **timing.detail(), "race": race, "graph": graph}
+    return replace(trial, samples_us=timing.samples_us, measured_us=None, detail=detail)
 
 
 def failed_trial(config: Config, failed: Failed, otherwise: str) -> Trial:

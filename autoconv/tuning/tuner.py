@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from autoconv import lookup
@@ -18,8 +18,10 @@ from autoconv.lookup import Found, Shelf
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.candidates import best_guess
+from autoconv.sweep.executor import Executor, Local, Request
 from autoconv.sweep.pool import WorkerPool
-from autoconv.sweep.sweep import Job, Progress, Swept, sweep
+from autoconv.sweep.revalidation import NOTHING_BEFORE, before
+from autoconv.sweep.sweep import Job, Progress, Swept
 from autoconv.tuning.recent import Recent
 from tuning_db import EnvironmentRecord, Layers, Trial, TuningDB, TuningDBError, Winner, single_flight
 
@@ -124,8 +126,10 @@ class Tuner:
         *,
         wait: float = FLIGHT_SECONDS,
         again: bool = False,
+        revalidate: bool = False,
         content: Collection[str] = lookup.OWN,
         pool: WorkerPool | None = None,
+        executor: Executor | None = None,
         progress: Progress = no_progress,
     ) -> Tuned:
         """Sweep `problem`, unless some layer has it already or another process is at it.
@@ -141,8 +145,11 @@ class Tuner:
             wait: Seconds to wait for another process that sweeps the same problem; where it takes longer, a
                 provisional config is returned.
             again: Sweep even where a layer has the problem, all of it anew.
+            revalidate: Be content with nothing but an entry of just this environment; where there is an older
+                one, try what was best there first, and sweep on only if that does not hold.
             content: The grades that will do; with "bucket", a near size of the module shape does.
             pool: Worker processes that outlive the sweep; where None, it starts and ends its own.
+            executor: Where to sweep, if not here with that pool.
             progress: Told what is being done, how many are done, of how many.
 
         Raises:
@@ -152,14 +159,19 @@ class Tuner:
         """
         key = f"{problem.key()} {job.environment.hash}"
         with single_flight(self._settings.database, key, wait, self._warn) as mine:
-            known = None if again else self.known(problem, job, content)
+            known = None if again else self.known(problem, job, ("exact",) if revalidate else content)
             if known is not None:
                 return Tuned(known, None)
             if not mine:
                 return Tuned(self.provisional(problem, job.environment, job.device), None)
             first = self._priors(problem, job)
-            with nullcontext(pool) if pool else WorkerPool() as workers:
-                swept = sweep(problem, job, self._user, workers, progress, first, again=again)
+            old = NOTHING_BEFORE
+            if revalidate:
+                old = before(self.layers, problem, job.environment, measured=job.on_gpu)
+            request = Request(problem, job, first, again, old)
+            with ExitStack() as stack:
+                where = executor or Local(pool or stack.enter_context(WorkerPool()))
+                swept = where.sweep(request, self._user, progress)
         self._shelf.forget()
         self._tell(problem, job.environment, swept)
         if swept.winner is None:

@@ -165,7 +165,7 @@ class LayerBench:
             if isinstance(resources, Outcome) or resources.unrunnable(config, device):
                 continue
             prediction = predict(problem, config, device, resources)
-            timed = Time(problem, config, device_name(0), SAMPLE_SECONDS)
+            timed = Time(problem, (config,), device_name(0), SAMPLE_SECONDS)
             (answer,) = self.pool.gpu.perform([timed])
             if not isinstance(answer, Outcome):
                 yield trial_row(timed_trial(compiled_trial(config, prediction), answer))

@@ -21,6 +21,7 @@ import torch
 from autoconv import device as devices
 from autoconv import gpu
 from autoconv.environment import Environment
+from autoconv.sweep.timing import time_callable
 
 ASKED = (
     "name", "driver_version", "power.limit", "clocks.max.sm", "clocks.max.mem", "ecc.mode.current",
@@ -72,7 +73,7 @@ def described() -> dict[str, Any]:
 
 def median_us(call: Callable[[], object]) -> float:
     """Return the median time of a call, in microseconds."""
-    return statistics.median(gpu.time_callable(call, seconds=SECONDS))
+    return statistics.median(time_callable(call, seconds=SECONDS))
 
 
 def bandwidths() -> dict[str, float]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from autoconv.config import Config
 from autoconv.cost.predict import estimate
 from autoconv.device import Device
 from autoconv.kernels.aten import ATEN
 from autoconv.problem import Problem
 from autoconv.sweep.pool import WorkerPool
-from autoconv.sweep.tasks import Open, Samples, Task, Time, Verify
+from autoconv.sweep.tasks import Laps, Open, Task, Time, Verify
 from autoconv.sweep.verify import Verdict
 
 FREE_BYTES = 1 << 36
@@ -42,13 +43,11 @@ class Script:
         if isinstance(task, Verify):
             return Verdict(True, 0.0, unwritten=0, overrun=0, seed=task.seed, problem=str(task.problem))
         if isinstance(task, Time):
-            return Samples((self._us(task),) * 5)
+            return Laps((tuple(self._us(task.problem, config) for config in task.configs),) * 5)
         raise TypeError(f"no answer to {task}")
 
-    def _us(self, task: Time) -> float:
-        if task.config == ATEN:
-            return TORCH_US
-        return estimate(task.problem, task.config, self._device).seconds * 1e6 * SLOWER
+    def _us(self, problem: Problem, config: Config) -> float:
+        return TORCH_US if config == ATEN else estimate(problem, config, self._device).seconds * 1e6 * SLOWER
 
 
 class RehearsedPool(WorkerPool):

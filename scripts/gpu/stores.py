@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from autoconv import gpu
+from autoconv.sweep.timing import time_callable
 
 ROWS, WIDTH = 8192, 65536  # float32
 BLOCK = 1024
@@ -71,7 +71,7 @@ def main() -> None:
     y = torch.empty(ROWS * (WIDTH + 16), device="cuda")
     found = {}
     for name, call in patterns(y).items():
-        us = statistics.median(gpu.time_callable(call, seconds=SECONDS))
+        us = statistics.median(time_callable(call, seconds=SECONDS))
         found[name] = {"us": round(us, 1), "gbps": round(4 * ROWS * WIDTH / us / 1e3, 1)}
         print(name, found[name], flush=True)
     (out / "stores.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -21,6 +21,7 @@ from autoconv.kernels.source import source_of
 from autoconv.problem import Problem
 from autoconv.sweep.candidates import candidates
 from autoconv.sweep.sweep import Swept
+from autoconv.tuning.accuracy import TYPICAL_ERROR_PCT
 from tuning_db import Trial
 
 PROBLEM = "N=1,Cin=16,Cout=16,K=1,L=16"
@@ -55,6 +56,7 @@ def test_tune_prints_one_object_and_nothing_else_on_stdout(tuned):
     assert fields["kernel"] in kernels()
     assert set(fields["config"]) == {*kernels()[fields["kernel"]].tiles, "num_warps", "num_stages"}
     assert 0 < fields["floor_ms"] < fields["predicted_ms"]
+    assert fields["model_error_pct"] == TYPICAL_ERROR_PCT[fields["kernel"]]
     assert 0 < fields["compiled"] <= fields["candidates"]
     assert 1 <= len(fields["grid"]) <= 3
     assert fields["seconds"] > 0
@@ -94,7 +96,7 @@ def in_vain(problem, job, *_, **__):
 
 
 def test_tune_is_not_content_with_a_near_size(tuned, run, monkeypatch):
-    monkeypatch.setattr("autoconv.tuning.tuner.sweep", in_vain)
+    monkeypatch.setattr("autoconv.sweep.executor.sweep", in_vain)
     fields = one_object(run("tune", PROBLEM.replace("L=16", "L=17"), "--device", "rtx4090", "--json"))
     assert fields["swept"] is True
 
@@ -119,7 +121,7 @@ def test_tune_ends_with_what_it_tried_and_of_several_problems_with_a_summary(run
         )
         return Swept(None, trials, recorded=True, candidates=625, compiled=11, seconds=1.5)
 
-    monkeypatch.setattr("autoconv.tuning.tuner.sweep", sweep)
+    monkeypatch.setattr("autoconv.sweep.executor.sweep", sweep)
     shown = run("tune", PROBLEM, PROBLEM.replace("L=16", "L=24"), "--device", "l4", "--again")
     lines = [line.split() for line in shown.stdout.splitlines()]
     assert ["a", "sweep", "of", "625", "candidates,"] in [line[1:6] for line in lines]
@@ -134,7 +136,7 @@ def test_tune_ends_with_what_it_tried_and_of_several_problems_with_a_summary(run
 
 
 def test_several_problems_are_several_lines_and_one_named_twice_is_one(tuned, run, monkeypatch):
-    monkeypatch.setattr("autoconv.tuning.tuner.sweep", in_vain)
+    monkeypatch.setattr("autoconv.sweep.executor.sweep", in_vain)
     other = PROBLEM.replace("L=16", "L=4096")
     shown = run("tune", PROBLEM, other, PROBLEM, "--device", "rtx4090", "--json")
     lines = [json.loads(line) for line in shown.stdout.splitlines()]
@@ -143,7 +145,7 @@ def test_several_problems_are_several_lines_and_one_named_twice_is_one(tuned, ru
 
 
 def test_a_sweep_cut_short_is_a_negative_answer(run, monkeypatch):
-    monkeypatch.setattr("autoconv.tuning.tuner.sweep", in_vain)
+    monkeypatch.setattr("autoconv.sweep.executor.sweep", in_vain)
     shown = run("tune", PROBLEM, "--device", "l4", "--json")
     assert shown.exit_code == 1
     fields = one_object(shown)
@@ -308,7 +310,18 @@ def test_explain_sets_two_configs_side_by_side(run):
     assert [line["kernel"] for line in lines] == ["im2col_rows", "dense"]
     assert set(lines[0]) == set(lines[1]) == documented("explain")
     person = " ".join(run(*call).stdout.split())
-    assert "The second is faster by" in person
+    assert "The second is faster by" in person and "within the model's error" not in person
+    errors = [TYPICAL_ERROR_PCT[line["kernel"]] for line in lines]
+    assert [line["model_error_pct"] for line in lines] == errors
+    assert "model's error" in person and f"{errors[0]:g} % in the median" in person
+
+
+def test_explain_says_where_the_model_cannot_tell_two_configs_apart(run):
+    config = json.loads(BASELINE[-1])
+    other = json.dumps({**config, "num_stages": config["num_stages"] + 1})
+    person = run("explain", SEED, *BASELINE, "--against", other, "--device", "rtx4090").stdout
+    error = TYPICAL_ERROR_PCT["im2col_rows"]
+    assert f"The difference is within the model's error, {error:g} %." in " ".join(person.split())
 
 
 def test_explain_takes_given_resources_in_place_of_the_compiled_ones(run):

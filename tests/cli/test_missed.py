@@ -172,7 +172,7 @@ def test_tune_missed_of_one_device_leaves_the_others(tuned: Tuned, run: Run) -> 
 def test_what_was_swept_in_vain_stays_and_what_no_kernel_runs_goes(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autoconv.tuning.tuner.sweep", in_vain)
+    monkeypatch.setattr("autoconv.sweep.executor.sweep", in_vain)
     note(miss(SMALL), miss(BEYOND))
     shown = run("tune", "--missed", "--json")
     assert shown.exit_code == 1, shown.output
@@ -229,3 +229,8 @@ def test_trouble_in_forgetting_costs_no_result(run: Run, monkeypatch: pytest.Mon
 def test_problems_are_named_or_missed(run: Run, arguments: tuple[str, ...]) -> None:
     shown = run("tune", *arguments)
     assert (shown.exit_code, shown.stdout) == (2, "") and "one of the two" in shown.stderr
+
+
+def test_all_anew_and_as_little_as_it_can_are_two_wishes(run: Run) -> None:
+    shown = run("tune", "N=1,Cin=16,Cout=16,K=1,L=20", "--again", "--revalidate", "--device", "l4")
+    assert (shown.exit_code, shown.stdout) == (2, "") and "--revalidate as little as it can" in shown.stderr

@@ -62,7 +62,7 @@ def swept(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Problem, str, int]]:
         return Swept(recorder.winner(), tuple(recorder.trials), recorder.recorded, 1, 1, 0.0)
 
     monkeypatch.setattr("autoconv.gpu.present", lambda: False)
-    monkeypatch.setattr("autoconv.tuning.tuner.sweep", sweep)
+    monkeypatch.setattr("autoconv.sweep.executor.sweep", sweep)
     return seen
 
 
@@ -200,7 +200,7 @@ def test_what_no_kernel_runs_is_left_to_torch_with_why(
     def refuse(problem: Problem, *_: Any, **__: Any) -> Swept:
         raise ProblemError("op", problem.op, "no kernel runs it", "leave it to torch")
 
-    monkeypatch.setattr("autoconv.tuning.tuner.sweep", refuse)
+    monkeypatch.setattr("autoconv.sweep.executor.sweep", refuse)
     model = nn.Sequential(nn.Conv1d(8, 16, 3), nn.Conv1d(16, 8, 3))
     report = autoconv.tune(model, torch.randn(2, 8, 40), devices="l4")
     assert report.swept == 0 and len(report.left) == 2

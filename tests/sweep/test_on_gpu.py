@@ -18,29 +18,18 @@ from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.lookup import COLUMNS
 from autoconv.problem import Problem
 from autoconv.settings import Settings
+from autoconv.sweep.measure import FAR, SHORT_US
 from autoconv.sweep.outcomes import Failed, Outcome, Unavailable
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.preflight import needed_bytes
 from autoconv.sweep.sweep import Job
-from autoconv.sweep.tasks import (
-    Compile,
-    Crashed,
-    Load,
-    Open,
-    Pairs,
-    Samples,
-    Skipped,
-    Task,
-    Time,
-    TimeBeside,
-    Verify,
-)
+from autoconv.sweep.tasks import Compile, Crashed, Laps, Load, Open, Skipped, Task, Time, Verify
 from autoconv.sweep.verify import Verdict
 from autoconv.tuning.tuner import Tuned, Tuner
 from tuning_db import Trial, TuningDB
 
 RIGHT = Verdict(True, 0.0, unwritten=0, overrun=0, seed=0, problem="")
-KINDS = {Load: "load", Open: "open", Compile: "compile", Verify: "verify", Time: "time", TimeBeside: "pairs"}
+KINDS = {Load: "load", Open: "open", Compile: "compile", Verify: "verify", Time: "time"}
 BUSY = "RuntimeError: CUDA error: CUDA-capable device(s) is/are busy or unavailable"
 ORDINAL = 1
 
@@ -54,8 +43,12 @@ class Script:
     torch_us: float = 10.0
     ours_us: float = 5.0
     free_bytes: int = 1 << 40
+    beside: Config | None = None  # what serves, where other work goes on
     answer: Callable[[str, int], Any] = lambda _kind, _number: None  # in place of the usual
     asked: list[tuple[str, Any]] = field(default_factory=list)  # kind, task
+
+    def us(self, config: Config) -> float:
+        return self.torch_us if config == ATEN else self.ours_us
 
     def kinds(self) -> list[str]:
         return [kind for kind, _ in self.asked]
@@ -68,8 +61,10 @@ class Script:
             yield self._answer(task) if in_time else Skipped("the deadline came first")
 
     def _answer(self, task: Task[Any]) -> Any:
-        by_torch = isinstance(task, Time) and task.config == ATEN
-        kind = "torch" if by_torch else KINDS[type(task)]
+        kind = KINDS[type(task)]
+        if isinstance(task, Time):
+            several = "race" if self.beside is None else "pairs"
+            kind = several if len(task.configs) > 1 else "torch" if task.configs == (ATEN,) else kind
         self.asked.append((kind, task))
         told = self.answer(kind, self.kinds().count(kind))
         if isinstance(told, Unavailable):
@@ -78,17 +73,12 @@ class Script:
             "load": True,
             "open": self.free_bytes,
             "compile": Resources(registers=64, spills=0, shared=1024),
-            "torch": Samples((self.torch_us,) * 3),
             "verify": RIGHT,
-            "time": Samples((self.ours_us,) * 3),
-            "pairs": self.pairs(task) if isinstance(task, TimeBeside) else None,
         }
+        if told is None and isinstance(task, Time):
+            slower = (3.0, 7.0, 11.0) if kind == "pairs" else (1.0,) * 3  # by and by, beside other work
+            return Laps(tuple(tuple(by * self.us(config) for config in task.configs) for by in slower))
         return usual[kind] if told is None else told
-
-    def pairs(self, task: TimeBeside) -> Pairs:
-        """Both at once, on a device that is slower by and by."""
-        times = [self.torch_us if one == ATEN else self.ours_us for one in (task.config, task.against)]
-        return Pairs(tuple((slower * times[0], slower * times[1]) for slower in (3.0, 7.0, 11.0)))
 
 
 class ScriptedPool:
@@ -109,6 +99,7 @@ class Tuning:
 
     def tune(self, **job: Any) -> Tuned:
         pool = cast(WorkerPool, ScriptedPool(self.script))
+        self.script.beside = job.get("beside")
         return self.tuner.tune(self.problem, replace(self.job, **job), pool=pool)
 
     def recorded(self) -> list[Trial]:
@@ -347,6 +338,70 @@ def test_the_memory_counted_holds_the_tensors_and_their_float64_copies() -> None
     assert tensors < needed_bytes(large, ATEN, device) < tensors + (1 << 30)
 
 
+# --- in turn --------------------------------------------------------------------------------------
+
+
+def raced(tuning: Tuning) -> list[Time]:
+    return [task for kind, task in tuning.script.asked if kind == "race"]
+
+
+def test_candidates_and_torch_are_timed_in_turn_once_each_has_passed_alone(tuning: Tuning) -> None:
+    tuning.script.torch_us = 6.0
+    tuned = tuning.tune()
+    first, *_, last = raced(tuning)
+    assert ATEN in first.configs and len(last.configs) <= 3 < len(first.configs)
+    kinds = tuning.script.kinds()
+    assert max(number for number, kind in enumerate(kinds) if kind == "time") < kinds.index("race")
+    assert tuned.swept is not None
+    details = [trial.detail for trial in tuned.swept.trials if trial.outcome == "ok"]
+    assert len({detail["race"] for detail in details}) == 1
+    assert all(detail["samples"] >= 3 and detail["p50_us"] > 0 for detail in details)
+
+
+def test_what_is_far_off_stays_out_of_the_race(tuning: Tuning) -> None:
+    tuning.script.torch_us = FAR * tuning.script.ours_us + 0.1
+    tuned = tuning.tune()
+    assert tuned.swept is not None and all(ATEN not in task.configs for task in raced(tuning))
+    (torchs,) = [trial for trial in tuning.recorded() if is_torch(trial)]
+    assert torchs.measured_us == tuning.script.torch_us
+
+
+@pytest.mark.parametrize(("us", "graph"), [(SHORT_US - 1, True), (SHORT_US, False)])
+def test_problems_shorter_than_a_launch_are_timed_in_a_graph(us: float, graph: bool, tuning: Tuning) -> None:
+    tuning.script.ours_us, tuning.script.torch_us = us, us + 1
+    tuning.tune()
+    assert {task.graph for task in raced(tuning)} == {graph}
+    assert not any(task.graph for kind, task in tuning.script.asked if kind in ("time", "torch"))
+
+
+def test_one_that_ends_the_worker_when_timed_with_others_is_found_and_left_out(tuning: Tuning) -> None:
+    broken: list[Config] = []
+
+    def answer(kind: str, number: int) -> Any:
+        task = tuning.script.asked[-1][1]
+        if kind == "race" and not broken:
+            broken.append(next(config for config in task.configs if config != ATEN))
+        if kind == "race" and broken[0] in task.configs:
+            return Crashed("worker ended with status -11")
+        if kind == "time" and broken and task.configs == (broken[0],):
+            return Crashed("worker ended with status -11")
+        return None
+
+    tuning.script.answer = answer
+    tuned = tuning.tune()
+    outcomes = {Config.from_document(trial.config): trial.outcome for trial in tuning.recorded()}
+    assert outcomes.pop(broken[0]) == "crash" and set(outcomes.values()) == {"ok"}
+    assert tuned.found is not None and tuned.found.config not in broken
+    assert broken[0] not in raced(tuning)[-1].configs, "the others went on"
+
+
+def test_a_deadline_in_the_race_leaves_what_was_timed_alone(tuning: Tuning, clock: Clock) -> None:
+    tuning.script.answer = lambda kind, _: Skipped("the deadline came first") if kind == "race" else None
+    tuned = tuning.tune()
+    assert tuned.found is not None and tuned.found.measured_us == tuning.script.ours_us
+    assert {trial.outcome for trial in tuning.recorded()} == {"ok"}
+
+
 # --- beside other work ----------------------------------------------------------------------------
 
 
@@ -362,8 +417,7 @@ def test_beside_other_work_times_are_told_in_proportion_to_what_serves(
     assert found.contended_us == pytest.approx(min(torch_us, ours_us))
     timed = [trial for trial in tuning.recorded() if trial.samples_us]
     assert is_torch(timed[0]) and len(timed) > 1 and all(trial.contended for trial in timed)
-    asked = [task for _, task in tuning.script.asked if isinstance(task, TimeBeside)]
-    assert {task.against for task in asked} == {ATEN}
+    assert {task.configs[1] for kind, task in tuning.script.asked if kind == "pairs"} == {ATEN}
     assert tuning.script.kinds().count("torch") == 1, "alone, once, and from then on in pairs"
 
 
@@ -371,11 +425,11 @@ def test_what_serves_meanwhile_is_what_all_are_compared_with(tuning: Tuning) -> 
     serving = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}, num_warps=1, num_stages=1)
     found = tuning.tune(beside=serving).found
     assert found is not None and found.contended_us == pytest.approx(5.0)
-    kinds, asked = tuning.script.kinds(), [task for _, task in tuning.script.asked]
-    assert [task.config for task in asked if isinstance(task, Time)] == [serving]
-    against = [task for task in asked if isinstance(task, TimeBeside)]
-    assert {task.against for task in against} == {serving}
-    assert against[0].config == ATEN and kinds.index("pairs") < kinds.index("compile")
+    kinds, asked = tuning.script.kinds(), tuning.script.asked
+    assert [task.configs for kind, task in asked if kind in ("time", "torch")] == [(serving,)]
+    pairs = [task.configs for kind, task in asked if kind == "pairs"]
+    assert {second for _, second in pairs} == {serving}
+    assert pairs[0][0] == ATEN and kinds.index("pairs") < kinds.index("compile")
 
 
 def test_a_time_taken_beside_other_work_does_not_content_a_sweep_alone(tuning: Tuning) -> None:

@@ -16,7 +16,7 @@ from autoconv.kernels.aten import ATEN, convolution
 from autoconv.problem import Problem
 from autoconv.sweep import timing
 from autoconv.sweep.outcomes import Unavailable, outcome_of
-from autoconv.sweep.tasks import Open, Samples, Time, Verify
+from autoconv.sweep.tasks import Laps, Open, Time, Verify
 
 CONFIG = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}, num_warps=1, num_stages=2)
 PROBLEMS = [
@@ -28,20 +28,37 @@ PROBLEMS = [
 
 
 class Timer:
-    """Stands in for gpu.time_callable: makes each call once, and answers from its script."""
+    """Stands in for gpu.sampler: makes each call, and answers from its script by how torch is set then."""
 
     def __init__(self, script: dict[bool, float]) -> None:
         self._script = script
         self.flags: list[tuple[bool, bool, bool]] = []
         self.results: list[torch.Tensor] = []
-        self.seconds = 0.0
+        self.graphs: list[int] = []
 
-    def __call__(self, call: Callable[[], torch.Tensor], *, seconds: float) -> list[float]:
+    def __call__(
+        self, call: Callable[[], torch.Tensor], _flush: torch.Tensor, *, graph: int = 0
+    ) -> Callable[[], float]:
+        self.graphs.append(graph)
+
+        def sample() -> float:
+            self.results.append(call())
+            return self._script[self.flags[-1][0]]
+
+        return sample
+
+    def convolved(self, *arguments: Any) -> torch.Tensor:
         cudnn = torch.backends.cudnn
         self.flags.append((cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32))
-        self.results.append(call())
-        self.seconds += seconds
-        return [self._script[cudnn.benchmark]] * 3
+        return convolution(*arguments)
+
+
+def timer_for(script: dict[bool, float], monkeypatch: pytest.MonkeyPatch) -> Timer:
+    timer = Timer(script)
+    monkeypatch.setattr(gpu, "sampler", timer)
+    monkeypatch.setattr(gpu, "flush_buffer", lambda: torch.empty(0))
+    monkeypatch.setattr(timing, "convolution", timer.convolved)
+    return timer
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
@@ -49,23 +66,41 @@ class Timer:
 def test_torch_is_timed_at_its_best(
     problem: Problem, script: dict[bool, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timer = Timer(script)
-    monkeypatch.setattr(gpu, "time_callable", timer)
+    timer = timer_for(script, monkeypatch)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # of a caller; here it must not count
-    samples = timing.time_candidate(problem, ATEN, where="cpu", seconds=0.5)
-    assert samples == [3.0] * 3
-    assert timer.flags == [(choose, False, problem.precision == "tf32") for choose in (False, True)]
-    assert timer.seconds == 0.5
+    laps = timing.time_in_turn(problem, [ATEN], where="cpu", seconds=0.0)
+    assert laps == [[3.0]] * timing.LEAST_SAMPLES
+    assert set(timer.flags) == {(choose, False, problem.precision == "tf32") for choose in (False, True)}
     for y in timer.results:
         assert y.shape == problem.y_shape and y.is_contiguous()
 
 
 def test_the_activation_is_in_torch_s_time(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = Problem(2, 4, 6, 3, 30, activation="relu")
-    timer = Timer({False: 1.0, True: 1.0})
-    monkeypatch.setattr(gpu, "time_callable", timer)
-    timing.time_candidate(problem, ATEN, where="cpu", seconds=0.1)
-    assert all((y >= 0).all() and (y == 0).any() for y in timer.results)
+    timer = timer_for({False: 1.0, True: 1.0}, monkeypatch)
+    timing.time_in_turn(problem, [ATEN], where="cpu", seconds=0.0)
+    assert timer.results and all((y >= 0).all() and (y == 0).any() for y in timer.results)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_candidates_are_timed_in_turn_and_every_other_lap_the_other_way_round(
+    graph: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[Config] = []
+    graphs: list[int] = []
+
+    def sampler(call: Callable[[], Config], flush: Any, *, graph: int) -> Callable[[], float]:
+        graphs.append(graph)
+        return lambda: order.append(call()) or float(call().num_warps)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(gpu, "sampler", sampler)
+    monkeypatch.setattr(gpu, "flush_buffer", lambda: torch.empty(0))
+    monkeypatch.setattr(timing, "_call", lambda _problem, config, *_: lambda: config)
+    configs = [Config("dense", {}, num_warps=warps, num_stages=2) for warps in (1, 2, 4)]
+    laps = timing.time_in_turn(PROBLEMS[0], configs, where="cpu", seconds=0.0, graph=graph)
+    assert laps == [[1.0, 2.0, 4.0]] * timing.LEAST_SAMPLES, "each beside its own config"
+    assert order[:6] == [*configs, *reversed(configs)]
+    assert set(graphs) == {timing.GRAPHED if graph else 0}
 
 
 def test_torch_computes_every_op_as_the_definition_says() -> None:
@@ -99,20 +134,11 @@ def by_definition(problem: Problem, x: Any, w: Any, bias: Any) -> torch.Tensor:
     return y if bias is None else y + bias[:, None]
 
 
-def test_beside_other_work_both_are_called_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    ways: list[int] = []
-
-    def alternately(calls: list[Callable[[], torch.Tensor]], *, seconds: float) -> list[tuple[float, ...]]:
-        ways.append(len(calls))
-        for call in calls[-2:]:  # torch's, which run here
-            assert call().shape == PROBLEMS[0].y_shape
-        return [tuple(float(10 * number + place) for place in range(len(calls))) for number in (1, 2, 3)]
-
-    monkeypatch.setattr(gpu, "time_alternately", alternately)
-    pairs = timing.time_beside(PROBLEMS[0], CONFIG, ATEN, "cpu", 0.5)
-    assert pairs == ((10.0, 11.0), (20.0, 21.0), (30.0, 31.0)), "with the faster of torch's two ways"
-    assert timing.time_beside(PROBLEMS[0], ATEN, ATEN, "cpu", 0.5)[0] == (10.0, 12.0)
-    assert ways == [3, 4]
+def test_torch_beside_torch_is_timed_in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    timer = timer_for({False: 5.0, True: 3.0}, monkeypatch)
+    laps = timing.time_in_turn(PROBLEMS[0], [ATEN, ATEN], where="cpu", seconds=0.0)
+    assert laps == [[3.0, 3.0]] * timing.LEAST_SAMPLES
+    assert {benchmark for benchmark, *_ in timer.flags[-2 * timing.LEAST_SAMPLES :]} == {True}
 
 
 # --- the caller's device --------------------------------------------------------------------------
@@ -135,9 +161,9 @@ def test_checking_and_timing_run_on_the_caller_s_device(
     entered: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(timing, "time_candidate", lambda *_, where, **__: seen.append(where) or [1.0])
+    monkeypatch.setattr(timing, "time_in_turn", lambda *_, where, **__: seen.append(where) or [[1.0]])
     monkeypatch.setattr("autoconv.sweep.verify.verify", lambda *_, where, **__: seen.append(where))
-    assert Time(PROBLEMS[0], ATEN, "cuda:1", 0.1).perform() == Samples((1.0,))
+    assert Time(PROBLEMS[0], (ATEN,), "cuda:1", 0.1).perform() == Laps(((1.0,),))
     Verify.fresh(PROBLEMS[0], CONFIG, on_gpu=True, ordinal=1).perform()
     assert seen == entered == ["cuda:1", "cuda:1"]
 
@@ -189,8 +215,8 @@ def test_a_task_that_runs_out_of_memory_is_no_candidate_s_fault(
     def refuse(*_: Any, **__: Any) -> list[float]:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(timing, "time_candidate", refuse)
+    monkeypatch.setattr(timing, "time_in_turn", refuse)
     with pytest.raises(torch.OutOfMemoryError) as raised:
-        Time(PROBLEMS[0], CONFIG, "cuda:0", 0.1).perform()
+        Time(PROBLEMS[0], (CONFIG,), "cuda:0", 0.1).perform()
     outcome = outcome_of(raised.value)  # what the worker answers
     assert isinstance(outcome, Unavailable) and "out of memory" in outcome.reason

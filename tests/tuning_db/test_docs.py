@@ -33,7 +33,7 @@ def test_each_query_answers(path: Path, query: str) -> None:
                 Trial({"BLOCK": b}, "ok", measured_us=100 + n * b, detail={"default": b == 64})
                 for b in (32, 64)
             ]
-            near = Trial({"BLOCK": 16}, "ok", measured_us=101 + n * 32)
+            near = Trial({"BLOCK": 64, "near": True}, "ok", measured_us=101 + n * 32)
             failed = Trial({"BLOCK": 256}, "resources", error="shared memory")
             problem = ProblemRecord(f"N={n:02}", {"N": n})
             db.record(environment, problem, [*trials, near, failed], origin="sweep")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tuning_db import Application, EnvironmentRecord, Miss, ProblemRecord, Trial, TuningDB
+from tuning_db import Application, EnvironmentRecord, Miss, ProblemRecord, Trial, TuningDB, ranking
+from tuning_db.records import canonical
 
 FIELDS = {"N": None, "K": None, "stride": 1, "op": "conv", "bias": False, "padding": 0}
 APPLICATION = Application("views", FIELDS)
@@ -83,6 +85,31 @@ def test_best_is_one_row_over_all_sources(path: Path) -> None:
     assert (row["device"], row["triton"], row["kernel"], row["provenance"]) == ("l4", "3.7", "k2", "measured")
     assert (row["measured_us"], row["default_us"], row["margin_pct"]) == (10.0, 12.0, 1.0)
     assert row["when"] == info["begun"]
+
+
+def test_best_is_what_the_rule_for_winners_says_of_ties_too(path: Path) -> None:
+    draw = random.Random(7)
+    with opened(path) as db:
+        for number in range(60):
+            tried = [drawn(draw, place) for place in range(draw.randint(1, 6))]
+            db.record(HERE, ProblemRecord(key(N=number, K=3), {"N": number}), tried, origin="sweep")
+        expected = {}
+        for problem in db.problems():
+            found = ranking.best(db.winners(problem.key))
+            assert found is not None
+            expected[f"N={problem.columns['N']},K=3"] = canonical(found.config)
+    rows = asked(path, "SELECT problem, config FROM best")
+    assert {row["problem"]: row["config"] for row in rows} == expected and len(rows) == 60
+
+
+def drawn(draw: random.Random, number: int) -> Trial:
+    """A trial that ties with others or not, and by its noise is told apart from them or not."""
+    detail: dict[str, Any] = {"registers": draw.choice([32, 64]), "shared": draw.choice([0, 8])}
+    if draw.random() < 0.6:
+        detail |= {"race": draw.choice("ab"), "time_error": draw.choice([0.0, 0.001, 0.005])}
+    if draw.random() < 0.2:
+        detail["contended"] = True
+    return trial(number, measured_us=draw.uniform(10.0, 10.3), source=draw.choice("abc"), detail=detail)
 
 
 def test_best_is_one_row_for_each_model_where_nothing_was_measured(path: Path) -> None:
