@@ -427,8 +427,8 @@ def test_doctor_looks_at_everything(tuned, run):
     assert shown.exit_code == 0
     assert all(set(finding) == documented("doctor") for finding in findings)
     by_subject = {finding["subject"]: finding for finding in findings}
-    assert list(by_subject) == ["triton", "numpy", "cuobjdump", "gpu", "database", "misses", "pins", "prebuilt",
-                                "cache", "temporary files"]  # fmt: skip
+    assert list(by_subject) == ["triton", "numpy", "cuobjdump", "gpu", "database", "misses", "pins",
+                                "prebuilt", "cache", "temporary files"]  # fmt: skip
     assert by_subject["triton"]["detail"].startswith(version("triton"))
     assert "1 winners" in by_subject["database"]["detail"]
     assert by_subject["cache"]["detail"] == str(tuned.cache)

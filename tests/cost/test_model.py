@@ -136,7 +136,7 @@ def test_a_better_device_is_never_slower(case: tuple[Problem, Config], factor: f
 def test_more_work_is_never_faster(case: tuple[Problem, Config], factor: int) -> None:
     problem, config = case
     # Other blocks are sampled of a larger grid, and their rows may end elsewhere in a sector; of a few blocks
-    # each makes a difference. Tiles that run across samples meet fewer of their ends where samples are longer.
+    # each makes a difference. Tiles that run across samples meet fewer ends where samples are longer.
     before = estimate(problem, config, RTX4090).seconds * (1 - 5e-3)
     assert estimate(replace(problem, N=problem.N * factor), config, RTX4090).seconds >= before
     longer = replace(problem, L=problem.L + 16 * problem.stride * factor)  # of the same divisibility
