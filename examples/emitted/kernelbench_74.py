@@ -1,20 +1,20 @@
-"""ConvTranspose1d by the Triton kernel `transposed_phases`, tuned for rtx4090.
+"""ConvTranspose1d by the Triton kernel `tap_major`, tuned for rtx4090.
 
 Problem  N=32,Cin=32,Cout=64,K=5,L=131072,dilation=3,op=conv_transpose (float32, tf32 products)
 Device   rtx4090: 128 SMs, sm_89
 Config   BLOCK_CO=64 BLOCK_L=256 BLOCK_R=16 num_warps=4 num_stages=3
-Time     1.931 ms (predicted, not measured); the floor, every tensor moved once, is 1.598 ms; bound by dram
-Grid     16416 blocks: 1 tile of Cout x 513 windows of L_out x 32 samples x 1 phase of the stride x 1 group,
-         neighbours along the first. 2 run on an SM at once, 256 on the device: 64.1 waves. Axis x has what
-         can pass 65535, where y and z stop, and what shares operands lies side by side, so that the L2 serves
-         it.
+Time     1.934 ms (predicted, not measured); the floor, every tensor moved once, is 1.598 ms; bound by dram
+Grid     16386 blocks: 1 tile of Cout x 16386 windows of L_out, neighbours along the first. 2 run on an SM at
+         once, 256 on the device: 64 waves. Axis x has what can pass 65535, where y and z stop, and what
+         shares operands lies side by side, so that the L2 serves it.
 
-`transposed_phases`: a transposed convolution as `stride` ordinary ones, one for each phase of the output.
+`tap_major`: stride 1, the main loop running over all channels of a tap before the next; packed weights.
 
-Output o lies in phase (o + pad_left) % stride, and all outputs of a phase use the same taps: with
-g = gcd(stride, dilation), phases that g does not divide have none (they get the bias alone), the others
-every (stride / g)-th tap from a first one. Within a phase this is a convolution of stride 1 whose window
-steps back by dilation / g. Every output is written by exactly one program; there are no atomics.
+Within a tap neither the weight nor x needs a division: `dense` works out the channel, the tap and the bounds
+of every row of its tile anew in each step, which on an H200 takes longer than the products. A first launch
+copies the weight to (K, Cout, Cin), whose rows are then read as widely as Cin allows. The copy is made in
+each call, so that it is never stale; it is as large as the weight. A transposed convolution of stride 1 is an
+ordinary one with its taps in reverse and other padding, which costs nothing more here.
 
 Written by autoconv 0.1.0 with Triton 3.7.1. It needs torch and Triton alone, and serves every size: what the
 kernel does not run, torch does. The tiles were chosen for the problem above, and may not be the best for
@@ -30,27 +30,60 @@ import triton.language as tl
 
 
 @triton.jit
-def tile_of(
+def pack_kernel(
+    w_ptr,
+    scratch_ptr,
+    CIN: tl.constexpr,
+    COUT: tl.constexpr,
+    K: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Copy a weight (COUT, CIN, K) to (K, COUT, CIN); or (CIN, COUT, K), its taps in reverse."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = i < CIN * COUT * K
+    tap, row, channel = i // (CIN * COUT), i // CIN % COUT, i % CIN
+    straight, reverse = (row * CIN + channel) * K + tap, (channel * COUT + row) * K + (K - 1 - tap)
+    offset = reverse if TRANSPOSED else straight
+    packed_ptr = scratch_ptr.to(tl.pointer_type(w_ptr.dtype.element_ty), bitcast=True)
+    tl.store(packed_ptr + i, tl.load(w_ptr + offset, mask=mask), mask=mask)
+
+
+@triton.jit
+def columns_across(tile_l, N, L_out, BLOCK_L: tl.constexpr, Y_ALIGN: tl.constexpr):
+    """Return the sample of each column, its position in the sample, and whether there is such a column.
+
+    Columns past the last are others of the last sample once more. So they can be read, and need no mask of
+    their own in the main loop; they must not be stored.
+    """
+    start = tile_l * BLOCK_L
+    n = start // L_out
+    along = start - n * L_out + tl.arange(0, BLOCK_L)
+    sample = n + tl.minimum(along // L_out, N - 1 - n)
+    # The hint is for Triton before 3.7, which lays lanes along rows where no two columns are known to be
+    # neighbours. It does no harm where a sample ends, for a thread moves no more than L_out is a multiple of.
+    col = tl.max_contiguous(along % L_out, 2 if Y_ALIGN == 1 else Y_ALIGN)
+    return sample.to(tl.int64), col, along < (N - n) * L_out
+
+
+@triton.jit
+def tile_across(
     ROWS,
-    columns,
+    N,
+    L_out,
     BLOCK_CO: tl.constexpr,
     BLOCK_L: tl.constexpr,
+    Y_ALIGN: tl.constexpr,
     INDEX_64: tl.constexpr,
 ):
-    """Return the (rows, columns, sample) of this block; tiles of rows come fastest.
-
-    So the blocks that share a window of x run side by side. One axis: samples, columns and rows are
-    independent, and only axis x reaches past 65535, which both L / BLOCK_L and N can pass.
-    """
-    tiles_co = tl.cdiv(ROWS, BLOCK_CO)
-    tiles_l = tl.cdiv(columns, BLOCK_L)
+    """Return the rows of this block, then what `columns_across` says; tiles of rows come fastest."""
     tile = tl.program_id(0)
-    tile_co = tile % tiles_co
-    tile_l = (tile // tiles_co) % tiles_l
-    n = (tile // tiles_co // tiles_l).to(tl.int64)
     if INDEX_64:
-        tile_l = tile_l.to(tl.int64)
-    return tile_co * BLOCK_CO + tl.arange(0, BLOCK_CO), tile_l * BLOCK_L + tl.arange(0, BLOCK_L), n
+        tile = tile.to(tl.int64)
+    tiles_co = tl.cdiv(ROWS, BLOCK_CO)
+    row = tile % tiles_co * BLOCK_CO + tl.arange(0, BLOCK_CO)
+    sample, col, col_mask = columns_across(tile // tiles_co, N, L_out, BLOCK_L, Y_ALIGN)
+    return row, sample, col, col_mask
 
 
 @triton.jit
@@ -81,12 +114,12 @@ def with_bias(acc, b_ptr, row, row_mask, HAS_BIAS: tl.constexpr, ACTIVATION: tl.
 
 
 @triton.jit
-def store_tile(
+def store_across(
     acc,
     b_ptr,
     y_ptr,
-    n,
     row,
+    sample,
     col,
     row_mask,
     col_mask,
@@ -94,86 +127,84 @@ def store_tile(
     COUT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
-    INDEX_64: tl.constexpr,
 ):
-    """Write acc, with bias and activation, to channels `row` and positions `col` of sample n of y."""
+    """Write acc, with bias and activation, to channels `row` and to each column, in its sample of y."""
     acc = with_bias(acc, b_ptr, row, row_mask, HAS_BIAS, ACTIVATION)
-    if INDEX_64:
-        row = row.to(tl.int64)
-        L_out = L_out.to(tl.int64)
-    y_sample = y_ptr + n * COUT * L_out
+    y_columns = y_ptr + (sample * COUT * L_out + col)
     mask = row_mask[:, None] & col_mask[None, :]
-    tl.store(y_sample + row[:, None] * L_out + col[None, :], acc.to(y_ptr.dtype.element_ty), mask=mask)
+    tl.store(y_columns[None, :] + row[:, None] * L_out, acc.to(y_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def transposed_phases_kernel(
+def inside_sample(position, L, PADDED: tl.constexpr, PADDED_RIGHT: tl.constexpr):
+    """Return where input positions of whole windows lie inside the sample.
+
+    Without padding that is everywhere, and Triton drops a mask that is true everywhere.
+    """
+    inside = tl.full(position.shape, True, tl.int1)
+    if PADDED_RIGHT:
+        inside = position < L
+    if PADDED:
+        inside = inside & (position >= 0)
+    return inside
+
+
+@triton.jit
+def tap_major_kernel(
     x_ptr,
-    w_ptr,
+    scratch_ptr,
     b_ptr,
     y_ptr,
-    L,
-    L_out,
-    x_batch,
-    x_channel,
+    N,
+    L_units,
+    L_out_units,
+    x_batch_units,
+    x_channel_units,
     x_step,
-    CIN_G: tl.constexpr,
-    COUT_G: tl.constexpr,
+    CIN: tl.constexpr,
     COUT: tl.constexpr,
     K: tl.constexpr,
-    STRIDE: tl.constexpr,
     PAD_LEFT: tl.constexpr,
+    PADDED: tl.constexpr,
+    PADDED_RIGHT: tl.constexpr,
     DILATION: tl.constexpr,
-    GCD: tl.constexpr,
-    INVERSE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
+    X_ALIGN: tl.constexpr,
+    Y_ALIGN: tl.constexpr,
     INDEX_64: tl.constexpr,
     BLOCK_CO: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
-    TAP_STEP: tl.constexpr = STRIDE // GCD
-    TAPS: tl.constexpr = (K + TAP_STEP - 1) // TAP_STEP  # of one phase, the last perhaps past K
-    REDUCTION: tl.constexpr = CIN_G * TAPS
-    phase = tl.program_id(1)
-    group = tl.program_id(2)
-    columns = tl.cdiv(L_out, STRIDE)  # of a phase, the last perhaps past L_out
-    if INDEX_64:
-        x_channel = x_channel.to(tl.int64)
-    row, col, n = tile_of(COUT_G, columns, BLOCK_CO, BLOCK_L, INDEX_64)
-    row_mask = row < COUT_G
-    # o + PAD_LEFT = phase + STRIDE * m, and o >= 0
-    first_m = tl.maximum(PAD_LEFT - phase + STRIDE - 1, 0) // STRIDE
-    m = first_m + col
-    first_tap = (phase // GCD * INVERSE) % TAP_STEP
-    behind = (first_tap * DILATION - phase) // STRIDE  # exact where the phase has taps
-    x_group = x_ptr + n * x_batch + group * CIN_G * x_channel
-    w_rows = w_ptr + (group * CIN_G * COUT_G + row) * K
+    STEPS: tl.constexpr = (CIN + BLOCK_R - 1) // BLOCK_R  # of one tap
+    L = L_units * X_ALIGN
+    L_out = L_out_units * Y_ALIGN
+    x_channel = x_channel_units * X_ALIGN
+    row, sample, col, col_mask = tile_across(COUT, N, L_out, BLOCK_CO, BLOCK_L, Y_ALIGN, INDEX_64)
+    row_mask = row < COUT
+    first = col - PAD_LEFT
+    x_columns = x_ptr + (sample * x_batch_units * X_ALIGN + first * x_step)
+    w_rows = scratch_ptr.to(tl.pointer_type(x_ptr.dtype.element_ty), bitcast=True) + row * CIN
 
     acc = tl.zeros((BLOCK_CO, BLOCK_L), dtype=tl.float32)
-    if phase % GCD == 0:
-        for r0 in range(0, REDUCTION, BLOCK_R):
-            r = r0 + tl.arange(0, BLOCK_R)
-            tap = first_tap + (r % TAPS) * TAP_STEP
-            r_mask = (r < REDUCTION) & (tap < K)
-            position = (m - behind)[None, :] - ((r % TAPS) * (DILATION // GCD))[:, None]
-            x_mask = r_mask[:, None] & (position >= 0) & (position < L)
-            x = tl.load(
-                x_group + ((r // TAPS) * x_channel)[:, None] + position * x_step, mask=x_mask, other=0.0
-            )
-            w_offset = (r // TAPS) * (COUT_G * K) + tap
-            w = tl.load(
-                w_rows[:, None] + w_offset[None, :], mask=row_mask[:, None] & r_mask[None, :], other=0.0
-            )
-            acc = tl.dot(w, x, acc, input_precision=PRECISION)
+    for step in range(0, K * STEPS):
+        tap = step // STEPS
+        channel = (step % STEPS) * BLOCK_R + tl.arange(0, BLOCK_R)
+        x_mask = inside_sample(first + tap * DILATION, L, PADDED, PADDED_RIGHT)[None, :]
+        w_mask = row_mask[:, None]
+        if CIN % BLOCK_R != 0:
+            x_mask = x_mask & (channel < CIN)[:, None]
+            w_mask = w_mask & (channel < CIN)[None, :]
+        w = tl.load(w_rows[:, None] + (tap * (COUT * CIN) + channel)[None, :], mask=w_mask, other=0.0)
+        if INDEX_64:
+            channel = channel.to(tl.int64)
+        offset = channel * x_channel + tap * DILATION * x_step
+        x = tl.load(x_columns[None, :] + offset[:, None], mask=x_mask, other=0.0)
+        acc = tl.dot(w, x, acc, input_precision=PRECISION)
 
-    out = phase + STRIDE * m - PAD_LEFT
-    store_tile(
-        acc, b_ptr, y_ptr, n, group * COUT_G + row, out, row_mask, out < L_out, L_out, COUT,
-        HAS_BIAS, ACTIVATION, INDEX_64,
-    )  # fmt: skip
+    store_across(acc, b_ptr, y_ptr, row, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION)
 
 
 def conv_transpose1d_torch(
@@ -210,7 +241,10 @@ def conv_transpose1d_triton(
         or (bias is not None and bias.shape != (Cout,))
         or 0 in (*x.shape, *weight.shape)
         or L_out < 1
-        or stride > 65535
+        or stride != 1
+        or K == 1
+        or max(Cin * (L + 512 * stride + K * dilation), Cout * (L_out + 512 * stride + K * dilation))
+        > 2**31 - 1
     ):
         return conv_transpose1d_torch(x, weight, bias, stride, padding, dilation, output_padding)
 
@@ -218,41 +252,55 @@ def conv_transpose1d_triton(
     weight = weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     x_batch, x_channel, x_step = x.stride()
-    gcd = math.gcd(stride, dilation)
-    inverse = pow(dilation // gcd, -1, stride // gcd)
-    # Whether an offset, that of the last tile's overshoot included, passes 32 bits.
-    index_64 = (
-        max(Cin * (L + 512 * stride + K * dilation), Cout * (L_out + 512 * stride + K * dilation)) > 2**31 - 1
-    )
+    # Triton specialises an int on divisibility by 16 alone, so sizes go in units of what divides them.
+    y_align = math.gcd(16, L_out)
+    x_align = math.gcd(16, L, x_batch, x_channel)
+    pad_left = dilation * (K - 1) - padding
+    padded_right = L_out - 1 - pad_left + dilation * (K - 1) >= L
     y = torch.empty((N, Cout, L_out), device=x.device, dtype=x.dtype)
-
-    grid = lambda META: (
-        triton.cdiv(Cout, META["BLOCK_CO"]) * triton.cdiv(triton.cdiv(L_out, stride), META["BLOCK_L"]) * N,
-        stride,
+    partials = torch.empty(
+        triton.cdiv(Cin * Cout * K * x.element_size(), 4), device=x.device, dtype=torch.float32
     )
-    transposed_phases_kernel[grid](
-        x,
+
+    grid = lambda META: (triton.cdiv(Cin * Cout * K, META["BLOCK"]),)
+    pack_kernel[grid](
         weight,
-        bias,
-        y,
-        L=L,
-        L_out=L_out,
-        x_batch=x_batch,
-        x_channel=x_channel,
-        x_step=x_step,
-        CIN_G=Cin,
-        COUT_G=Cout,
+        partials,
+        CIN=Cin,
         COUT=Cout,
         K=K,
-        STRIDE=stride,
-        PAD_LEFT=padding,
+        TRANSPOSED=True,
+        BLOCK=1024,
+        num_warps=4,
+        num_stages=2,
+        enable_fp_fusion=True,
+    )
+
+    grid = lambda META: (triton.cdiv(Cout, META["BLOCK_CO"]) * triton.cdiv(N * L_out, META["BLOCK_L"]),)
+    tap_major_kernel[grid](
+        x,
+        partials,
+        bias,
+        y,
+        N=N,
+        L_units=L // x_align,
+        L_out_units=L_out // y_align,
+        x_batch_units=x_batch // x_align,
+        x_channel_units=x_channel // x_align,
+        x_step=x_step,
+        CIN=Cin,
+        COUT=Cout,
+        K=K,
+        PAD_LEFT=pad_left,
+        PADDED=pad_left > 0,
+        PADDED_RIGHT=padded_right,
         DILATION=dilation,
-        GCD=gcd,
-        INVERSE=inverse,
         HAS_BIAS=bias is not None,
         ACTIVATION="none",
         PRECISION="tf32",
-        INDEX_64=index_64,
+        X_ALIGN=x_align,
+        Y_ALIGN=y_align,
+        INDEX_64=N * (L_out + 512) > 2**31 - 1,
         BLOCK_CO=64,
         BLOCK_L=256,
         BLOCK_R=16,

@@ -3,8 +3,8 @@
 Problem  N=16,Cin=32,Cout=64,K=3,L=131072,stride=2,dilation=2,op=conv_transpose,padding=1 (float32, tf32
          products)
 Device   rtx4090: 128 SMs, sm_89
-Config   BLOCK_CO=64 BLOCK_L=128 BLOCK_R=16 num_warps=4 num_stages=3
-Time     1.485 ms (predicted, not measured); the floor, every tensor moved once, is 1.332 ms; bound by dram
+Config   BLOCK_CO=64 BLOCK_L=128 BLOCK_R=32 num_warps=8 num_stages=3
+Time     1.492 ms (predicted, not measured); the floor, every tensor moved once, is 1.332 ms; bound by dram
 Grid     16400 blocks: 1 tile of Cout x 1025 windows of L_out x 16 samples x 1 group, neighbours along the
          first. 2 run on an SM at once, 256 on the device: 64.1 waves. Axis x has what can pass 65535, where y
          and z stop, and what shares operands lies side by side, so that the L2 serves it.
@@ -305,8 +305,8 @@ def conv_transpose1d_triton(
         INDEX_64=index_64,
         BLOCK_CO=64,
         BLOCK_L=128,
-        BLOCK_R=16,
-        num_warps=4,
+        BLOCK_R=32,
+        num_warps=8,
         num_stages=3,
         enable_fp_fusion=True,
     )

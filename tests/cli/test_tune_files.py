@@ -91,9 +91,30 @@ def test_with_buckets_near_sizes_are_one(run: Run, asked: list[tuple[str, str, i
 
 def test_a_summary_has_a_line_each(run: Run, asked: list[tuple[str, str, int]]) -> None:
     shown = run("tune", PROBLEM, LARGE, "--device", "l4")
-    head, *rows = shown.stdout.splitlines()
-    assert head.split() == ["problem", "device", "kernel", "measured", "predicted", "floor"]
+    _, summary = shown.stdout.split("2 problems")
+    head, *rows = summary.strip().splitlines()
+    assert head.split() == [
+        "problem",
+        "device",
+        "kernel",
+        "config",
+        "predicted",
+        "measured",
+        "of",
+        "floor",
+        "from",
+    ]
     assert sum("dense" in row and "0.0125 ms" in row for row in rows) == 2
+
+
+def test_of_many_problems_there_is_the_summary_alone(
+    run: Run, asked: list[tuple[str, str, int]], tmp_path: Path
+) -> None:
+    texts = [f"N=1,Cin=16,Cout=16,K=3,L={64 << n}" for n in range(6)]
+    (tmp_path / "f").write_text("\n".join(texts), encoding="utf-8")
+    shown = run("tune", str(tmp_path / "f"), "--device", "l4")
+    assert shown.stdout.lstrip().startswith("6 problems")
+    assert len(asked) == 6
 
 
 def test_what_no_kernel_runs_does_not_stop_a_file(

@@ -29,7 +29,9 @@ KINDS = [
     "N=1,Cin=64,Cout=64,K=1,L=1000,bias=1",
     "N=1,Cin=64,Cout=64,K=3,L=1000,padding=1:2,activation=gelu",
     "N=2,Cin=15,Cout=10,K=3,L=50,padding=1,groups=5,bias=1,dtype=float16",
+    "N=2,Cin=32,Cout=12,K=3,L=50,padding=1,groups=2,layout=nlc",
     "N=1,Cin=8,Cout=8,K=31,L=1000,groups=8",
+    "N=1,Cin=8,Cout=8,K=4,L=100,groups=8,stride=2,op=conv_transpose,bias=1",
     "N=2,Cin=6,Cout=9,K=8,L=15,stride=4,op=conv_transpose,padding=2:1,groups=3,activation=silu,bias=1",
     "N=2,Cin=6,Cout=4,K=3,L=50,op=conv_weight,groups=2,padding=1:0",
     "N=2,Cin=6,Cout=4,K=3,L=50,op=conv_weight",
@@ -148,7 +150,7 @@ def test_a_config_of_ones_own_is_written_to_a_file(tmp_path: Path) -> None:
     shown = run(SMALL, "--device", "l4", *SEED_CONFIG, "-o", str(path), "--json")
     fields = json.loads(shown.stdout)
     assert (shown.exit_code, fields["file"], fields["device"]) == (0, str(path), "l4")
-    assert (fields["kernel"], fields["grid"], fields["measured_ms"]) == ("dense", [2 * 4 * 2], None)
+    assert (fields["kernel"], fields["grid"], fields["measured_ms"]) == ("dense", [2 * 7], None)
     assert "predicted, not measured" in path.read_text(encoding="utf-8")
     assert "BLOCK_CO=16,\n" in path.read_text(encoding="utf-8")
 

@@ -19,12 +19,18 @@ def of(name: str, text: str) -> Traced:
     return traced(kernels()[name], problem, next(iter(kernels()[name].space(problem, DEVICE))))
 
 
+# Past which a sample's offsets take 64 bits, where a problem's own do not.
+SAMPLE = (
+    "max(Cin * (L + 512 * stride + K * dilation), Cout * (L_out + 512 * stride + K * dilation)) > 2**31 - 1"
+)
+
+
 @pytest.mark.parametrize(
     ("name", "problem", "conditions"),
     [
-        ("dense", "N=2,Cin=5,Cout=7,K=3,L=40,stride=2", []),
-        ("pointwise", "N=2,Cin=20,Cout=9,K=1,L=40", ["K != 1"]),
-        ("tap_major", "N=2,Cin=20,Cout=9,K=3,L=40", ["stride != 1", "K == 1"]),
+        ("dense", "N=2,Cin=5,Cout=7,K=3,L=40,stride=2", [SAMPLE]),
+        ("pointwise", "N=2,Cin=20,Cout=9,K=1,L=40", ["K != 1", SAMPLE]),
+        ("tap_major", "N=2,Cin=20,Cout=9,K=3,L=40", ["stride != 1", "K == 1", SAMPLE]),
         # An `or` of the kernel's: the one of its two ways that this problem meets.
         ("narrow", "N=2,Cin=64,Cout=4,K=7,L=40", ["Cout > 8"]),
         ("narrow", "N=2,Cin=1,Cout=64,K=7,L=40", ["Cin * K > 128"]),
@@ -44,7 +50,7 @@ def test_a_tile_that_a_size_bears_on_is_kept() -> None:
 
 def test_a_grid_is_of_tiles_and_sizes_alone() -> None:
     (launch,) = of("dense", "N=2,Cin=5,Cout=7,K=3,L=40").launches
-    axis = 'triton.cdiv(Cout, META["BLOCK_CO"]) * triton.cdiv(L_out, META["BLOCK_L"]) * N'
+    axis = 'triton.cdiv(Cout, META["BLOCK_CO"]) * triton.cdiv(N * L_out, META["BLOCK_L"])'
     assert tuple(map(text_of, launch.grid)) == (axis, "1", "1")
 
 
