@@ -155,7 +155,7 @@ def test_ctrl_c_says_what_is_done_and_how_to_go_on(run: Run, monkeypatch: pytest
 def test_the_budget_leaves_the_rest_over(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
 
-    def none(orders: Any, _: Any, *, seconds: float, show: Any) -> Any:
+    def none(orders: Any, _: Any, *, seconds: float, **__: Any) -> Any:
         given.append(seconds)
         yield from ()
 
