@@ -35,7 +35,8 @@ fuzz: setup  ## EXAMPLES random problems in the interpreter, and emitted, and se
 		--hypothesis-seed=$(SEED) -o faulthandler_timeout=0
 
 stress: setup  ## What the tuning database survives, thousands of times, as a table; ten thousand sizes of a layer; ten minutes
-	$(RUN) -m pytest tests/faults tests/dispatch/test_sizes.py --stress -q -o faulthandler_timeout=0
+	$(RUN) -m pytest tests/faults --stress -q -o faulthandler_timeout=0
+	$(RUN) -m pytest tests --ignore tests/faults -m long --stress -q -o faulthandler_timeout=0
 
 lint: setup
 	$(RUN) -m ruff check .
@@ -153,6 +154,6 @@ endef
 .PHONY: $(TESTED_TRITONS:%=test-triton-%)
 $(TESTED_TRITONS:%=test-triton-%): test-triton-%: .venv-triton-%/.ready $(PREBUILT)
 	.venv-triton-$*/bin/python -c "import triton; assert triton.__version__ == '$*', triton.__version__"
-	.venv-triton-$*/bin/python -m pytest tests/compat tests/launcher
+	.venv-triton-$*/bin/python -m pytest tests/compat tests/launcher --stress
 
 .SECONDARY: $(TESTED_TRITONS:%=.venv-triton-%/.ready)

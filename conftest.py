@@ -17,6 +17,10 @@ settings.register_profile("autoconv", derandomize="CI" in os.environ)
 settings.load_profile("autoconv")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--stress", action="store_true", help="run what takes long, and print a table of faults")
+
+
 @pytest.fixture(autouse=True)
 def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config) -> None:
     for variable in ("AUTOCONV_SITE_DB", "AUTOCONV_ON_MISS", "AUTOCONV_SWEEP_SECONDS"):
@@ -29,6 +33,8 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pyt
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("long") and not item.config.getoption("--stress"):
+        pytest.skip("takes long; `make stress` runs it")
     if item.get_closest_marker("gpu") is None:
         return
     import torch

@@ -67,6 +67,7 @@ def test_a_database_is_shipped():
     assert checked.startswith("checked: ") and checked.endswith(" winners, sound")
 
 
+@pytest.mark.long
 def test_a_cluster_tunes_and_merges(tmp_path):
     problems, folder = tmp_path / "problems.txt", tmp_path / "tuned"
     problems.write_text(f"{TINY}\n", encoding="utf-8")

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "bench"
 
 
@@ -31,6 +33,7 @@ def test_the_benchmark_of_a_call_runs_and_accounts_for_the_hit():
     assert 95 <= sum(result["share_of_hit_pct"].values()) <= 105
 
 
+@pytest.mark.long
 def test_the_benchmark_of_a_fresh_process_runs():
     result = printed("cold.py")
     assert result["bytes_of_a_plan"] > 0

@@ -37,7 +37,7 @@ def few_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(missed, "MOST", 100)
 
 
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("known", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_memory_and_descriptors_stay_flat(known, few_plans, monkeypatch, compiled_here, pytestconfig):
     found = Found(SMALL, "predicted", "bucket", "user", measured_us=None, predicted_us=5.0)
     monkeypatch.setattr(Tuner, "find", lambda *_: found if known else None)

@@ -19,10 +19,6 @@ ROWS = pytest.StashKey[list[tuple[str, int, int, float]]]()
 T = TypeVar("T")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--stress", action="store_true", help="run the faults' long form and print a table")
-
-
 @dataclass
 class Stress:
     """How much to do, and what came of it."""

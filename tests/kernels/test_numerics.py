@@ -104,7 +104,7 @@ RUNS = [
     for trap, problem in ((trap, Problem.parse(text)) for trap, text in TRAPS.items())
     for kernel in supporting(problem)
 ]
-EXAMPLES = -(-int(os.environ.get("FUZZ_EXAMPLES", "200")) // len(kernels()))  # of each kernel
+EXAMPLES = -(-int(os.environ.get("FUZZ_EXAMPLES", "120")) // len(kernels()))  # of each kernel
 
 
 @pytest.mark.parametrize("name", kernels())

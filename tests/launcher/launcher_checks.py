@@ -42,6 +42,8 @@ PROBLEMS = (
     Problem(3, 40, 40, 31, 333, groups=40, padding=4, bias=True),
     Problem(3, 40, 40, 3, 333, groups=40, stride=2, bias=True),
     Problem(3, 32, 64, 5, 333, groups=2, padding=2, bias=True),
+    Problem(3, 32, 48, 3, 100, groups=2, layout="nlc", dtype="float16", bias=True),
+    Problem(3, 40, 40, 4, 100, op="conv_transpose", stride=2, padding=1, groups=40, bias=True),
     Problem(3, 32, 48, 4, 100, op="conv_transpose", stride=2, padding=1, bias=True),
     Problem(3, 32, 48, 3, 100, op="conv_transpose", stride=2, dilation=2),
     Problem(3, 32, 48, 3, 100, op="conv_weight", padding=1),

@@ -33,10 +33,13 @@ def libcuda(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_plans_launch_what_triton_launches(libcuda: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["rtx4090", pytest.param("h100-sxm", marks=pytest.mark.long)])
+def test_plans_launch_what_triton_launches(device: str, libcuda: Path, tmp_path: Path) -> None:
     checks, base = HERE / "launcher_checks.py", tmp_path / "base"
+    other = {"rtx4090": "h100", "h100-sxm": "rtx4090"}[device]
+    options = ["-q", "-k", f"not {other}", "-p", "no:cacheprovider", f"--basetemp={base}"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", str(checks), "-q", "-p", "no:cacheprovider", f"--basetemp={base}"],
+        [sys.executable, "-m", "pytest", str(checks), *options],
         cwd=HERE.parents[1],
         env=child_environment(TRITON_LIBCUDA_PATH=str(libcuda), LD_LIBRARY_PATH=str(libcuda)),
         capture_output=True,

@@ -32,7 +32,9 @@ with autoconv.recorded("rtx4090") as launches:
 """
 
 
-@pytest.mark.parametrize("base", ["Exception", "TimeoutError", "KeyboardInterrupt"])
+@pytest.mark.parametrize(
+    "base", [pytest.param("Exception", marks=pytest.mark.long), "TimeoutError", "KeyboardInterrupt"]
+)
 def test_what_a_signal_s_handler_raises_comes_out(base: str, machine: Any, wait_for: Any, alive: Any) -> None:
     machine.hang()
     machine.variables["AUTOCONV_ON_MISS"] = "sweep"
