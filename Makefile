@@ -35,8 +35,8 @@ fuzz: setup  ## EXAMPLES random problems in the interpreter, and emitted, and se
 		--hypothesis-seed=$(SEED) -o faulthandler_timeout=0
 
 stress: setup  ## What the tuning database survives, thousands of times, as a table; ten thousand sizes of a layer; ten minutes
-	$(RUN) -m pytest tests/faults --stress -q -o faulthandler_timeout=0
-	$(RUN) -m pytest tests --ignore tests/faults -m long --stress -q -o faulthandler_timeout=0
+	$(RUN) -m pytest tests/faults tests/dispatch/test_sizes.py --stress -q -o faulthandler_timeout=0
+	$(RUN) -m pytest tests --ignore tests/faults --ignore tests/dispatch/test_sizes.py -m long --stress -q -o faulthandler_timeout=0
 
 lint: setup
 	$(RUN) -m ruff check .
