@@ -31,6 +31,7 @@ from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import CHECKED, Job, sweep
 from autoconv.tuning.tuner import Tuner, no_progress
 from tuning_db import Trial, TuningDB
+from tuning_db.ranking import TIE_TOLERANCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -144,7 +145,7 @@ def test_the_winner_is_verified_and_predicted(swept: Any, small: Problem) -> Non
     check = winner.detail["check"]
     assert (check["ok"], check["unwritten"], check["overrun"]) == (True, 0, 0)
     best = min(trial.predicted_us for trial in result.trials if trial.outcome == "ok")
-    assert found.predicted_us == best
+    assert best <= found.predicted_us <= best * (1 + TIE_TOLERANCE["predicted"])
 
 
 def test_every_candidate_tried_is_a_trial(swept: Any, small: Problem, job: Job) -> None:
