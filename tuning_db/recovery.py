@@ -34,6 +34,7 @@ from .transfer import Accept, Importing, ImportSummary
 HEAL_TIMEOUT_S = 120.0  # to wait for another process that heals the same file
 # Of the files that are one database, the file itself last: a crash between leaves it where it will be found.
 _SUFFIXES = ("-journal", "-wal", "-shm", "")
+_ROOM = 1 << 16  # bytes: a page at the least, whatever the size of pages
 _SALVAGED = "salvaged "  # begins the names in `meta` of the files whose rows were taken over
 
 
@@ -169,7 +170,9 @@ def _exclusively(path: Path) -> Iterator[sqlite3.Connection | None]:
 
 
 def _is_whole(connection: sqlite3.Connection, path: Path, application: str) -> bool:
-    """Return whether nothing is wrong with the file's structure.
+    """Return whether nothing is wrong with the file's structure, and it has room for more.
+
+    SQLite's check passes over a header that promises free pages which are not there; who writes meets it.
 
     Raises:
         TuningDBError: it is not ours, or newer.
@@ -177,6 +180,10 @@ def _is_whole(connection: sqlite3.Connection, path: Path, application: str) -> b
     try:
         version_of(connection, path, application)
         (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+        connection.execute("SAVEPOINT room")
+        connection.execute("CREATE TABLE room (bytes BLOB)")
+        connection.execute("INSERT INTO room VALUES (zeroblob(?))", (_ROOM,))
+        connection.execute("ROLLBACK TO room")
     except DamagedError:
         return False
     except (sqlite3.Error, UnicodeDecodeError) as error:

@@ -133,6 +133,26 @@ def test_damage_met_while_writing_loses_neither_the_run_nor_the_trial(path: Path
     assert len(warnings) == 1 and " 0 trials" in warnings[0]
 
 
+def test_a_header_that_promises_free_pages_is_damage_too(path: Path) -> None:
+    """Which SQLite's own check does not see."""
+    fill(path)
+    content = bytearray(path.read_bytes())
+    assert content[36:40] == bytes(4)
+    content[38] = 125  # of the number of free pages; there is none
+    path.write_bytes(content)
+    warnings: list[str] = []
+    with healed(path, warnings) as db:
+        db.record(
+            ENVIRONMENT,
+            ProblemRecord("new"),
+            [Trial({"tile": 99, "text": 4000 * "x"}, "ok", measured_us=0.5)],
+            origin="o",
+        )
+        (winner,) = db.winners("new")
+        assert winner.config["tile"] == 99
+    assert len(warnings) == 1
+
+
 def test_a_trial_whose_environment_reads_as_another_is_not_acknowledged(path: Path) -> None:
     """One table's page in the place of another's: every index finds its rows, and they are wrong."""
     fill(path)
