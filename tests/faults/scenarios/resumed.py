@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from math import isclose
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias
@@ -31,12 +32,14 @@ from autoconv.sweep.tasks import Compile, Crashed, Laps, Task, Time, TimedOut, V
 from autoconv.sweep.verify import Verdict
 from autoconv.tuning.tuner import Tuned, Tuner
 from tuning_db import Trial
+from tuning_db.ranking import TIE_TOLERANCE
 
 PROBLEM = Problem(2, 8, 16, 3, 40, padding=1, bias=True)
 TASK_SECONDS = 0.0005
 STOPS = 10  # of a sweep at most
 INTERRUPTED = 130  # the exit status of what Ctrl-C ends
 
+Outcome: TypeAlias = tuple[Config, dict[str, tuple[str, float | None, float | None]]]
 Begun: TypeAlias = tuple[str, str]  # what a worker was given: the stage, and the hash of the config
 
 
@@ -120,7 +123,7 @@ def resumed(folder: str, times: int, seed: int, on_gpu: bool) -> dict[str, int]:
         )
         tasks, _ = _attempt(alone)
         total.update(_stopped_again_and_again(stopped, tasks, rng))
-        total.update(sweeps=1, other=_outcome(alone) != _outcome(stopped))
+        total.update(sweeps=1, other=not _alike(_outcome(alone), _outcome(stopped)))
     return total
 
 
@@ -177,7 +180,27 @@ def _tune(sweep: Sweep, begun: int) -> None:
         os._exit(INTERRUPTED)
 
 
-def _outcome(sweep: Sweep) -> tuple[Config, dict[str, tuple[str, float | None, float | None]]]:
+def _alike(alone: Outcome, stopped: Outcome) -> bool:
+    """Return whether two sweeps came to the same: of each candidate, and as good a winner.
+
+    Of measured times that are ties the winner may be another: what was timed before a stop was not timed in
+    turn with the rest, and then more counts as a tie.
+    """
+    (winner, trials), (other, others) = alone, stopped
+    if trials.keys() != others.keys():
+        return False
+    for config, (outcome, measured, predicted) in trials.items():
+        if others[config][::2] != (outcome, predicted) or (measured is None) != (others[config][1] is None):
+            return False
+        if measured is not None and not isclose(measured, others[config][1] or 0.0, rel_tol=1e-6):
+            return False
+    best, found = (trials[Trial(one.document(), "started").config_hash][1] for one in (winner, other))
+    return winner == other or (
+        best is not None and found is not None and abs(found / best - 1) <= TIE_TOLERANCE["measured"]
+    )
+
+
+def _outcome(sweep: Sweep) -> Outcome:
     """Return the winner, for which nothing is tried any more, and what came of every candidate."""
     tuned = sweep.tune(-1)  # no descriptor: a task would fail
     assert tuned.swept is None and tuned.found is not None
