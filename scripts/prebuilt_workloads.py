@@ -117,7 +117,9 @@ def todays(database: TuningDB, problem: Problem, environment: Environment) -> bo
     hard = lookup.records(problem, environment)[1].hash
     noted = lookup.tried(problem, predictor_of, on_gpu=False)
     runs = database.runs(problem.key())
-    return any(run.finished and run.environment.hash == hard and run.info == noted for run in runs)
+    return any(
+        run.finished and run.environment.hash == hard and noted.items() <= run.info.items() for run in runs
+    )
 
 
 # --- sweeping -------------------------------------------------------------------------------------
