@@ -25,11 +25,11 @@ CASES = [
     Problem(2, 20, 9, 1, 40, bias=True, activation="relu"),
     Problem(2, 8, 7, 3, 40, padding=1, bias=True, layout="nlc"),
     Problem(2, 6, 9, 3, 40, padding=1, groups=3, bias=True),
-    Problem(2, 16, 6, 3, 40, padding=1, groups=2, bias=True, layout="nlc"),
     Problem(2, 3, 6, 17, 40, padding=1, groups=3, bias=True),
-    Problem(2, 6, 6, 4, 17, op="conv_transpose", stride=2, padding=1, groups=6, bias=True),
     Problem(2, 6, 10, 4, 17, op="conv_transpose", stride=2, padding=1, output_padding=1, bias=True),
     Problem(2, 6, 10, 3, 40, op="conv_weight", padding=1),
+    Problem(2, 16, 6, 3, 40, padding=1, groups=2, bias=True, layout="nlc"),
+    Problem(2, 6, 6, 4, 17, op="conv_transpose", stride=2, padding=1, groups=6, bias=True),
 ]
 BY_KERNEL = [
     pytest.param(name, problem, id=f"{name}-{problem}")
