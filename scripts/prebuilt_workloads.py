@@ -37,6 +37,7 @@ from autoconv.settings import Settings
 from autoconv.sweep.executor import Local, Request
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job, Swept
+from autoconv.tuning.cover import cover
 from autoconv.tuning.tuner import no_progress
 from tuning_db import Layers, TuningDB, export_lines
 from tuning_db.ranking import best
@@ -85,21 +86,6 @@ def listed(path: Path) -> list[Problem]:
     ]
 
 
-def covering(problems: Sequence[Problem]) -> list[Problem]:
-    """Return some of `problems` whose buckets hold all of them; of each shape that first which holds most."""
-    shapes: dict[tuple[object, ...], list[Problem]] = {}
-    for problem in problems:
-        shapes.setdefault(module_shape(problem), []).append(problem)
-    chosen = []
-    for sizes in shapes.values():
-        left = list(sizes)
-        while left:
-            most = max(left, key=lambda tuned: (sum(serves(tuned, one) for one in left), tuned.key()))
-            chosen.append(most)
-            left = [one for one in left if not serves(most, one)]
-    return chosen
-
-
 def unserved(problems: Sequence[Problem], environment: Environment, files: Settings) -> list[Problem]:
     """Return the problems that lie in the bucket of none which was swept by this model, of these kernels."""
     swept: dict[tuple[object, ...], list[Problem]] = {}
@@ -136,7 +122,7 @@ def build(
 ) -> Iterator[Swept]:
     """Sweep what covers the problems that are not served yet, at most `limit`, and yield each as it ends."""
     job = Job(device, environment, files.cache, on_gpu=False, shortlist=SHORTLIST, why="packaged")
-    wanted = covering(unserved(problems, environment, files))[:limit]
+    wanted = cover(unserved(problems, environment, files))[:limit]
     with lookup.open_user(files) as database, ThreadPoolExecutor(lanes) as threads, ExitStack() as stack:
         stack.callback(threads.shutdown, wait=False, cancel_futures=True)
         pools = SimpleQueue[WorkerPool]()

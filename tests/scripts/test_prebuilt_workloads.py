@@ -60,7 +60,7 @@ def known(file: TuningDB, problem: Problem) -> Found | None:
 def test_a_build_goes_on_where_it_stopped_and_writes_the_winners_alone(
     files: Settings, tmp_path: Path
 ) -> None:
-    swept = script.covering(PROBLEMS)
+    swept = script.cover(PROBLEMS)
     assert 5 < len(swept) < len(PROBLEMS)
     assert built(files, limit=3) == 3
     assert 0 < len(script.unserved(PROBLEMS, ENVIRONMENT, files)) < len(PROBLEMS)
@@ -95,7 +95,7 @@ sizes = st.lists(st.tuples(st.integers(1, 64), st.integers(8, 5000)), min_size=1
 @given(sizes)
 def test_the_buckets_of_what_is_swept_hold_every_size(found: list[tuple[int, int]]) -> None:
     problems = [Problem(batch, 4, 4, 3, length) for batch, length in found]
-    chosen = script.covering(problems)
+    chosen = script.cover(problems)
     assert set(chosen) <= set(problems)
     assert all(any(serves(tuned, one) for tuned in chosen) for one in problems)
 
