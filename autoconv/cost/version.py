@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from autoconv.kernels.code import imported, is_jit, spelled
+from autoconv.kernels.code import imported, is_jit, parsed, spelled
 
 _PACKAGE = Path(__file__).parents[1]
 _NO_PART = {
@@ -67,7 +67,7 @@ def _hash(modules: Mapping[str, str], names: Iterable[str]) -> str:
 @lru_cache(maxsize=256)
 def _read(text: str) -> tuple[str, tuple[str, ...]]:
     """Return what counts of a module, and the kernels' modules that it imports."""
-    tree = ast.parse(text)
+    tree = parsed(text)
     siblings = {f"kernels/{module}.py" for module, _ in imported(tree).values()}
     return spelled(tree, _left_out), tuple(sorted(siblings))
 

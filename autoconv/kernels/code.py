@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 _PACKAGE = "autoconv.kernels"
 _UNSPOKEN = ("ctx", "kind", "type_comment")  # fields of the syntax tree that say nothing about the code
 
+PARSED_AT_MOST = 10  # times; a second is seldom needed
+
 Symbol: TypeAlias = tuple[str, str]  # module and name
+
+
+def parsed(text: str) -> ast.Module:
+    """Return a file's syntax tree, whatever other threads parse meanwhile.
+
+    Python 3.11 counts the depth of the trees that it builds for all threads together, and where one is
+    interrupted by another it takes the tree for broken: it is built again. A lock would not keep those from
+    parsing who know nothing of it, Triton and torch among them.
+
+    Raises:
+        SystemError: it failed PARSED_AT_MOST times.
+    """
+    for _ in range(PARSED_AT_MOST - 1):
+        with suppress(SystemError):
+            return ast.parse(text)
+    return ast.parse(text)
 
 
 def spelled(node: object, left_out: Callable[[ast.AST], bool] = lambda node: False) -> str:  # noqa: ARG005

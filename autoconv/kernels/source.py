@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from autoconv.kernels.code import Symbol, imported, is_jit, spelled
+from autoconv.kernels.code import Symbol, imported, is_jit, parsed, spelled
 
 ENTRIES = frozenset({"launch", "__init__"})
 """Members of a kernel's class from which everything that reaches the compiler is reached."""
@@ -89,7 +89,7 @@ class _Module:
 
     def __init__(self, text: str) -> None:
         """Parse the text."""
-        self._tree = ast.parse(text)
+        self._tree = parsed(text)
 
     @cached_property
     def symbols(self) -> dict[str, ast.stmt]:

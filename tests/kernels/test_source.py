@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from autoconv.kernels import source
+from autoconv.kernels.code import PARSED_AT_MOST, parsed
 from autoconv.kernels.registry import kernels
 
 ROOT = Path(__file__).parents[2]
@@ -278,3 +280,32 @@ def test_torch_s_convolution_is_torch_s_and_cudnn_s(monkeypatch: pytest.MonkeyPa
     source.source_of.cache_clear()
     assert found == ["torch 2.9.0, cuDNN 91002", "torch 2.9.1, cuDNN 91002", "torch 2.9.1, cuDNN 91300"]
     assert source.source_of("retired") is None
+
+
+@pytest.mark.parametrize("failures", [1, PARSED_AT_MOST - 1])
+def test_a_file_is_parsed_again_where_another_thread_was_in_the_way(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Python 3.11 fails then."""
+    parse, left = ast.parse, iter(range(failures))
+
+    def interrupted(text: str) -> ast.Module:
+        if next(left, None) is not None:
+            raise SystemError("AST constructor recursion depth mismatch (before=78, after=73)")
+        return parse(text)
+
+    monkeypatch.setattr("ast.parse", interrupted)
+    assert ast.dump(parsed("x = 1")) == ast.dump(parse("x = 1"))
+
+
+def test_a_file_that_cannot_be_parsed_is_not_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def broken(text: str) -> ast.Module:
+        tried.append(text)
+        raise SystemError("always")
+
+    monkeypatch.setattr("ast.parse", broken)
+    with pytest.raises(SystemError, match="always"):
+        parsed("x = 1")
+    assert len(tried) == PARSED_AT_MOST

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -44,6 +45,7 @@ KINDS = (  # such as are no priors of each other's, so that the order in which t
     replace(SMALL, dtype="bfloat16", precision=""),
 )
 TASK_SECONDS = 0.002
+BROKEN = 70  # the exit status where an exception came out of the command
 WITHOUT_WINNER = 1  # the exit status where all candidates of some problem were made to fail
 
 Key: TypeAlias = tuple[str, str, str]  # problem, device, hash of the config
@@ -66,17 +68,8 @@ def killed(folder: str, problems: int, times: int, seed: int) -> dict[str, int]:
         begun = time.monotonic()
         assert alone.run()[0] != -signal.SIGKILL
         total.update(_until_done(stopped, rng, time.monotonic() - begun))
-        total.update(files=1, other=not _agree(alone.finished(), stopped.finished()))
+        total.update(files=1, other=alone.finished() != stopped.finished())
     return total
-
-
-def _agree(alone: dict[Key, Any], stopped: dict[Key, Any]) -> bool:
-    """Return whether each problem was swept for each device, and the same came of each config in both.
-
-    Which configs a sweep tries beside its best estimates is a matter of what was known when it began.
-    """
-    swept, others = ({(problem, device) for problem, device, _ in found} for found in (alone, stopped))
-    return swept == others and all(alone[key] == stopped[key] for key in alone.keys() & stopped.keys())
 
 
 def _until_done(tuning: Tuning, rng: random.Random, whole: float) -> dict[str, int]:
@@ -140,6 +133,9 @@ class Tuning:
             cli(["tune", str(self.file), *devices, "--json"], prog_name="autoconv")
         except SystemExit as ended:
             os._exit(ended.code if isinstance(ended.code, int) else 0)
+        except BaseException:  # whatever it is, it is not that there is no winner
+            traceback.print_exc()
+            os._exit(BROKEN)
 
     def _perform(self, writing: int, tasks: Iterable[Task[Any]], *_: Any, **__: Any) -> Iterator[Any]:
         """Stand in for worker processes."""
