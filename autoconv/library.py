@@ -21,8 +21,7 @@ from autoconv.dispatch.signature import Call, Sides
 from autoconv.serving import serving
 
 
-@torch.library.custom_op("autoconv::convolution", mutates_args=())
-def convolution(
+def _convolution(
     x: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
@@ -34,7 +33,11 @@ def convolution(
     output_padding: int,
 ) -> torch.Tensor:
     """Return conv1d, or conv_transpose1d where `transposed`, of x (N, Cin, L); padding is (left, right)."""
-    return _convolution(x, weight, bias, stride, padding, dilation, groups, transposed, output_padding)
+    op = "conv_transpose" if transposed else "conv"
+    return _computed(Call(x, weight, bias, stride, sides(padding), dilation, groups, op, output_padding))
+
+
+convolution = torch.library.custom_op("autoconv::convolution", _convolution, mutates_args=())
 
 
 @convolution.register_fake
@@ -61,8 +64,7 @@ def _(
     return x.new_empty((x.shape[0], outputs, _shrunk(x.shape[2], weight.shape[2], *window)))
 
 
-@torch.library.custom_op("autoconv::convolution_weight", mutates_args=())
-def convolution_weight(
+def _convolution_weight(
     x: torch.Tensor,
     gradient: torch.Tensor,
     taps: int,
@@ -72,7 +74,13 @@ def convolution_weight(
     groups: int,
 ) -> torch.Tensor:
     """Return the gradient, (Cout, Cin / groups, taps), of the weight of conv1d, from that of its output."""
-    return _convolution_weight(x, gradient, taps, stride, padding, dilation, groups)
+    window = stride, sides(padding), dilation, groups
+    return _computed(Call(x, gradient, None, *window, "conv_weight", taps=taps))
+
+
+convolution_weight = torch.library.custom_op(
+    "autoconv::convolution_weight", _convolution_weight, mutates_args=()
+)
 
 
 @convolution_weight.register_fake
@@ -96,34 +104,6 @@ def _(
         lambda: f"expected the gradient of an output of size {list(of_output)}, got {list(gradient.shape)}",
     )
     return weight
-
-
-def _convolution(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: int,
-    padding: Sequence[int],
-    dilation: int,
-    groups: int,
-    transposed: bool,
-    output_padding: int,
-) -> torch.Tensor:
-    op = "conv_transpose" if transposed else "conv"
-    return _computed(Call(x, weight, bias, stride, sides(padding), dilation, groups, op, output_padding))
-
-
-def _convolution_weight(
-    x: torch.Tensor,
-    gradient: torch.Tensor,
-    taps: int,
-    stride: int,
-    padding: Sequence[int],
-    dilation: int,
-    groups: int,
-) -> torch.Tensor:
-    window = stride, sides(padding), dilation, groups
-    return _computed(Call(x, gradient, None, *window, "conv_weight", taps=taps))
 
 
 def sides(padding: Sequence[int]) -> int | Sides:

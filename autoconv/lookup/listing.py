@@ -20,8 +20,24 @@ from tuning_db import EnvironmentRecord, Layers, Trial, Winner
 from tuning_db.records import PROVENANCES
 
 
+class _InEnvironment:
+    """What was made in an environment."""
+
+    environment: EnvironmentRecord
+
+    @property
+    def device(self) -> str:
+        """The name of the device."""
+        return str(self.environment.soft.get("device"))
+
+    @property
+    def triton(self) -> str:
+        """Major and minor version of the Triton that it was tuned under."""
+        return str(self.environment.hard.get("triton"))
+
+
 @dataclass(frozen=True)
-class Entry:
+class Entry(_InEnvironment):
     """The best that one layer has of a problem in one environment."""
 
     problem: Problem
@@ -43,16 +59,6 @@ class Entry:
             "predicted": self.times["predicted_us"],
         }[self.provenance]
         return math.inf if time is None else time
-
-    @property
-    def device(self) -> str:
-        """The name of the device."""
-        return str(self.environment.soft.get("device"))
-
-    @property
-    def triton(self) -> str:
-        """Major and minor version of the Triton that it was tuned under."""
-        return str(self.environment.hard.get("triton"))
 
     @property
     def floor_pct(self) -> float | None:
@@ -164,22 +170,12 @@ def _named(trial: Trial) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Sweep(_InEnvironment):
     """All that one layer has of a problem in one environment."""
 
     layer: str
     environment: EnvironmentRecord
     tried: list[Tried]
-
-    @property
-    def device(self) -> str:
-        """The name of the device."""
-        return str(self.environment.soft.get("device"))
-
-    @property
-    def triton(self) -> str:
-        """Major and minor version of Triton."""
-        return str(self.environment.hard.get("triton"))
 
 
 def sweeps(layers: Layers, problem: Problem) -> list[Sweep]:
