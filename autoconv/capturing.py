@@ -165,10 +165,17 @@ class _Operators(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """Take it down, and compute it as ever; what another tensor subclass makes of it is seen inside."""
+        keywords = kwargs or {}
         posed = self._posed.get(func)
+        if posed is None and torch.is_inference_mode_enabled():
+            # There an operator made of others arrives whole, such as conv1d, which is made of convolution.
+            with self:
+                result = func.decompose(*args, **keywords)
+            if result is not NotImplemented:
+                return result
         if posed is not None and set(types) <= _SEEN:
-            posed(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+            posed(*args, **keywords)
+        return func(*args, **keywords)
 
     def _convolution(
         self, x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None, stride: list[int], padding: list[int],

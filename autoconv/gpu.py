@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 
 import torch
@@ -57,9 +57,12 @@ def opened(index: int) -> int:
     return int(free)
 
 
-def using(where: str) -> AbstractContextManager[object]:
-    """Return a context in which `where`, such as "cuda:1", is the current device; "cpu" changes nothing."""
-    return torch.cuda.device(where) if where.startswith("cuda") else nullcontext()
+@contextmanager
+def using(where: str) -> Iterator[None]:
+    """Let `where`, such as "cuda:1", be the current device; leave no memory of it in torch's cache."""
+    with torch.cuda.device(where) if where.startswith("cuda") else nullcontext():
+        yield
+        torch.cuda.empty_cache()
 
 
 def wait(where: str) -> None:
@@ -71,9 +74,8 @@ def wait(where: str) -> None:
 @cache
 def driver_and_power(index: int) -> tuple[str | None, int | None]:
     """Return the driver's version and the board's power limit in watts, each None where it cannot be read."""
-    uuid = f"GPU-{torch.cuda.get_device_properties(index).uuid}"
-    asked = "--query-gpu=driver_version,power.limit"
-    query = ["nvidia-smi", f"--id={uuid}", asked, "--format=csv,noheader,nounits"]
+    asked = ("--query-gpu=driver_version,power.limit", "--format=csv,noheader,nounits")
+    query = ["nvidia-smi", f"--id=GPU-{torch.cuda.get_device_properties(index).uuid}", *asked]
     try:
         done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10)
         driver, power = done.stdout.strip().split(", ")

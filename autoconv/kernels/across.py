@@ -15,7 +15,7 @@ import triton.language as tl
 from autoconv.kernels.bindings import Scalar
 from autoconv.kernels.implicit_gemm import ImplicitGemm, Meta, View
 from autoconv.kernels.sizes import alignment, columns_need_int64
-from autoconv.kernels.tiles import with_bias
+from autoconv.kernels.tiles import side_by_side, with_bias
 from autoconv.problem import Problem
 
 
@@ -50,9 +50,8 @@ def columns_across(tile_l, N, L_out, BLOCK_L: tl.constexpr, Y_ALIGN: tl.constexp
     n = start // L_out
     along = start - n * L_out + tl.arange(0, BLOCK_L)
     sample = n + tl.minimum(along // L_out, N - 1 - n)
-    # The hint is for Triton before 3.7, which lays lanes along rows where no two columns are known to be
-    # neighbours. It does no harm where a sample ends, for a thread moves no more than L_out is a multiple of.
-    col = tl.max_contiguous(along % L_out, 2 if Y_ALIGN == 1 else Y_ALIGN)
+    # Groups of Y_ALIGN columns are neighbours, for no sample ends inside one.
+    col = tl.max_contiguous(along % L_out, Y_ALIGN)
     return sample.to(tl.int64), col, along < (N - n) * L_out
 
 
@@ -84,12 +83,21 @@ def store_across(
     COUT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
+    Y_ALIGN: tl.constexpr,
 ):
     """Write acc, with bias and activation, to channels `row` and to each column, in its sample of y."""
     acc = with_bias(acc, b_ptr, row, row_mask, HAS_BIAS, ACTIVATION)
-    y_columns = y_ptr + (sample * COUT * L_out + col)
+    offset = sample * COUT * L_out + col
+    if Y_ALIGN == 1:
+        offset = side_by_side(offset)
+    y_columns = y_ptr + offset
     mask = row_mask[:, None] & col_mask[None, :]
     tl.store(y_columns[None, :] + row[:, None] * L_out, acc.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+def scattered(problem: Problem) -> bool:
+    """Return whether Triton knows no two columns to be neighbours in x, which runs along L nevertheless."""
+    return problem.layout == "ncl" and (problem.stride > 1 or alignment(problem.L_out) == 1)
 
 
 class AcrossSamples(ImplicitGemm):
@@ -101,7 +109,7 @@ class AcrossSamples(ImplicitGemm):
         return replace(super().view(problem, meta), columns=problem.N * problem.L_out, samples=problem.N)
 
     def constants(self, problem: Problem) -> dict[str, Scalar]:
-        return {"INDEX_64": columns_need_int64(problem)}
+        return {"INDEX_64": columns_need_int64(problem), "SCATTERED": scattered(problem)}
 
     def vectors(self, problem: Problem) -> tuple[int, int, int]:
         x, w, y = super().vectors(problem)

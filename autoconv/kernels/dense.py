@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from autoconv.kernels.across import AcrossSamples, inside_sample, store_across, tile_across
+from autoconv.kernels.tiles import side_by_side
 
 
 @triton.jit
@@ -41,6 +42,7 @@ def dense_kernel(
     X_ALIGN: tl.constexpr,
     Y_ALIGN: tl.constexpr,
     INDEX_64: tl.constexpr,
+    SCATTERED: tl.constexpr,
     BLOCK_CO: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -52,7 +54,10 @@ def dense_kernel(
     row, sample, col, col_mask = tile_across(COUT, N, L_out, BLOCK_CO, BLOCK_L, Y_ALIGN, INDEX_64)
     row_mask = row < COUT
     first = col * STRIDE - PAD_LEFT
-    x_columns = x_ptr + (sample * x_batch_units * X_ALIGN + first * x_step)
+    x_offset = sample * x_batch_units * X_ALIGN + first * x_step
+    if SCATTERED:
+        x_offset = side_by_side(x_offset)
+    x_columns = x_ptr + x_offset
     w_rows = w_ptr + row * REDUCTION
 
     acc = tl.zeros((BLOCK_CO, BLOCK_L), dtype=tl.float32)
@@ -71,7 +76,9 @@ def dense_kernel(
         w = tl.load(w_rows[:, None] + r[None, :], mask=w_mask, other=0.0)
         acc = tl.dot(w, x, acc, input_precision=PRECISION)
 
-    store_across(acc, b_ptr, y_ptr, row, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION)
+    store_across(
+        acc, b_ptr, y_ptr, row, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION, Y_ALIGN
+    )
 
 
 class Dense(AcrossSamples):

@@ -17,7 +17,7 @@ from autoconv.kernels.bindings import Scalar
 from autoconv.kernels.cuda_cores import OnCudaCores
 from autoconv.kernels.implicit_gemm import Meta, View
 from autoconv.kernels.sizes import x_strides_of
-from autoconv.kernels.tiles import store_tile, within
+from autoconv.kernels.tiles import first_positions, store_tile, within
 from autoconv.kernels.work import Access, Axis, plain
 from autoconv.problem import Problem
 
@@ -66,7 +66,7 @@ def depthwise_kernel(
         x_channel = x_channel.to(tl.int64)
     col = tile_l * BLOCK_L + tl.arange(0, BLOCK_L)
     row_mask = row < COUT
-    first = col * STRIDE - PAD_LEFT
+    first = first_positions(col, STRIDE, PAD_LEFT)
     x_rows = x_ptr + n * x_batch_units * X_ALIGN + (row // MULTIPLIER) * x_channel
     w_rows = w_ptr + row * K
 

@@ -16,7 +16,7 @@ import triton.language as tl
 from autoconv.kernels.implicit_gemm import ImplicitGemm, Meta, View
 from autoconv.kernels.sizes import cdiv, powers_of_two
 from autoconv.kernels.space import LEAST_DOT
-from autoconv.kernels.tiles import store_tile, tile_of, within
+from autoconv.kernels.tiles import first_positions, store_tile, tile_of, within
 from autoconv.kernels.work import Axis
 from autoconv.problem import Problem
 
@@ -62,7 +62,7 @@ def grouped_kernel(
     first_group = tl.program_id(1) * PACK
     channel_out = first_group * COUT_G + row
     row_mask = (row < PACK * COUT_G) & (channel_out < GROUPS * COUT_G)
-    first = col * STRIDE - PAD_LEFT
+    first = first_positions(col, STRIDE, PAD_LEFT)
     x_sample = x_ptr + n * x_batch_units * X_ALIGN + first_group * CIN_G * x_channel
     # The rows of one group lie together, so a row's group is found by dividing; r's group likewise.
     w_rows = w_ptr + channel_out * OF_GROUP - (row // COUT_G) * OF_GROUP

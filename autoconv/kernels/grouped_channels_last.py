@@ -17,8 +17,9 @@ from autoconv.config import Config
 from autoconv.device import Device
 from autoconv.errors import ConfigError
 from autoconv.kernels.across import AcrossSamples, store_across, tile_across
+from autoconv.kernels.bindings import Scalar
 from autoconv.kernels.implicit_gemm import Meta
-from autoconv.kernels.sizes import alignment, cdiv, next_power_of_two, x_strides_of
+from autoconv.kernels.sizes import alignment, cdiv, columns_need_int64, next_power_of_two, x_strides_of
 from autoconv.kernels.space import LEAST_DOT
 from autoconv.kernels.work import Access, Axis, Work, plain
 from autoconv.problem import Problem
@@ -100,8 +101,9 @@ def grouped_channels_last_kernel(
 
     channel_out = group * COUT_G + row
     store_across(
-        acc, b_ptr, y_ptr, channel_out, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION
-    )
+        acc, b_ptr, y_ptr, channel_out, sample, col, row_mask, col_mask, L_out, COUT,
+        HAS_BIAS, ACTIVATION, Y_ALIGN,
+    )  # fmt: skip
 
 
 class GroupedChannelsLast(AcrossSamples):
@@ -127,6 +129,9 @@ class GroupedChannelsLast(AcrossSamples):
         channels, depth = config.meta["CHANNELS"], config.meta["BLOCK_R"]
         if depth % channels:
             raise ConfigError("CHANNELS", channels, f"does not divide BLOCK_R={depth}", "give a smaller one")
+
+    def constants(self, problem: Problem) -> dict[str, Scalar]:
+        return {"INDEX_64": columns_need_int64(problem)}  # x runs along its channels
 
     def choices(self, problem: Problem) -> Iterator[dict[str, int]]:
         most = next_power_of_two(problem.Cin_per_group)

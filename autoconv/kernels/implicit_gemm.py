@@ -294,7 +294,7 @@ class ImplicitGemm(Kernel):
         """Return which axis of the tile of x neighbouring lanes lie along: the contiguous one, if any is."""
         if self.by_tap(view) and channel == 1:
             return "reduction"
-        return "columns" if view.column_step * position == 1 else neighbours("reduction", "columns")
+        return "columns" if position == 1 else neighbours("reduction", "columns")
 
     def lanes_of_w(self, view: View, channel: int, tap: int) -> str:
         """Return the same of w."""

@@ -21,6 +21,7 @@ import triton.language as tl
 from autoconv.device import Device
 from autoconv.kernels.across import AcrossSamples, columns_across, inside_sample, store_across
 from autoconv.kernels.implicit_gemm import Meta
+from autoconv.kernels.tiles import side_by_side, unaligned
 from autoconv.kernels.work import Access
 from autoconv.problem import Problem
 
@@ -51,6 +52,7 @@ def pointwise_kernel(
     X_ALIGN: tl.constexpr,
     Y_ALIGN: tl.constexpr,
     INDEX_64: tl.constexpr,
+    SCATTERED: tl.constexpr,
     BLOCK_CO: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -77,9 +79,12 @@ def pointwise_kernel(
     sample, col, col_mask = columns_across(tile_l, N, L_out, BLOCK_L, Y_ALIGN)
     position = col * STRIDE - PAD_LEFT
     if X_BYTES == 4:
-        position += tl.program_id(1)  # 0, which Triton does not know, and so of no alignment either
+        position = unaligned(position)
     inside = inside_sample(position, L, PADDED, PADDED_RIGHT)
-    x_columns = x_ptr + (sample * x_batch_units * X_ALIGN + position * x_step)
+    x_offset = sample * x_batch_units * X_ALIGN + position * x_step
+    if SCATTERED:
+        x_offset = side_by_side(x_offset)
+    x_columns = x_ptr + x_offset
     w_rows = w_ptr + row * CIN
 
     acc = tl.zeros((BLOCK_CO, BLOCK_L), dtype=tl.float32)
@@ -95,7 +100,9 @@ def pointwise_kernel(
         w = tl.load(w_rows[:, None] + r[None, :], mask=w_mask, other=0.0)
         acc = tl.dot(w, x, acc, input_precision=PRECISION)
 
-    store_across(acc, b_ptr, y_ptr, row, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION)
+    store_across(
+        acc, b_ptr, y_ptr, row, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION, Y_ALIGN
+    )
 
 
 class Pointwise(AcrossSamples):

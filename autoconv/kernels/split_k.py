@@ -12,7 +12,7 @@ from autoconv.kernels.implicit_gemm import Meta
 from autoconv.kernels.partials import SumsPartials
 from autoconv.kernels.sizes import powers_of_two
 from autoconv.kernels.space import LEAST_DOT
-from autoconv.kernels.tiles import tile_of, within
+from autoconv.kernels.tiles import first_positions, tile_of, within
 from autoconv.problem import Problem
 
 MOST_PARTS = 16
@@ -54,7 +54,7 @@ def split_k_kernel(
     group = tl.program_id(1)
     part = tl.program_id(2)
     row_mask = row < COUT_G
-    first = col * STRIDE - PAD_LEFT
+    first = first_positions(col, STRIDE, PAD_LEFT)
     x_group = x_ptr + n * x_batch_units * X_ALIGN + group * CIN_G * x_channel
     w_rows = w_ptr + (group * COUT_G + row) * REDUCTION
 

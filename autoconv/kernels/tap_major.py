@@ -20,6 +20,7 @@ from autoconv.kernels.base import OPTIONS, Launch
 from autoconv.kernels.bindings import Scalar
 from autoconv.kernels.implicit_gemm import View
 from autoconv.kernels.sizes import Strides, alignment, cdiv
+from autoconv.kernels.tiles import side_by_side
 from autoconv.problem import Problem
 
 PACKED_BLOCK = 1024  # elements of the weight that one block copies
@@ -70,6 +71,7 @@ def tap_major_kernel(
     X_ALIGN: tl.constexpr,
     Y_ALIGN: tl.constexpr,
     INDEX_64: tl.constexpr,
+    SCATTERED: tl.constexpr,
     BLOCK_CO: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -81,7 +83,10 @@ def tap_major_kernel(
     row, sample, col, col_mask = tile_across(COUT, N, L_out, BLOCK_CO, BLOCK_L, Y_ALIGN, INDEX_64)
     row_mask = row < COUT
     first = col - PAD_LEFT
-    x_columns = x_ptr + (sample * x_batch_units * X_ALIGN + first * x_step)
+    x_offset = sample * x_batch_units * X_ALIGN + first * x_step
+    if SCATTERED:
+        x_offset = side_by_side(x_offset)
+    x_columns = x_ptr + x_offset
     w_rows = scratch_ptr.to(tl.pointer_type(x_ptr.dtype.element_ty), bitcast=True) + row * CIN
 
     acc = tl.zeros((BLOCK_CO, BLOCK_L), dtype=tl.float32)
@@ -100,7 +105,9 @@ def tap_major_kernel(
         x = tl.load(x_columns[None, :] + offset[:, None], mask=x_mask, other=0.0)
         acc = tl.dot(w, x, acc, input_precision=PRECISION)
 
-    store_across(acc, b_ptr, y_ptr, row, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION)
+    store_across(
+        acc, b_ptr, y_ptr, row, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION, Y_ALIGN
+    )
 
 
 class TapMajor(AcrossSamples):

@@ -58,6 +58,33 @@ def tile_of(
 
 
 @triton.jit
+def unaligned(offset):
+    """Return offsets of whose alignment Triton then knows nothing: plus a zero that it does not see."""
+    return offset + tl.minimum(tl.program_id(0), 0)
+
+
+@triton.jit
+def side_by_side(offset):
+    """Return the offsets of columns, for loads and stores whose lanes are to lie along the columns.
+
+    Before 3.7 Triton lays lanes along rows where it knows no two columns to be neighbours in memory, so that
+    a warp moves an element of each of 32 rows. Of these offsets it is told that they are neighbours in pairs.
+    That need not be true, and does no harm: where no alignment is known, a thread moves one element at a
+    time. No such thing can be said of what is equal in pairs, for Triton computes that once a pair.
+    """
+    return tl.max_contiguous(offset + tl.minimum(tl.program_id(0), 0), 2)  # a hint does not outlive a call
+
+
+@triton.jit
+def first_positions(col, STRIDE: tl.constexpr, PAD_LEFT: tl.constexpr):
+    """Return the input position of each column's first tap."""
+    first = col * STRIDE - PAD_LEFT
+    if STRIDE > 1:
+        first = side_by_side(first)
+    return first
+
+
+@triton.jit
 def within(position, L, PADDED: tl.constexpr):
     """Return where input positions lie inside the sample; without padding on the left none is negative."""
     inside = position < L

@@ -29,7 +29,7 @@ from autoconv.kernels.sizes import (
     powers_of_two,
 )
 from autoconv.kernels.space import LEAST_DOT, depths, tile_sizes
-from autoconv.kernels.tiles import with_bias
+from autoconv.kernels.tiles import side_by_side, with_bias
 from autoconv.kernels.transposed import Transposed
 from autoconv.kernels.work import Axis
 from autoconv.problem import Problem
@@ -88,7 +88,10 @@ def transposed_rows_kernel(
     row_mask = (row_channel < COUT_G) & (phase < STRIDE)
     newest = col + PAD_LEFT // STRIDE  # input position of the first tap
     L = tl.where(col_mask, L, 0)
-    x_columns = x_ptr + (sample * x_batch + newest * x_step) + group * CIN_G * x_channel
+    x_offset = sample * x_batch + newest * x_step
+    if not CHANNEL_FASTEST:
+        x_offset = side_by_side(x_offset)
+    x_columns = x_ptr + x_offset + group * CIN_G * x_channel
     w_rows = w_ptr + (group * CIN_G * COUT_G + row_channel) * K + phase
 
     acc = tl.zeros((ROWS, BLOCK_L), dtype=tl.float32)
@@ -121,7 +124,11 @@ def transposed_rows_kernel(
     channel_out = tile_co * BLOCK_CO + tl.arange(0, BLOCK_CO)
     out = (col * STRIDE - BEFORE)[:, None] + tl.arange(0, PHASES)[None, :]
     out_mask = col_mask[:, None] & (tl.arange(0, PHASES) < STRIDE)[None, :] & (out >= 0) & (out < L_out)
-    y_columns = y_ptr + ((sample * COUT + group * COUT_G) * L_out)[:, None] + out
+    y_offset = ((sample * COUT + group * COUT_G) * L_out)[:, None] + out
+    if PHASES > 2:
+        # As `side_by_side` says; a thread moves phases of one column at a time, which are neighbours.
+        y_offset = tl.max_contiguous(y_offset, (2, PHASES))
+    y_columns = y_ptr + y_offset
     tl.store(
         y_columns[None, :, :] + (channel_out * L_out)[:, None, None],
         interleaved.to(y_ptr.dtype.element_ty),

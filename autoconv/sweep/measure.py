@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import secrets
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -31,6 +32,8 @@ Result = TypeVar("Result")
 HEAT_SECONDS = 0.1  # for the samples of one candidate alone
 BESIDE_SECONDS = 0.5  # for those of one candidate and of what serves, in turn, beside other work
 ROUND_SECONDS = 0.1  # of a round, for each candidate that enters the race: a round of the few is as long
+REST = 3.0  # times as long as a task beside other work took, it rests: the device is that work's, mostly
+LONGEST_REST_SECONDS = 5.0
 FAR = 1.5  # times the fastest so far: beyond that no drift explains it, and the candidate stays out
 SHORT_US = 10.0  # then launches are timed in a graph: an event tells 0.5 us, a gap between two is 1 or 2
 
@@ -193,7 +196,10 @@ class Bench:
         return self._perform(task, deadline)
 
     def _perform(self, task: Task[Result], deadline: float) -> Result | Failed | Skipped:
+        begun = time.monotonic()
         (answer,) = self._workers.perform([task], deadline)
+        if self._beside is not None and not isinstance(task, Open):
+            time.sleep(min(REST * (time.monotonic() - begun), LONGEST_REST_SECONDS))
         return answer
 
     def _lacking(self, config: Config) -> str | None:

@@ -29,7 +29,13 @@ class Workers:
     """Several worker processes of one kind, used as a context manager, by one caller at a time."""
 
     def __init__(
-        self, count: int, *, limit: float, interpret: bool = False, fresh_after_failure: bool = False
+        self,
+        count: int,
+        *,
+        limit: float,
+        interpret: bool = False,
+        fresh_after_failure: bool = False,
+        niceness: int = 0,
     ) -> None:
         """Make `count` workers; none starts before it has a task.
 
@@ -38,9 +44,12 @@ class Workers:
             limit: Seconds that one task may take.
             interpret: Whether they interpret kernels instead of compiling and running them.
             fresh_after_failure: Whether a task that failed is the last of its process.
+            niceness: Of the processes, above this one's: from 1 on they yield the cores to it.
         """
         self._all = [
-            Worker(interpret=interpret, limit=limit, fresh_after_failure=fresh_after_failure)
+            Worker(
+                interpret=interpret, limit=limit, fresh_after_failure=fresh_after_failure, niceness=niceness
+            )
             for _ in range(count)
         ]
         self._idle = deque(self._all)  # one that runs already is at the right
@@ -140,12 +149,16 @@ class WorkerPool:
         *,
         compile_seconds: float = COMPILE_SECONDS,
         check_seconds: float = CHECK_SECONDS,
+        niceness: int = 0,
     ) -> None:
-        """Make a pool of `count` compilers and as many interpreters, by default one for each core."""
+        """Make a pool of `count` compilers and as many interpreters, by default one for each core.
+
+        Processes of a `niceness` above 0 yield the cores to others, this one above all.
+        """
         count = count or min(_MOST_WORKERS, os.cpu_count() or 1)
-        self.compilers = Workers(count, limit=compile_seconds)
-        self.interpreters = Workers(count, limit=check_seconds, interpret=True)
-        self.gpu = Workers(1, limit=GPU_SECONDS, fresh_after_failure=True)
+        self.compilers = Workers(count, limit=compile_seconds, niceness=niceness)
+        self.interpreters = Workers(count, limit=check_seconds, interpret=True, niceness=niceness)
+        self.gpu = Workers(1, limit=GPU_SECONDS, fresh_after_failure=True, niceness=niceness)
 
     def __enter__(self) -> WorkerPool:
         """Return the pool itself."""

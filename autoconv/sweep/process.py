@@ -29,9 +29,9 @@ _OUTPUT_TAIL = 400  # characters of what a dead worker printed that its outcome 
 # lies in the current folder is no module of the worker's unless it is one of the parent's ("" in sys.path).
 _WORKER = """
 import sys
-descriptor, parent, limit, *sys.path = sys.argv[1:]
+descriptor, parent, limit, niceness, *sys.path = sys.argv[1:]
 from autoconv.sweep.worker import main
-main(int(descriptor), int(parent), float(limit))
+main(int(descriptor), int(parent), float(limit), int(niceness))
 """
 
 
@@ -45,11 +45,12 @@ class Worker:
     One thread at a time gives it tasks; any may close it.
     """
 
-    def __init__(self, *, interpret: bool, limit: float, fresh_after_failure: bool) -> None:
+    def __init__(self, *, interpret: bool, limit: float, fresh_after_failure: bool, niceness: int) -> None:
         """Make a worker; see Workers for the arguments."""
         self._interpret = interpret
         self._limit = limit
         self._fresh_after_failure = fresh_after_failure
+        self._niceness = niceness
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
         self._lives = threading.Lock()  # held while the process starts or ends
@@ -141,7 +142,7 @@ class Worker:
     def _started(self, its_end: Connection) -> subprocess.Popen[bytes]:
         # Imports take no account of what is not a string in sys.path, such as a Path.
         path = [entry for entry in sys.path if isinstance(entry, str)]
-        numbers = map(str, (its_end.fileno(), os.getpid(), self._limit))
+        numbers = map(str, (its_end.fileno(), os.getpid(), self._limit, self._niceness))
         return subprocess.Popen(
             [sys.executable, "-c", _WORKER, *numbers, *path],
             stdin=subprocess.DEVNULL,

@@ -24,14 +24,16 @@ _LOOK_SECONDS = 0.2  # between two looks whether the parent still lives
 _GRACE = 2  # times its limit after which a task ends its own process, if its parent has not
 
 
-def main(descriptor: int, parent: int, limit: float) -> None:
+def main(descriptor: int, parent: int, limit: float, niceness: int) -> None:
     """Serve tasks until the parent closes its end.
 
     Args:
         descriptor: Of the connection to the parent.
         parent: Its process id.
         limit: Seconds that one task may take.
+        niceness: Added to the parent's own, as nice(1) has it.
     """
+    os.nice(niceness)
     os.set_inheritable(descriptor, False)  # Triton starts ptxas with every descriptor that may be inherited
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the parent's program may ignore it
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -49,6 +49,9 @@ LONGEST_QUIET_SECONDS = 10.0
 SHARE = 0.25
 """Of the device's free memory, the most that a sweep beside the process's own work may take."""
 
+NICENESS = 10
+"""Of its worker processes: compilers on all cores would slow the calls down that they are to speed up."""
+
 MOST_WANTED = 1024
 """Problems that wait to be swept; what comes beyond is noted as missed, and queued when planned anew."""
 
@@ -178,7 +181,7 @@ class Background(Generic[P]):
 
     def _run(self) -> None:
         hash_compiler()  # now, so that no call has to wait for that
-        with WorkerPool() as pool:  # no worker starts before it has a task
+        with WorkerPool(niceness=NICENESS) as pool:  # no worker starts before it has a task
             while (work := self._next()) is not None:
                 try:
                     work(pool)

@@ -85,6 +85,8 @@ class Section:
 
     def __str__(self) -> str:
         """The title, a line each row, and the sums."""
+        if not self.rows:
+            return f"{self.title}\nno 1-D convolution was called"
         calls = sum(row.asked.calls for row in self.rows)
         kinds = " and ".join(sorted({row.provenance for row in self.rows} - {""}))
         timeless = sum(row.seconds is None for row in self.rows)

@@ -70,16 +70,29 @@ LAYERS = {
     "channels last fp16": P(8, 256, 256, 3, 4096, padding=1, layout="nlc", dtype="float16"),
     "weight gradient fp16": P(16, 256, 256, 3, 2048, op="conv_weight", padding=1, dtype="float16"),
     "seed fp16": P(64, 64, 128, 3, 224280, stride=3, dilation=4, dtype="float16"),
+    "BigVGAN upsampling": P(8, 256, 256, 12, 8192, stride=2, padding=5, groups=256, op="conv_transpose"),
+    "DAC, short": P(72, 512, 256, 16, 33, stride=8, padding=4, op="conv_transpose"),
+    "many short fp32": P(72, 768, 768, 3, 33, padding=1),
+    "many short fp16": P(64, 512, 512, 3, 50, padding=1, dtype="float16"),
+    "pointwise, odd pitch": P(16, 512, 1024, 1, 835),
+    "grouped channels last fp16": P(
+        16, 512, 512, 3, 1500, padding=1, groups=16, layout="nlc", dtype="float16"
+    ),
+    "depthwise channels last": P(16, 512, 512, 31, 800, padding=15, groups=512, layout="nlc"),
+    "transposed channels last": P(
+        16, 256, 128, 8, 512, stride=4, padding=2, op="conv_transpose", layout="nlc"
+    ),
+    "odd pitch fp16": P(16, 256, 256, 3, 2001, padding=1, dtype="float16"),
     "ieee": P(4, 64, 128, 3, 4096, padding=1, precision="ieee"),
 }
 REHEARSED = 1  # layers
 SHORTLIST = 12
-SWEEP_SECONDS = 30.0
+SWEEP_SECONDS = 20.0
 SAMPLED = 8  # further configs of a layer, drawn at random
 WITHIN = 4.0  # times the best estimate, of which they are drawn
 SAMPLE_SECONDS = 0.1
 TORCH_SECONDS = 0.2
-SECONDS = 205.0  # after which no layer is begun
+SECONDS = 330.0  # after which no layer is begun
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from typing import Any
 
 from autoconv import device as devices
 from autoconv import gpu
+from scripts.gpu.summary import loaded
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTEST = ("pytest", "-q", "-rfEs", "-p", "no:cacheprovider", "--tb=short", "-W", "default")
@@ -48,11 +49,12 @@ class Stage:
 STAGES = (
     Stage("machine", ("scripts.gpu.machine", "{out}"), 40),
     Stage("numerics", (*PYTEST, *PARALLEL, "tests/gpu/test_launches.py", "tests/gpu/test_numerics.py"), 140),
-    Stage("layers", ("scripts.gpu.layers", "{out}"), 220),
+    Stage("layers", ("scripts.gpu.layers", "{out}"), 350),
     Stage("sweeps", (*PYTEST, "tests/gpu/test_tuning.py"), 80),
     Stage("calls", ("scripts.gpu.calls", "{out}"), 30, rehearsed=False),
     Stage("stores", ("scripts.gpu.stores", "{out}"), 30, rehearsed=False),
     Stage("counters", ("scripts.gpu.counters", "{out}"), 40, rehearsed=False),
+    Stage("models", ("scripts.gpu.models", "{out}"), 540, rehearsed=False),
     Stage("export", ("autoconv", "db", "export", "--output", "{out}/export.jsonl"), 20),
 )
 
@@ -72,12 +74,12 @@ def main() -> int:
     out = given.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     stages = [stage for stage in STAGES if not given.only or stage.name in given.only]
-    results = {}
+    results = loaded(out / "stages.json")  # of the stages that ran before, by --only
     for stage in stages:
         results[stage.name] = run(stage, out, given.rehearse)
         (out / "stages.json").write_text(json.dumps(results, indent=1) + "\n")
     summed = subprocess.run([sys.executable, "-m", "scripts.gpu.summary", str(out)], cwd=ROOT)
-    return max(summed.returncode, *(int(result["rc"] != 0) for result in results.values()))
+    return max(summed.returncode, *(int(results[stage.name]["rc"] != 0) for stage in stages))
 
 
 def run(stage: Stage, out: Path, rehearse: str | None) -> dict[str, Any]:

@@ -34,6 +34,14 @@ PROBLEMS = [
     Problem(2, 70, 37, 8, 129, stride=4, op="conv_transpose", padding=2, bias=True),
     Problem(2, 24, 18, 3, 131, stride=3, dilation=2, op="conv_transpose", groups=3, output_padding=1),
     Problem(3, 37, 70, 4, 331, stride=3, dilation=2, op="conv_weight", padding=3),
+    # Columns across samples, and layouts and ops with kernels of their own.
+    Problem(19, 48, 70, 3, 33, padding=1, bias=True),
+    Problem(19, 48, 70, 1, 35),
+    Problem(9, 70, 37, 8, 33, stride=4, op="conv_transpose", padding=2, bias=True),
+    Problem(9, 48, 96, 3, 50, padding=1, groups=6, bias=True, layout="nlc"),
+    Problem(2, 37, 37, 12, 501, stride=2, op="conv_transpose", padding=5, groups=37, bias=True),
+    Problem(2, 37, 37, 5, 501, padding=2, groups=37, layout="nlc"),
+    Problem(5, 70, 37, 8, 65, stride=4, op="conv_transpose", padding=2, layout="nlc"),
 ]
 PRECISIONS = [
     ("float32", "ieee"),

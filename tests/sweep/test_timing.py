@@ -220,3 +220,15 @@ def test_a_task_that_runs_out_of_memory_is_no_candidate_s_fault(
         Time(PROBLEMS[0], (CONFIG,), "cuda:0", 0.1).perform()
     outcome = outcome_of(raised.value)  # what the worker answers
     assert isinstance(outcome, Unavailable) and "out of memory" in outcome.reason
+
+
+def test_memory_that_a_task_took_on_the_gpu_is_free_for_other_processes_after_it(monkeypatch):
+    order = []
+    monkeypatch.setattr(torch.cuda, "device", lambda where: nullcontext(order.append(where)))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: order.append("emptied"))
+    with gpu.using("cuda:1"):
+        order.append("task")
+    assert order == ["cuda:1", "task", "emptied"]
+    with gpu.using("cpu"):
+        pass
+    assert order[-1] == "emptied"  # which does nothing where CUDA was never initialised
