@@ -33,10 +33,11 @@ def lookup(problem: str, device: str, tell_why: bool, as_json: bool) -> None:
     """Show what the database has for PROBLEM; nothing is swept.
 
     Found is an entry of grade "exact"; "soft" (another driver, say, or an interrupted sweep's); "bucket" (of
-    a near size, which is shown); or "carried" from another version of Triton. Where there is none, what the
-    policy "predict" would run is shown: "scaled" from another device of the architecture, the "nearest"
-    problem's on this device, or, as "default", the least estimate; and how the nearest entry differs, field
-    by field. A pinned file is final: what it lacks is torch's. Exit status 1: none was found.
+    a near size, which is shown); or "carried" from another version of Triton, or from before its kernel
+    changed. Where there is none, what the policy "predict" would run is shown: "scaled" from another device
+    of the architecture, the "nearest" problem's on this device, or, as "default", the least estimate; and how
+    the nearest entry differs, field by field. A pinned file is final: what it lacks is torch's. Exit status
+    1: none was found.
     """
     from autoconv.cost.version import predictor_of
 

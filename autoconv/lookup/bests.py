@@ -14,7 +14,7 @@ from autoconv.lookup.found import PROVENANCES, Found, PredictorOf, times_of
 from autoconv.lookup.legality import runnable
 from autoconv.problem import Problem
 from tuning_db import Winner
-from tuning_db.ranking import best
+from tuning_db.ranking import TIE_TOLERANCE, best
 
 # A prediction rests on the compiler and the device; driver, power limit and timing protocol do not enter it.
 _SOFT_OF_PREDICTION = (*IDENTITY, "triton_patch")
@@ -32,10 +32,14 @@ def bests(
     problem: Problem,
     environment: Environment,
     predictor_of: PredictorOf,
+    *,
+    older: bool = False,
 ) -> list[Best]:
     """Return the fastest of today's kernels of each layer, environment, provenance and model, in this order.
 
-    What this process's own model predicted comes before what others did.
+    What this process's own model predicted comes before what others did. There is none where a kernel was
+    faster than all of them before its source changed, and has not been timed since; of those, and nothing
+    else, that kernel's config is returned where `older` is set.
     """
     groups: dict[tuple[str, str, bool, int, str], list[tuple[Winner, Config]]] = {}
     for layer, winner in entries:
@@ -50,9 +54,11 @@ def bests(
     order = list(dict.fromkeys(layer for layer, *_ in groups))
     found = []
     for key in sorted(groups, key=lambda key: (order.index(key[0]), *key[1:])):
-        fastest = _fastest(groups[key], predictor_of)
-        if fastest is not None:
-            found.append(Best(_found(key[0], *fastest, environment, predictor_of), fastest[0]))
+        today = _fastest(groups[key], predictor_of)
+        before = _faster_before(groups[key], today)
+        chosen = before if older else today if before is None else None
+        if chosen is not None:
+            found.append(Best(_found(key[0], *chosen, environment, predictor_of), chosen[0]))
     return found
 
 
@@ -69,6 +75,28 @@ def _fastest(entries: list[tuple[Winner, Config]], predictor_of: PredictorOf) ->
     same = _of_one_version(today + torchs, predictor_of)
     chosen = best(winner for winner, _ in same)
     return next((entry for entry in same if entry[0] is chosen), None)
+
+
+def _faster_before(
+    entries: list[tuple[Winner, Config]], today: tuple[Winner, Config] | None
+) -> tuple[Winner, Config] | None:
+    """Return the fastest timed entry of a kernel that has changed since and has none of today, if it leads.
+
+    It says how fast that kernel may be again. So the others, torch's own convolution above all, are not the
+    winners of a sweep that it would have won, and stay until the kernel was timed anew.
+    """
+    renewed = {config.kernel for winner, config in entries if winner.source == source_of(config.kernel)}
+    timed = [
+        (winner.measured_us, number)
+        for number, (winner, config) in enumerate(entries)
+        if winner.measured_us is not None and config != ATEN and config.kernel not in renewed
+    ]
+    if not timed:
+        return None
+    least, number = min(timed)
+    limit = least * (1 + TIE_TOLERANCE["measured"])
+    beaten = today is not None and (today[0].measured_us is None or today[0].measured_us <= limit)
+    return None if beaten else entries[number]
 
 
 def _of_today(entries: list[tuple[Winner, Config]]) -> list[tuple[Winner, Config]]:

@@ -17,7 +17,7 @@ from autoconv.environment import Environment
 from autoconv.errors import ConfigError, ProblemError
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
-from autoconv.lookup.bests import bests
+from autoconv.lookup.bests import Best, bests
 from autoconv.lookup.buckets import SIZES, farness, first_by_model, serves
 from autoconv.lookup.found import (
     GRADES,
@@ -79,9 +79,9 @@ class Family:
         """Return what serves `problem`, of this module shape, or None.
 
         Pinned layers are final: what they lack is torch's. Hits come before what was carried from another
-        Triton; then what was timed before what was predicted; then exact, soft, bucket; of buckets the
-        nearest; of one size what was measured before what was timed beside other work; then the layers'
-        precedence.
+        Triton, or from before its kernel changed; then what was timed before what was predicted; then exact,
+        soft, bucket; of buckets the nearest; of one size what was measured before what was timed beside other
+        work; then the layers' precedence.
         """
         found = next(self._serving(problem, self._pins), None)
         if found is None and self._pins:
@@ -154,12 +154,15 @@ class Family:
         return self._entries[key]
 
     def _of_layer(self, layer: str, sibling: Sibling, tuned: Problem, carried: bool) -> Iterator[Entry]:
-        winners = [
-            (layer, winner)
-            for winner in sibling.winners
-            if hard_fits(winner.environment, self._environment) != carried
-        ]
-        for best in bests(winners, tuned, self._environment, self._predictor_of):
+        def of(*, here: bool, older: bool = False) -> list[Best]:
+            winners = [
+                (layer, winner)
+                for winner in sibling.winners
+                if hard_fits(winner.environment, self._environment) == here
+            ]
+            return bests(winners, tuned, self._environment, self._predictor_of, older=older)
+
+        for best in [*of(here=True, older=True), *of(here=False)] if carried else of(here=True):
             passed = _passed(best.found, best.winner, sibling.ranked)
             releases = _releases(best.winner.environment.hard.get("triton"), self._environment.triton)
             yield Entry(best.found, passed, best.winner.finished, releases)
@@ -250,8 +253,8 @@ def find(
 
     Among the bests of today's kernels in one layer and environment, measured or predicted by one model, each
     kernel by one version of its own, the fastest serves; never the fastest across layers. An entry
-    whose config today's kernels cannot run is passed over, and so is one of a kernel whose source has changed
-    since.
+    whose config today's kernels cannot run is passed over. One of a kernel whose source has changed since is
+    carried, if nothing was as fast and the kernel has not been timed anew.
     Where a pinned layer lacks the problem the answer is torch's own convolution, of grade "default".
 
     Args:

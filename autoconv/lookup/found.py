@@ -18,9 +18,9 @@ GRADES = (*SERVING, "scaled", "nearest", "default")
 """Best first. exact: all that bears on the figure is the same. soft: a soft field of the environment differs,
 another version of the model predicted it, or the only sweeps that tried it were interrupted. bucket: of this
 module shape at a size within a factor of two, see `lookup.buckets`. carried: as one of these, but tuned under
-another minor version of Triton. scaled: of this very problem, from another device of the architecture.
-nearest: of the nearest problem, from this device. default: not from the database at all, but the least
-estimate; or torch, where a pinned file lacks the problem."""
+another minor version of Triton, or before the source of its kernel changed. scaled: of this very problem,
+from another device of the architecture. nearest: of the nearest problem, from this device. default: not from
+the database at all, but the least estimate; or torch, where a pinned file lacks the problem."""
 
 TIMED = ("measured", "contended")
 OF_ITS_OWN = (*TIMED, "predicted")

@@ -27,7 +27,8 @@ TYPICAL_ERROR_PCT = {
     "weight_gradient": 21.4,
 }
 """The median of |predicted / measured - 1| over the timed configs of each kernel, in percent, on an H200:
-docs/measured.md, "The model against it". Convolutions of all kernels were measured on no other GPU yet."""
+docs/measured_h200.md, "The model against it"; by the H100's page it is 13 % over all kernels, some of which
+have changed since."""
 
 OVER_ALL_PCT = 14.4
 """That median over all 525 configs: what stands for a kernel that was never measured."""

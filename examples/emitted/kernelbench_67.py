@@ -60,9 +60,8 @@ def columns_across(tile_l, N, L_out, BLOCK_L: tl.constexpr, Y_ALIGN: tl.constexp
     n = start // L_out
     along = start - n * L_out + tl.arange(0, BLOCK_L)
     sample = n + tl.minimum(along // L_out, N - 1 - n)
-    # The hint is for Triton before 3.7, which lays lanes along rows where no two columns are known to be
-    # neighbours. It does no harm where a sample ends, for a thread moves no more than L_out is a multiple of.
-    col = tl.max_contiguous(along % L_out, 2 if Y_ALIGN == 1 else Y_ALIGN)
+    # Groups of Y_ALIGN columns are neighbours, for no sample ends inside one.
+    col = tl.max_contiguous(along % L_out, Y_ALIGN)
     return sample.to(tl.int64), col, along < (N - n) * L_out
 
 
@@ -114,6 +113,18 @@ def with_bias(acc, b_ptr, row, row_mask, HAS_BIAS: tl.constexpr, ACTIVATION: tl.
 
 
 @triton.jit
+def side_by_side(offset):
+    """Return the offsets of columns, for loads and stores whose lanes are to lie along the columns.
+
+    Before 3.7 Triton lays lanes along rows where it knows no two columns to be neighbours in memory, so that
+    a warp moves an element of each of 32 rows. Of these offsets it is told that they are neighbours in pairs.
+    That need not be true, and does no harm: where no alignment is known, a thread moves one element at a
+    time. No such thing can be said of what is equal in pairs, for Triton computes that once a pair.
+    """
+    return tl.max_contiguous(offset + tl.minimum(tl.program_id(0), 0), 2)  # a hint does not outlive a call
+
+
+@triton.jit
 def store_across(
     acc,
     b_ptr,
@@ -127,10 +138,14 @@ def store_across(
     COUT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ACTIVATION: tl.constexpr,
+    Y_ALIGN: tl.constexpr,
 ):
     """Write acc, with bias and activation, to channels `row` and to each column, in its sample of y."""
     acc = with_bias(acc, b_ptr, row, row_mask, HAS_BIAS, ACTIVATION)
-    y_columns = y_ptr + (sample * COUT * L_out + col)
+    offset = sample * COUT * L_out + col
+    if Y_ALIGN == 1:
+        offset = side_by_side(offset)
+    y_columns = y_ptr + offset
     mask = row_mask[:, None] & col_mask[None, :]
     tl.store(y_columns[None, :] + row[:, None] * L_out, acc.to(y_ptr.dtype.element_ty), mask=mask)
 
@@ -174,6 +189,7 @@ def tap_major_kernel(
     X_ALIGN: tl.constexpr,
     Y_ALIGN: tl.constexpr,
     INDEX_64: tl.constexpr,
+    SCATTERED: tl.constexpr,
     BLOCK_CO: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -185,7 +201,10 @@ def tap_major_kernel(
     row, sample, col, col_mask = tile_across(COUT, N, L_out, BLOCK_CO, BLOCK_L, Y_ALIGN, INDEX_64)
     row_mask = row < COUT
     first = col - PAD_LEFT
-    x_columns = x_ptr + (sample * x_batch_units * X_ALIGN + first * x_step)
+    x_offset = sample * x_batch_units * X_ALIGN + first * x_step
+    if SCATTERED:
+        x_offset = side_by_side(x_offset)
+    x_columns = x_ptr + x_offset
     w_rows = scratch_ptr.to(tl.pointer_type(x_ptr.dtype.element_ty), bitcast=True) + row * CIN
 
     acc = tl.zeros((BLOCK_CO, BLOCK_L), dtype=tl.float32)
@@ -204,7 +223,9 @@ def tap_major_kernel(
         x = tl.load(x_columns[None, :] + offset[:, None], mask=x_mask, other=0.0)
         acc = tl.dot(w, x, acc, input_precision=PRECISION)
 
-    store_across(acc, b_ptr, y_ptr, row, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION)
+    store_across(
+        acc, b_ptr, y_ptr, row, sample, col, row_mask, col_mask, L_out, COUT, HAS_BIAS, ACTIVATION, Y_ALIGN
+    )
 
 
 def conv1d_torch(
@@ -239,6 +260,7 @@ def conv1d_triton(
         or K == 1
         or max(Cin * (L + 512 * stride + K * dilation), Cout * (L_out + 512 * stride + K * dilation))
         > 2**31 - 1
+        or stride > 1
     ):
         return conv1d_torch(x, weight, bias, stride, dilation)
 
@@ -293,6 +315,7 @@ def conv1d_triton(
         X_ALIGN=x_align,
         Y_ALIGN=y_align,
         INDEX_64=N * (L_out + 512) > 2**31 - 1,
+        SCATTERED=y_align == 1,
         BLOCK_CO=128,
         BLOCK_L=128,
         BLOCK_R=16,

@@ -1,9 +1,10 @@
-"""Take the results of a run on a GPU into the project: shipped rows, and docs/measured.md.
+"""Take the results of a run on a GPU into the project: shipped rows, and a page of docs/.
 
     python -m scripts.gpu.adopt DIR [--best 3]
 
-Of each problem swept the best few configs of today's sources, torch's own convolution and what would have
-served untuned go to tuning_db/prebuilt/DEVICE-tritonX.Y-measured.jsonl; docs/measured.md gets the tables.
+Of each problem swept the best few configs, torch's own convolution and what would have served untuned go to
+tuning_db/prebuilt/DEVICE-tritonX.Y-measured.jsonl; docs/measured_DEVICE.md gets the tables. What was timed
+before the source of its kernel changed is shipped, too: it is carried until the kernel is timed anew.
 """
 
 from __future__ import annotations
@@ -13,18 +14,26 @@ import json
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from autoconv.kernels.aten import ATEN
-from autoconv.kernels.source import source_of
+from autoconv.kernels.registry import kernels
 from hatch_build import build_database
-from scripts.gpu.summary import layer_table, loaded, model_table, pairs, summed, told_against_torch
+from scripts.gpu.summary import (
+    forward_table,
+    layer_table,
+    loaded,
+    model_table,
+    pairs,
+    summed,
+    told_against_torch,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PREBUILT = ROOT / "tuning_db" / "prebuilt"
-PAGE = ROOT / "docs" / "measured.md"
+DOCS = ROOT / "docs"
 
 
 def main() -> None:
@@ -40,8 +49,12 @@ def main() -> None:
         text = adopted(given.out, given.best)
     except RefusedError as refused:
         sys.exit(f"not adopted: {refused}")
-    PAGE.write_text(page(given.out, given.date))
-    print(f"{text.name}: {len(text.read_text().splitlines())} trials; {PAGE.name}")
+    device = loaded(given.out / "machine.json")["environment"]["device"]
+    to = DOCS / f"measured_{device}.md"
+    to.write_text(page(given.out, given.date))
+    print(
+        f"{text.name}: {len(text.read_text().splitlines())} trials; {to.name}, which docs/measured.md names"
+    )
 
 
 class RefusedError(Exception):
@@ -52,7 +65,7 @@ def adopted(out: Path, best: int) -> Path:
     """Write the shipped text and return its path.
 
     Raises:
-        RefusedError: they are a rehearsal's, or no trial of today's sources was measured.
+        RefusedError: they are a rehearsal's, or no trial of a kernel of today was measured.
     """
     machine = loaded(out / "machine.json")
     environment = machine.get("environment")
@@ -69,12 +82,11 @@ def adopted(out: Path, best: int) -> Path:
 
 
 def shippable(line: dict[str, Any], device: str) -> bool:
-    """Return whether a trial was measured on `device` with a kernel as it is today, and passed its check."""
+    """Return whether a trial was measured on `device` with a kernel there is today, and passed its check."""
     trial = line["trial"]
     here = line["environment"]["soft"]["device"] == device
-    kernel = trial["config"]["kernel"]
-    today = trial["source"] == source_of(kernel) or kernel == ATEN.kernel
-    return bool(here and today and trial["outcome"] == "ok" and trial["samples_us"])
+    known = trial["config"]["kernel"] in (*kernels(), ATEN.kernel)
+    return bool(here and known and trial["outcome"] == "ok" and trial["samples_us"])
 
 
 def chosen(lines: Iterable[str], best: int) -> list[str]:
@@ -95,12 +107,13 @@ def chosen(lines: Iterable[str], best: int) -> list[str]:
 
 
 def page(out: Path, date: str) -> str:
-    """Return docs/measured.md."""
+    """Return the page of what was measured in the run of that date."""
     found = summed(out)
     machine, environment = found["machine"], found["machine"]["environment"]
     versions = f"Triton {environment['triton_patch']}, torch {machine['versions']['torch']}"
     parts = [
-        "# Measured",
+        f"# Measured on {machine['nvidia_smi']['name']}",
+        "[All GPUs](measured.md).",
         f"On {machine['nvidia_smi']['name']}, driver {environment['cuda_driver']}, "
         f"{environment['power_limit_w']} W, {versions}; {date}, by `scripts/gpu/run.sh`. Every time is the "
         'median of single calls with a cold L2, in microseconds; "with benchmark" is torch with cuDNN\'s '
@@ -108,6 +121,7 @@ def page(out: Path, date: str) -> str:
         "at the data sheet's bandwidth, or the operations at its peak rate.",
         layer_table(found["layers"]),
         told_against_torch(found),
+        *models(found),
         "## The model against it",
         "Over all configs that were timed, the winners and those drawn at random alike. Which measurements "
         "its constants were chosen with, [the cost model](cost_model.md) says.",
@@ -119,6 +133,33 @@ def page(out: Path, date: str) -> str:
         pairs("A call of a small convolution costs the host, us", found["calls"]) + ".",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def models(found: Mapping[str, Any]) -> list[str]:
+    """Return what of the page is on whole models; nothing where none was run."""
+    parts = []
+    if found["models"]:
+        swept = {row["model"]: (row["swept"], row["unfinished"]) for row in found["models"]}
+        told = ", ".join(f"{one}: {done} sweeps, {left} left over" for one, (done, left) in swept.items())
+        parts += [
+            "## Whole models",
+            f"Tuned with effort `quick` and a budget of some minutes ({told}); then a forward, in "
+            "microseconds, as a captured graph, which leaves the host out, and eager; medians of 15, in "
+            "turn. Served: how many convolutions by which grade and layer, under the policy `predict`.",
+            forward_table(found["models"]),
+        ]
+    for model, row in found["first_calls"].items():
+        beyond = row["first_beyond_torch_by_convolution"]
+        deciles, most = row["while_tuning_deciles"], row["while_tuning_most"]
+        parts.append(
+            f"First calls of {model}, by the default policy, nothing tuned: the very first forward takes "
+            f"{beyond[0]:.1f} ms a convolution beyond torch's, for what the process starts then; that at "
+            f"each further size {statistics.median(beyond[1:]):.2f} in the median, {max(beyond[1:]):.2f} at most. "
+            f"While the background tunes beside, a forward at one size takes {deciles[4]:.1f} ms in the "
+            f"median, {deciles[8]:.1f} in the 90th percentile and {most:.0f} at most; torch alone "
+            f"{min(row['forwards'][0]['torch']):.1f}."
+        )
+    return parts
 
 
 if __name__ == "__main__":

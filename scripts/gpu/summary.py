@@ -46,6 +46,8 @@ def summed(out: Path) -> dict[str, Any]:
         "calls": loaded(out / "calls.json").get("host_us", {}),
         "stores": loaded(out / "stores.json"),
         "layers": [layer(row) for row in layers],
+        "models": [forward for row in rows(out / "models.jsonl") for forward in forwards(row)],
+        "first_calls": loaded(out / "first.json"),
         "torch_over_ours": against_torch(layers),
         "model": by_kernel(layers),
     }
@@ -82,6 +84,23 @@ def layer(row: Row) -> dict[str, Any]:
         "floor_us": row["floor_us"],
         "outcomes": row["outcomes"],
     }
+
+
+def forwards(row: Row) -> list[dict[str, Any]]:
+    """Return what a table shows of a model at each size, times in microseconds."""
+    return [
+        {
+            "model": row["model"],
+            "swept": row["swept"],
+            "unfinished": row["unfinished"],
+            "size": forward["size"],
+            "graph_us": forward["graph_us"],
+            "eager_us": forward["eager_us"],
+            "calls": forward["calls"],
+            "by_torch": forward["by_torch"],
+        }
+        for forward in row["forwards"]
+    ]
 
 
 def by_kernel(layers: Iterable[Row]) -> dict[str, dict[str, float]]:
@@ -153,6 +172,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     parts.append(pairs("Stores, us", {name: row["us"] for name, row in found["stores"].items()}))
     parts.append(layer_table(found["layers"], "scripted" if found["rehearsal"] else "measured"))
     parts.append(told_against_torch(found))
+    parts.append(forward_table(found["models"]))
     if not found["rehearsal"]:
         parts.append(model_table(found["model"]))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -183,6 +203,22 @@ def layer_table(layers: Iterable[Row], provenance: str = "measured") -> str:
         )  # fmt: skip
         shown = " | ".join("-" if us is None else f"{us:.1f}" for us in times)
         lines.append(f"| {row['layer']} | {row['kernel'] or '-'} | {shown} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def forward_table(models: Iterable[Row]) -> str:
+    """Return a table of whole models' forwards, in microseconds: as a captured graph, and eager."""
+    lines = [
+        "| model | batch, length | torch | with benchmark | autoconv | torch, eager | ours, eager | served |",
+        "| --- " * 8 + "|",
+    ]
+    for row in models:
+        graph, eager = row["graph_us"], row["eager_us"]
+        times = (*graph.values(), eager["torch"], eager["autoconv"])
+        served = {**row["calls"], **{f"torch: {why}": calls for why, calls in row["by_torch"].items()}}
+        told = ", ".join(f"{calls} {how}" for how, calls in served.items())
+        shown = " | ".join(f"{us:.0f}" for us in times)
+        lines.append(f"| {row['model']} | {', '.join(map(str, row['size']))} | {shown} | {told} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 
 

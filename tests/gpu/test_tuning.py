@@ -151,7 +151,7 @@ def test_the_background_tunes_beside_and_what_it_found_serves_then(device, preci
     assert (by_kernels[0], by_kernels[1], by_kernels[3] - by_kernels[2]) == (0, 1, 1)
     assert ("exact", "user") in calls
     with lookup.open_user(settings.load()) as database:
-        assert {winner.provenance for winner in database.winners(HIFIGAN.key())} == {"measured"}
+        assert {winner.provenance for winner in database.winners(HIFIGAN.key())} == {"contended"}
 
 
 # --- against torch --------------------------------------------------------------------------------

@@ -182,23 +182,42 @@ def test_two_versions_of_the_package_share_a_file(
     assert found is not None and found.config == config(4)
 
 
-def test_a_changed_kernel_costs_its_own_results_which_are_tried_first(
-    user: Database, layers: Callable[[], Layers], version: Callable[[str], None]
+@pytest.mark.parametrize("runner_up", [ATEN, ROWS])
+def test_a_kernel_that_led_before_it_changed_is_carried_until_it_is_timed_anew(
+    runner_up: Config, user: Database, layers: Callable[[], Layers], version: Callable[[str], None]
 ) -> None:
     version(NEW)
     user.add(config(4), measured_us=1.0, source=OLD)
-    user.add(ROWS, measured_us=2.0, source="5" * 16)
-    found = find(layers(), PROBLEM, HERE)
-    assert found == Found(ROWS, "measured", "exact", "user", 2.0, None)
+    user.add(runner_up, measured_us=2.0, source="5" * 16)
+    assert find(layers(), PROBLEM, HERE) == Found(config(4), "transferred", "carried", "user", None, None)
     assert priors(layers(), PROBLEM, HERE) == [config(4)]
+    user.add(config(4), measured_us=3.0, source=NEW)
+    assert find(layers(), PROBLEM, HERE) == Found(runner_up, "measured", "exact", "user", 2.0, None)
 
 
-def test_a_miss_for_a_changed_kernel_says_so(
+@pytest.mark.parametrize("led_by", [0.99, 1.0, 1.01])
+def test_a_changed_kernel_that_was_no_faster_is_not_carried(
+    led_by: float, user: Database, layers: Callable[[], Layers], version: Callable[[str], None]
+) -> None:
+    version(NEW)
+    user.add(config(4), measured_us=1.0, source=OLD)
+    user.add(ROWS, measured_us=led_by, source="5" * 16)
+    assert find(layers(), PROBLEM, HERE) == Found(ROWS, "measured", "exact", "user", led_by, None)
+
+
+def test_a_prediction_for_an_older_source_is_not_carried(
+    user: Database, layers: Callable[[], Layers], version: Callable[[str], None]
+) -> None:
+    version(NEW)
+    user.add(config(4), predicted_us=1.0, source=OLD)
+    assert find(layers(), PROBLEM, HERE) is None
+
+
+def test_why_missing_tells_of_a_changed_kernel(
     user: Database, layers: Callable[[], Layers], version: Callable[[str], None]
 ) -> None:
     version(NEW)
     user.add(config(4), measured_us=1.0, source=OLD)
-    assert find(layers(), PROBLEM, HERE) is None
     assert why_missing(layers(), PROBLEM, HERE) == [
         "nearest: this problem in another environment, layer user",
         f"source of dense: {NEW} here, {OLD} there",

@@ -16,7 +16,7 @@ from autoconv.kernels.aten import ATEN
 from autoconv.problem import Problem
 from autoconv.tuning.accuracy import OVER_ALL_PCT, TYPICAL_ERROR_PCT, model_error_pct, within_error
 
-MEASURED = Path(__file__).parents[2] / "docs" / "measured.md"
+MEASURED = Path(__file__).parents[2] / "docs" / "measured_h200.md"
 DENSE = Config("dense", {"BLOCK_CO": 64, "BLOCK_L": 64, "BLOCK_R": 32}, num_warps=4, num_stages=3)
 
 
