@@ -90,7 +90,7 @@ class Section:
         calls = sum(row.asked.calls for row in self.rows)
         kinds = " and ".join(sorted({row.provenance for row in self.rows} - {""}))
         timeless = sum(row.seconds is None for row in self.rows)
-        note = f"{kinds}, {timeless} without a time" if timeless else kinds
+        note = ", ".join(filter(None, [kinds, f"{timeless} without a time" if timeless else ""]))
         sums = _ms(self.seconds), note, _ms(self.torch_seconds), _ms(self.floor_seconds), ""
         cells = [_HEADS, *(row.cells() for row in self.rows), ("sum", str(calls), "", "", *sums)]
         return "\n".join([self.title, *_aligned(cells)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -58,6 +59,17 @@ def test_modules_and_functions_are_seen_with_counts_and_names() -> None:
         y = model(NCL)
     assert y.shape == (2, 8, 77) and seen_of(seen) == FORWARD and seen.left == ()
     assert str(seen).splitlines()[2].startswith("2 x N=2,Cin=8,Cout=8,K=3,L=80")
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+@pytest.mark.parametrize("fake", [False, True])
+def test_the_same_where_no_gradient_is_wanted(mode: Any, fake: bool) -> None:
+    """In inference mode torch hands operators over before it takes them apart."""
+    with FakeTensorMode() if fake else nullcontext(), mode():
+        model, x = Block(), torch.zeros(2, 4, 40)
+        with autoconv.capture(model) as seen:
+            model(x)
+    assert seen_of(seen) == FORWARD
 
 
 def test_without_a_model_names_begin_with_the_class_of_what_is_called() -> None:

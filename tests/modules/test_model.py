@@ -103,6 +103,24 @@ def test_the_table_has_a_row_a_layer_and_a_sum(swept: list[tuple[Problem, str, i
     assert all(one.floor_seconds <= (one.seconds or 0) and one.bound for one in section.rows)
 
 
+def test_a_model_without_convolutions_is_told_as_that() -> None:
+    report = autoconv.tune(nn.Linear(4, 4), torch.zeros(2, 4), devices="l4")
+    assert str(report).splitlines()[:2] == ["l4", "no 1-D convolution was called"]
+
+
+def test_a_model_is_tuned_in_inference_mode_too(swept: list[tuple[Problem, str, int]]) -> None:
+    with torch.inference_mode():
+        report = autoconv.tune(Vocoder().eval(), torch.randn(2, 8, 40), devices="l4")
+    assert report.swept == len(swept) == 2 and report.misses == ()
+
+
+def test_a_budget_that_left_all_over_shows_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoconv.model.tune_all", lambda *_args, **_options: (yield from ()))
+    report = autoconv.tune(Vocoder().eval(), torch.randn(2, 8, 40), devices="l4", budget=1)
+    total = next(line for line in str(report).splitlines() if line.startswith("sum"))
+    assert "2 without a time" in total and ", 2" not in total and report.unfinished == 2
+
+
 def test_a_time_that_was_measured_is_shown_as_that_beside_torch_s() -> None:
     problem, at = Problem(2, 8, 16, 3, 40), target("l4", print)
     config, _ = best_guess(problem, at.device)

@@ -33,6 +33,14 @@ class Pid(Echo):
 
 
 @dataclass(frozen=True)
+class Niceness(Echo):
+    """Return the process's own."""
+
+    def perform(self) -> int:
+        return os.nice(0)
+
+
+@dataclass(frozen=True)
 class Raise(Echo):
     """Raise the error."""
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -18,6 +20,7 @@ from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.lookup import COLUMNS
 from autoconv.problem import Problem
 from autoconv.settings import Settings
+from autoconv.sweep import measure
 from autoconv.sweep.measure import FAR, SHORT_US
 from autoconv.sweep.outcomes import Failed, Outcome, Unavailable
 from autoconv.sweep.pool import WorkerPool
@@ -419,6 +422,20 @@ def test_beside_other_work_times_are_told_in_proportion_to_what_serves(
     assert is_torch(timed[0]) and len(timed) > 1 and all(trial.contended for trial in timed)
     assert {task.configs[1] for kind, task in tuning.script.asked if kind == "pairs"} == {ATEN}
     assert tuning.script.kinds().count("torch") == 1, "alone, once, and from then on in pairs"
+
+
+def test_beside_other_work_the_device_rests_three_times_as_long_as_it_was_taken(
+    tuning: Tuning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    clock = count(step=0.5)  # what each task takes, by this clock
+    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=lambda: next(clock), sleep=rests.append))
+    tuning.tune(beside=ATEN)
+    on_device = [kind for kind in tuning.script.kinds() if kind in ("verify", "time", "torch", "pairs")]
+    assert rests == [1.5] * len(on_device)
+    rests.clear()
+    tuning.tune()
+    assert rests == []
 
 
 def test_what_serves_meanwhile_is_what_all_are_compared_with(tuning: Tuning) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from probe_tasks import Die, Echo, Hang, NeedsLong, NeedsMore, Raise
+from probe_tasks import Die, Echo, Hang, NeedsLong, NeedsMore, Niceness, Raise
 
 from autoconv.settings import child_environment
 from autoconv.sweep import memory, process
@@ -215,6 +215,13 @@ def test_a_hanging_task_is_ended_with_all_it_started(how: str, tmp_path: Path) -
         assert len(hung) == 1 + (how == "child")
         wait_for(lambda: not any(map(alive, hung)))
         assert answers(workers, 1)
+
+
+def test_workers_yield_the_cores_by_as_much_as_is_asked() -> None:
+    with WorkerPool(1, niceness=3) as pool, Workers(1, limit=60) as usual:
+        asked = [one for kind in (pool.compilers, pool.gpu) for one in kind.perform([Niceness(0)])]
+        assert asked == [os.nice(0) + 3] * 2
+        assert list(usual.perform([Niceness(0)])) == [os.nice(0)]
 
 
 def test_what_a_task_needs_is_not_its_time() -> None:
