@@ -96,8 +96,12 @@ def store_across(
 
 
 def scattered(problem: Problem) -> bool:
-    """Return whether Triton knows no two columns to be neighbours in x, which runs along L nevertheless."""
-    return problem.layout == "ncl" and (problem.stride > 1 or alignment(problem.L_out) == 1)
+    """Return whether Triton knows no two columns to be neighbours in x, which runs along L nevertheless.
+
+    So it is at any stride above 1, and where no two outputs of a sample are sure to be a pair. It is said in
+    one comparison, for an emitted file to make at any size.
+    """
+    return problem.layout == "ncl" and alignment(problem.L_out) <= 1 + 16 * (problem.stride - 1)
 
 
 class AcrossSamples(ImplicitGemm):

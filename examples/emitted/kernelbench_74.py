@@ -266,7 +266,6 @@ def conv_transpose1d_triton(
         or K == 1
         or max(Cin * (L + 512 * stride + K * dilation), Cout * (L_out + 512 * stride + K * dilation))
         > 2**31 - 1
-        or stride > 1
     ):
         return conv_transpose1d_torch(x, weight, bias, stride, padding, dilation, output_padding)
 
@@ -323,7 +322,7 @@ def conv_transpose1d_triton(
         X_ALIGN=x_align,
         Y_ALIGN=y_align,
         INDEX_64=N * (L_out + 512) > 2**31 - 1,
-        SCATTERED=y_align == 1,
+        SCATTERED=y_align <= 1 + 16 * (stride - 1),
         BLOCK_CO=64,
         BLOCK_L=256,
         BLOCK_R=16,
