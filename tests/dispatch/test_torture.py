@@ -19,6 +19,8 @@ from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.settings import load
 from tests.dispatch.torture import STEPS, Checked, Session, found_by, uncompiled
 
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's own, once a process
+
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 
 
