@@ -35,7 +35,8 @@ class Architecture:
         shared_allocation_unit: shared memory is handed out in multiples of this many bytes.
         warp_allocation_unit: warps are counted in multiples of this when registers are handed out,
             one for each of the SM's four partitions.
-        first_triton: the first Triton, of those supported, that compiles for it; seen by compiling with each.
+        first_triton: the first Triton, of those supported, that compiles for it, and whose cuobjdump reads
+            what it compiled; seen by compiling with each.
     """
 
     name: str
@@ -64,10 +65,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         Architecture("sm_89", 89, 48, 24, 100 * _KIB, 99 * _KIB),
         Architecture("sm_90", 90, 64, 32, 228 * _KIB, 227 * _KIB),
         Architecture("sm_100", 100, 64, 32, 228 * _KIB, 227 * _KIB),
-        Architecture("sm_103", 103, 64, 32, 228 * _KIB, 227 * _KIB, first_triton="3.6"),
+        Architecture("sm_103", 103, 64, 32, 228 * _KIB, 227 * _KIB, first_triton="3.7"),
         Architecture("sm_110", 110, 48, 24, 228 * _KIB, 227 * _KIB, first_triton="3.7"),
         Architecture("sm_120", 120, 48, 24, 100 * _KIB, 99 * _KIB),
-        Architecture("sm_121", 121, 48, 24, 100 * _KIB, 99 * _KIB, first_triton="3.6"),
+        Architecture("sm_121", 121, 48, 24, 100 * _KIB, 99 * _KIB, first_triton="3.7"),
     )
 }
 """Every architecture known, by name."""
