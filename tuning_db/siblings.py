@@ -14,6 +14,7 @@ from .rows import StoredTrial, quoted, trial_values, winners_of
 
 MOST_SIBLINGS = 32  # read at a time, some 0.5 ms each: a sweep leaves a score of trials
 MOST_EXAMINED = 256  # keys, the nearest by their columns: which of them are siblings, the caller knows
+UNTRIED = ("started", "compiled")  # outcomes of a trial that was begun, and no more
 MOST_RANKED = 32  # configurations of one sibling and environment, the best ones
 
 
@@ -24,6 +25,7 @@ class Sibling:
     key: str
     winners: tuple[Winner, ...]  # at least one
     ranked: tuple[Ranked, ...]
+    tried: frozenset[tuple[str, str]]  # hash of an environment, and a source that was timed there, or failed
 
 
 def sibling_of(environment: EnvironmentRecord, problem: ProblemRecord, trials: Iterable[Trial]) -> Sibling:
@@ -34,7 +36,12 @@ def sibling_of(environment: EnvironmentRecord, problem: ProblemRecord, trials: I
         for ranking in rank(StoredTrial(trial_values(trial)) for trial in trials)
         for placed in enumerate(ranking.contenders[:MOST_RANKED])
     )
-    return Sibling(problem.key, tuple(winners(environment, problem, trials)), ranked)
+    tried = frozenset(
+        (environment.hash, trial.source)
+        for trial in trials
+        if (trial.measured_us is not None if trial.outcome == "ok" else trial.outcome not in UNTRIED)
+    )
+    return Sibling(problem.key, tuple(winners(environment, problem, trials)), ranked, tried)
 
 
 def siblings_of(
@@ -64,8 +71,19 @@ def siblings_of(
         ranked, nonsense = ranked_of(connection, key, environments.values(), MOST_RANKED)
         bad += unsound + nonsense
         if counted:
-            found.append(Sibling(key, counted, tuple(ranked)))
+            tried = frozenset(pair for pair in _tried(connection, key) if pair[0] in environments)
+            found.append(Sibling(key, counted, tuple(ranked), tried))
     return found, bad
+
+
+def _tried(connection: sqlite3.Connection, key: str) -> Iterable[tuple[str, str]]:
+    return connection.execute(
+        f"""SELECT DISTINCT e.hash, t.source FROM trials t JOIN problems p ON p.id = t.problem_id
+        JOIN runs r ON r.id = t.run_id JOIN environments e ON e.id = r.environment_id
+        WHERE p.key = ? AND t.outcome NOT IN {UNTRIED}
+            AND (t.outcome <> 'ok' OR t.measured_us IS NOT NULL)""",
+        (key,),
+    )
 
 
 def _keys(

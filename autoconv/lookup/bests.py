@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from autoconv.config import Config
@@ -33,13 +33,22 @@ def bests(
     environment: Environment,
     predictor_of: PredictorOf,
     *,
+    tried: Collection[tuple[str, str]] | None = None,
     older: bool = False,
 ) -> list[Best]:
     """Return the fastest of today's kernels of each layer, environment, provenance and model, in this order.
 
-    What this process's own model predicted comes before what others did. There is none where a kernel was
-    faster than all of them before its source changed, and has not been timed since; of those, and nothing
-    else, that kernel's config is returned where `older` is set.
+    What this process's own model predicted comes before what others did.
+
+    Args:
+        entries: Winners of the problem, each with its layer.
+        problem: The problem.
+        environment: Where configs are to run.
+        predictor_of: What predicts here.
+        tried: Hashes of environments with the sources that were tried there, whatever came of it. Where a
+            kernel was faster than all of today's before its source changed, and is not among these, there is
+            no best. None: what was before plays no part.
+        older: Whether to return the configs of such kernels instead, and nothing else.
     """
     groups: dict[tuple[str, str, bool, int, str], list[tuple[Winner, Config]]] = {}
     for layer, winner in entries:
@@ -55,7 +64,7 @@ def bests(
     found = []
     for key in sorted(groups, key=lambda key: (order.index(key[0]), *key[1:])):
         today = _fastest(groups[key], predictor_of)
-        before = _faster_before(groups[key], today)
+        before = None if tried is None else _faster_before(groups[key], today, tried)
         chosen = before if older else today if before is None else None
         if chosen is not None:
             found.append(Best(_found(key[0], *chosen, environment, predictor_of), chosen[0]))
@@ -78,18 +87,22 @@ def _fastest(entries: list[tuple[Winner, Config]], predictor_of: PredictorOf) ->
 
 
 def _faster_before(
-    entries: list[tuple[Winner, Config]], today: tuple[Winner, Config] | None
+    entries: list[tuple[Winner, Config]],
+    today: tuple[Winner, Config] | None,
+    tried: Collection[tuple[str, str]],
 ) -> tuple[Winner, Config] | None:
-    """Return the fastest timed entry of a kernel that has changed since and has none of today, if it leads.
+    """Return the fastest timed entry of a kernel that has changed and was not tried since, if it leads.
 
     It says how fast that kernel may be again. So the others, torch's own convolution above all, are not the
-    winners of a sweep that it would have won, and stay until the kernel was timed anew.
+    winners of a sweep that it would have won, until the kernel was tried anew: if it is slower then, or
+    wrong, that is known.
     """
-    renewed = {config.kernel for winner, config in entries if winner.source == source_of(config.kernel)}
     timed = [
         (winner.measured_us, number)
         for number, (winner, config) in enumerate(entries)
-        if winner.measured_us is not None and config != ATEN and config.kernel not in renewed
+        if winner.measured_us is not None
+        and config != ATEN
+        and (winner.environment.hash, source_of(config.kernel)) not in tried
     ]
     if not timed:
         return None

@@ -160,7 +160,9 @@ class Family:
                 for winner in sibling.winners
                 if hard_fits(winner.environment, self._environment) == here
             ]
-            return bests(winners, tuned, self._environment, self._predictor_of, older=older)
+            return bests(
+                winners, tuned, self._environment, self._predictor_of, tried=sibling.tried, older=older
+            )
 
         for best in [*of(here=True, older=True), *of(here=False)] if carried else of(here=True):
             passed = _passed(best.found, best.winner, sibling.ranked)

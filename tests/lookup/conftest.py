@@ -62,11 +62,12 @@ class Database:
         predictor: str | None = None,  # likewise
         finished: bool = True,
         contended: bool = False,
+        outcome: str = "ok",
     ) -> Database:
         document = chosen.document() if isinstance(chosen, Config) else chosen
         kernel = str(document.get("kernel"))
         named = {"source": source or source_of(kernel) or "", "predictor": predictor or predictor_of(kernel)}
-        trial = Trial(document, "ok", predicted_us, measured_us=measured_us, max_err=1e-7, **named)
+        trial = Trial(document, outcome, predicted_us, measured_us=measured_us, max_err=1e-7, **named)
         trial = replace(trial, detail={"contended": True}) if contended else trial
         problem_record, environment_record = records(problem, environment)
         with TuningDB.open(self.path, columns=COLUMNS, application="autoconv") as database:

@@ -195,6 +195,29 @@ def test_a_kernel_that_led_before_it_changed_is_carried_until_it_is_timed_anew(
     assert find(layers(), PROBLEM, HERE) == Found(runner_up, "measured", "exact", "user", 2.0, None)
 
 
+@pytest.mark.parametrize("outcome", ["wrong", "launch", "timeout"])
+def test_a_changed_kernel_that_failed_since_is_not_carried(
+    outcome: str, user: Database, layers: Callable[[], Layers], version: Callable[[str], None]
+) -> None:
+    version(NEW)
+    user.add(config(4), measured_us=1.0, source=OLD)
+    user.add(ROWS, measured_us=2.0, source="5" * 16)
+    user.add(config(4), source=NEW, outcome=outcome)
+    assert find(layers(), PROBLEM, HERE) == Found(ROWS, "measured", "exact", "user", 2.0, None)
+
+
+def test_a_changed_kernel_that_was_not_timed_since_is_carried_still(
+    user: Database, layers: Callable[[], Layers], version: Callable[[str], None]
+) -> None:
+    version(NEW)
+    user.add(config(4), measured_us=1.0, source=OLD)
+    user.add(ROWS, measured_us=2.0, source="5" * 16)
+    user.add(config(4), source=NEW, outcome="compiled")
+    assert find(layers(), PROBLEM, HERE) == Found(config(4), "transferred", "carried", "user", None, None)
+    user.add(config(8), source=NEW, predicted_us=1.0)  # a hit, if only a predicted one
+    assert find(layers(), PROBLEM, HERE) == Found(config(8), "predicted", "exact", "user", None, 1.0)
+
+
 @pytest.mark.parametrize("led_by", [0.99, 1.0, 1.01])
 def test_a_changed_kernel_that_was_no_faster_is_not_carried(
     led_by: float, user: Database, layers: Callable[[], Layers], version: Callable[[str], None]

@@ -72,6 +72,21 @@ def test_each_comes_with_its_winners_and_all_that_passed(db: TuningDB) -> None:
     assert one == sibling_of(HERE, problem(1, 10), trials(3.0, 1.0, 2.0))
 
 
+def test_each_tells_the_sources_that_were_timed_or_failed(db: TuningDB) -> None:
+    made = [
+        Trial({"a": 0}, "ok", measured_us=1.0, max_err=0.0, source="timed"),
+        Trial({"a": 1}, "wrong", max_err=1.0, source="wrong"),
+        Trial({"a": 2}, "launch", source="failed"),
+        Trial({"a": 3}, "ok", 1.0, max_err=0.0, source="predicted", predictor="p"),
+        Trial({"a": 4}, "compiled", 1.0, source="compiled", predictor="p"),
+    ]
+    db.record(HERE, problem(1, 10), made, origin="test")
+    db.record(ELSEWHERE, problem(1, 10), trials(9.0), origin="test")
+    (one,) = db.siblings(problem(1, 15), SIZES, lambda _: True, lambda environment: environment == HERE)
+    assert one.tried == {(HERE.hash, source) for source in ("timed", "wrong", "failed")}
+    assert one == sibling_of(HERE, problem(1, 10), made)
+
+
 def test_no_more_are_read_than_answer_at_once(db: TuningDB) -> None:
     for length in range(1, MOST_SIBLINGS + 5):
         db.record(HERE, problem(1, length), trials(1.0), origin="test")
