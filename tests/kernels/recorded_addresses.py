@@ -105,7 +105,7 @@ def compared(kernel: Kernel, problem: Problem, recorder: Recorder) -> dict[str, 
     if isinstance(kernel, ImplicitGemm) and kernel.view(problem, config.meta).samples > 1:
         problem = filling(problem)
         config = spread(kernel, problem)
-    elif problem.N > 2:  # no tile runs across samples, and the second lies from the first as any from the last
+    elif problem.N > 2:  # no tile runs across samples: two of them tell how far they lie apart
         problem = replace(problem, N=2)
         config = spread(kernel, problem)
     x = torch.randn(problem.x_shape)
