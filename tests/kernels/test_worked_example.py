@@ -151,10 +151,11 @@ def offered():
 """
 # One process for all commands: each would take as long to start as to do its work.
 ANSWERS = f"""{OFFERED}
-import sys
+import os, sys
 from click.testing import CliRunner
 from autoconv.cli import cli
 
+os.cpu_count = lambda: 1  # one worker process of each kind
 printed = {{}}
 for verb, words in json.loads(sys.argv[1]).items():
     done = CliRunner().invoke(cli, words, prog_name="autoconv")
