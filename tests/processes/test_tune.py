@@ -27,20 +27,12 @@ def trials(database: Path) -> list[Any]:
         return opened.trials(Problem.parse(PROBLEM).key())
 
 
-def with_start_up(machine: Any, code: str) -> None:
-    """Have Python run `code` whenever it starts, before anything else."""
-    folder = machine.folder / "start up"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(code, encoding="utf-8")
-    machine.variables["PYTHONPATH"] = f"{folder}:{Path(__file__).parents[2]}"
-
-
 # --- machines that can tune -----------------------------------------------------------------------
 
 
 def test_no_home_to_write_to_and_a_python_that_prints_at_its_start_are_no_trouble(machine: Any) -> None:
     machine.variables |= {"HOME": "/proc/nowhere", "TRITON_CACHE_DIR": "/proc/nowhere/triton"}
-    with_start_up(machine, "import sys; sys.path.insert(0, __import__('pathlib').Path('/a')); print('hello')")
+    machine.start_up += "import sys, pathlib; sys.path.insert(0, pathlib.Path('/a')); print('hello')"
     tuning = machine.start(*TUNE)
     out, err = tuning.communicate()
     assert tuning.returncode == 0, err
@@ -62,7 +54,7 @@ def test_a_cache_that_cannot_be_written_is_said_in_a_line(machine: Any) -> None:
 
 
 def test_a_missing_temporary_folder_is_said_in_a_line(machine: Any) -> None:
-    with_start_up(machine, NO_TEMPORARY_FILES)
+    machine.start_up += NO_TEMPORARY_FILES
     machine.variables["AUTOCONV_CACHE"] = str(machine.folder / "own cache")
     tuning = machine.start(*TUNE)
     _, err = tuning.communicate()
