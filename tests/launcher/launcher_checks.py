@@ -120,7 +120,7 @@ def _runs() -> Iterator[Any]:
         yield pytest.param(kernel, False, id=f"{kernel.name}-misaligned", marks=marks)
 
 
-@pytest.mark.parametrize(("kernel", "aligned"), _runs())
+@pytest.mark.parametrize(("kernel", "aligned"), list(_runs()))
 def test_a_plan_launches_what_triton_s_own_path_launches(kernel, aligned, stand_in):
     problem, config = work_of(kernel, stand_in.device)
     x, w, b = tensors_of(problem, aligned)
