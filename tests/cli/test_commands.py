@@ -372,8 +372,11 @@ SMALL = '{"BLOCK_CO":16,"BLOCK_L":16,"BLOCK_R":16,"num_warps":2,"num_stages":2}'
 
 @pytest.mark.parametrize(
     ("dtype", "config", "checked"),
-    [("float32", (), {kernel.name for kernel in supporting(Problem.parse(ODD))})]
-    + [(half, ("--kernel", "dense", "--config", SMALL), {"dense"}) for half in ("float16", "bfloat16")],
+    [
+        ("float32", (), {kernel.name for kernel in supporting(Problem.parse(ODD))}),
+        pytest.param("float16", ("--kernel", "dense", "--config", SMALL), {"dense"}, marks=pytest.mark.long),
+        ("bfloat16", ("--kernel", "dense", "--config", SMALL), {"dense"}),
+    ],
     ids=["float32, every kernel", "float16, one", "bfloat16, one"],
 )
 def test_verify(dtype, config, checked, run):

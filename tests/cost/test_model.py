@@ -113,8 +113,9 @@ def cases(draw: st.DrawFn) -> tuple[Problem, Config]:
         dtype=dtype,
         precision=draw(st.sampled_from(PRECISIONS[dtype])),
     )
-    spaces = (list(kernel.space(problem, RTX4090)) for kernel in supporting(problem))
-    return problem, draw(st.sampled_from(draw(st.sampled_from([space for space in spaces if space]))))
+    # The whole space of one of them alone: those of all take half a second.
+    able = [kernel for kernel in supporting(problem) if next(iter(kernel.space(problem, RTX4090)), None)]
+    return problem, draw(st.sampled_from(list(draw(st.sampled_from(able)).space(problem, RTX4090))))
 
 
 @no_deadline

@@ -42,7 +42,7 @@ def test_memory_and_descriptors_stay_flat(known, few_plans, monkeypatch, compile
     found = Found(SMALL, "predicted", "bucket", "user", measured_us=None, predicted_us=5.0)
     monkeypatch.setattr(Tuner, "find", lambda *_: found if known else None)
     monkeypatch.setattr(Tuner, "tune", lambda *_, **__: Tuned(None, None))
-    many = 10_000 if pytestconfig.getoption("--stress", default=False) else 400
+    many = 10_000 if pytestconfig.getoption("--stress", default=False) else 200
     with autoconv.recorded(DEVICE) as launches:
         call(range(17, 17 + many))
         assert autoconv.wait(120)

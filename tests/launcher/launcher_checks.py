@@ -112,8 +112,15 @@ def number(parameter: str) -> int | str:
     return int.from_bytes(bytes.fromhex(parameter), "big", signed=True)
 
 
-@pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "misaligned"])
-@pytest.mark.parametrize("kernel", kernels().values(), ids=attrgetter("name"))
+def _runs() -> Iterator[Any]:
+    """Every kernel with aligned tensors; with others, compiled once more, one of each number of launches."""
+    for kernel in kernels().values():
+        yield pytest.param(kernel, True, id=f"{kernel.name}-aligned")
+        marks = [] if kernel.name in ("dense", "split_k") else [pytest.mark.long]
+        yield pytest.param(kernel, False, id=f"{kernel.name}-misaligned", marks=marks)
+
+
+@pytest.mark.parametrize(("kernel", "aligned"), list(_runs()))
 def test_a_plan_launches_what_triton_s_own_path_launches(kernel, aligned, stand_in):
     problem, config = work_of(kernel, stand_in.device)
     x, w, b = tensors_of(problem, aligned)

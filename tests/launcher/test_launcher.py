@@ -34,10 +34,13 @@ def libcuda(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("device", ["rtx4090", pytest.param("h100-sxm", marks=pytest.mark.long)])
-def test_plans_launch_what_triton_launches(device: str, libcuda: Path, tmp_path: Path) -> None:
+def test_plans_launch_what_triton_launches(
+    device: str, libcuda: Path, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
     checks, base = HERE / "launcher_checks.py", tmp_path / "base"
     other = {"rtx4090": "h100", "h100-sxm": "rtx4090"}[device]
-    options = ["-q", "-k", f"not {other}", "-p", "no:cacheprovider", f"--basetemp={base}"]
+    cases = ["--stress"] if pytestconfig.getoption("--stress", default=False) else ["-m", "not long"]
+    options = [*cases, "-q", "-k", f"not {other}", "-p", "no:cacheprovider", f"--basetemp={base}"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", str(checks), *options],
         cwd=HERE.parents[1],

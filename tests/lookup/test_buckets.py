@@ -82,7 +82,7 @@ class Held(Layers):
 sizes = st.tuples(st.integers(1, 8), st.integers(40, 3000), st.integers(0, 1))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(shape=st.sampled_from(SHAPES), tuned=st.lists(sizes, max_size=5, unique=True), asked=sizes)
 def test_the_nearest_entry_within_a_factor_of_two_serves_with_a_legal_config(
     shape: Problem, tuned: list[tuple[int, int, int]], asked: tuple[int, int, int]

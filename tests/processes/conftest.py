@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import triton
 
 from autoconv.settings import child_environment
 
+ROOT = Path(__file__).parents[2]
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
 
 # A worker has TRITON_INTERPRET, the process that it works for has not: that compiles as ever.
@@ -24,6 +26,10 @@ HANGING_PTXAS = """#!/bin/sh
 echo $$ >> {pids}
 exec sleep 1000
 """
+
+
+# Run by Python whenever it starts: one worker process of each kind, each of which imports torch for seconds.
+ONE_CORE = "import os; os.cpu_count = lambda: 1\n"
 
 
 def is_alive(pid: int) -> bool:
@@ -39,6 +45,7 @@ class Machine:
     """Files of its own, and the processes started on it."""
 
     folder: Path
+    start_up: str = ONE_CORE
     variables: dict[str, str] = field(default_factory=dict)
     stack: ExitStack = field(default_factory=ExitStack)
 
@@ -48,9 +55,13 @@ class Machine:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start Python with these arguments."""
+        customised = self.folder / "start up"
+        customised.mkdir(exist_ok=True)
+        (customised / "sitecustomize.py").write_text(self.start_up, encoding="utf-8")
+        path = os.pathsep.join(map(str, (customised, ROOT)))
         process = subprocess.Popen(
             [sys.executable, "-W", "error", *arguments],
-            env=child_environment(AUTOCONV_DB=str(self.database), **self.variables),
+            env=child_environment(AUTOCONV_DB=str(self.database), PYTHONPATH=path, **self.variables),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

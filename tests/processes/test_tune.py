@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from autoconv.lookup import COLUMNS
 from autoconv.problem import Problem
 from tuning_db import TuningDB
@@ -25,32 +27,18 @@ def trials(database: Path) -> list[Any]:
         return opened.trials(Problem.parse(PROBLEM).key())
 
 
-def with_start_up(machine: Any, code: str) -> None:
-    """Have Python run `code` whenever it starts, before anything else."""
-    folder = machine.folder / "start up"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(code, encoding="utf-8")
-    machine.variables["PYTHONPATH"] = f"{folder}:{Path(__file__).parents[2]}"
-
-
 # --- machines that can tune -----------------------------------------------------------------------
 
 
-def test_a_home_that_cannot_be_written_is_no_trouble(machine: Any) -> None:
+def test_no_home_to_write_to_and_a_python_that_prints_at_its_start_are_no_trouble(machine: Any) -> None:
     machine.variables |= {"HOME": "/proc/nowhere", "TRITON_CACHE_DIR": "/proc/nowhere/triton"}
+    machine.start_up += "import sys, pathlib; sys.path.insert(0, pathlib.Path('/a')); print('hello')"
     tuning = machine.start(*TUNE)
     out, err = tuning.communicate()
     assert tuning.returncode == 0, err
-    assert json.loads(out)["provenance"] == "predicted"
+    printed, _, line = out.partition("\n")
+    assert (printed, json.loads(line)["provenance"]) == ("hello", "predicted")
     assert all(trial.error is None for trial in trials(machine.database))
-
-
-def test_what_python_prints_at_its_start_is_no_trouble(machine: Any) -> None:
-    with_start_up(machine, "import sys; sys.path.insert(0, __import__('pathlib').Path('/a')); print('hello')")
-    tuning = machine.start(*TUNE)
-    out, err = tuning.communicate()
-    assert tuning.returncode == 0, err
-    assert out.startswith("hello\n{")
 
 
 # --- machines that cannot -------------------------------------------------------------------------
@@ -66,7 +54,7 @@ def test_a_cache_that_cannot_be_written_is_said_in_a_line(machine: Any) -> None:
 
 
 def test_a_missing_temporary_folder_is_said_in_a_line(machine: Any) -> None:
-    with_start_up(machine, NO_TEMPORARY_FILES)
+    machine.start_up += NO_TEMPORARY_FILES
     machine.variables["AUTOCONV_CACHE"] = str(machine.folder / "own cache")
     tuning = machine.start(*TUNE)
     _, err = tuning.communicate()
@@ -89,6 +77,7 @@ def test_ctrl_c_ends_it_and_all_it_started(machine: Any, wait_for: Any, alive: A
     wait_for(lambda: not machine.running())
 
 
+@pytest.mark.long  # tests/faults kills one every time
 def test_a_killed_parent_s_compilers_do_not_outlive_it(machine: Any, wait_for: Any) -> None:
     machine.hang()
     tuning = machine.start(*TUNE)
