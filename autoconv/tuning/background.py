@@ -89,7 +89,9 @@ class Background(Generic[P]):
         self._looked: Recent[tuple[object, ...]] = Recent()
         self._thread: threading.Thread | None = None
         self._busy = False
-        self._asked = 0.0  # of time.monotonic: the last request
+        self._free = 0.0  # of time.monotonic: when the thread was free for its next task
+        self._asleep = -math.inf  # likewise: until when it sleeps, unless it is woken
+        self._asked = 0.0  # likewise: the last request
         self._waiting = 0  # callers of wait
         self._process = os.getpid()
         self.sweeps = 0
@@ -172,12 +174,17 @@ class Background(Generic[P]):
         return not (self._anything() or self._busy)
 
     def _wake(self) -> None:
-        """Start the thread, or have it look; to be called with the lock."""
+        """Start the thread, or have it look; to be called with the lock.
+
+        Where it sleeps for no longer than it now may, it sleeps on: a thread that wakes to see that takes the
+        interpreter from a call, up to 5 ms each time, and a model's first forward makes a request a layer.
+        """
         self._asked = time.monotonic()
         if self._thread is None and self.here:
             self._thread = threading.Thread(target=self._run, name="autoconv tuner", daemon=True)
             self._thread.start()
-        self._changed.notify_all()
+        elif self._due() < self._asleep:
+            self._changed.notify_all()
 
     def _run(self) -> None:
         hash_compiler()  # now, so that no call has to wait for that
@@ -194,32 +201,35 @@ class Background(Generic[P]):
 
     def _next(self) -> Callable[[WorkerPool], None] | None:
         """Return what to do next; None, and the thread is to end, where nothing came for a while."""
-        begun = time.monotonic()
         with self._changed:
+            self._free = time.monotonic()
             self._busy = False
             self._changed.notify_all()
-            while True:
-                workable = self._anything() and not _paused()
-                start = self._start(begun) if workable else begun + IDLE_SECONDS
-                if time.monotonic() >= start:
-                    break
-                self._changed.wait(start - time.monotonic())
-            if workable:
+            while (left := self._due() - time.monotonic()) > 0:
+                self._asleep = self._due()
+                self._changed.wait(left)
+            self._asleep = -math.inf
+            if self._workable():
                 self._busy = True
                 return self._taken()
         with suppress(RuntimeWarning):
             self._flush()
         with self._changed:
             self._thread = None
-            if self._anything() and not _paused():  # came meanwhile
+            if self._workable():  # came meanwhile
                 self._wake()
         return None
 
-    def _start(self, begun: float) -> float:
-        """Return when to take the next task; `begun` is when the thread was free for it."""
+    def _workable(self) -> bool:
+        return self._anything() and not _paused()
+
+    def _due(self) -> float:
+        """Return when the thread has to do something: to take the next task, or to end."""
+        if not self._workable():
+            return self._free + IDLE_SECONDS
         if self._uncompiled or self._waiting:
-            return begun
-        return min(self._asked + QUIET_SECONDS, begun + LONGEST_QUIET_SECONDS)
+            return self._free
+        return min(self._asked + QUIET_SECONDS, self._free + LONGEST_QUIET_SECONDS)
 
     def _taken(self) -> Callable[[WorkerPool], None]:
         if self._uncompiled:
