@@ -126,8 +126,8 @@ class Planner:
     def _offered(self, problem: Problem, device: Device) -> bool:
         """Return whether any kernel has a config for `problem` on `device`.
 
-        Where a module shape has one at some size, it is taken to have them at all sizes that a kernel can run:
-        to find the first takes longer than all else of a miss together.
+        Where a module shape has one at some size, it is taken to have them at all that a kernel can run: to
+        find the first takes longer than all else of a miss together.
         """
         shape = module_shape(problem), device
         if shape in self._shapes:

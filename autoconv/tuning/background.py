@@ -22,7 +22,6 @@ from weakref import WeakSet
 
 import torch
 
-from autoconv.compiler.specialisation import hash_compiler
 from autoconv.kernels.aten import ATEN
 from autoconv.lookup import Found, warn_once
 from autoconv.sweep.outcomes import Failed, outcome_of
@@ -30,6 +29,7 @@ from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.process import Cancelled
 from autoconv.sweep.sweep import Job
 from autoconv.sweep.trials import failed_trial
+from autoconv.tuning.hashes import hash_once
 from autoconv.tuning.recent import Recent
 from autoconv.tuning.tuner import Tuner
 from autoconv.tuning.waiting import Key, P, Uncompiled, Wanted, uncompiled_for
@@ -39,28 +39,22 @@ IDLE_SECONDS = 5.0
 """After which the thread ends, and its workers with it, where nothing came. Starting them takes about 4 s."""
 
 QUIET_SECONDS = 1.0
-"""After the last request, before a sweep or a look begins, unless somebody waits for it. Both estimate every
-config, half a second in which the calls of other threads share the interpreter; and so a model's first
+"""After the last request, before a sweep or a look begins, unless somebody waits for it: so a model's first
 forward is over, and has asked for all its layers, when the first of them is picked."""
 
-LONGEST_QUIET_SECONDS = 10.0
-"""After which one begins all the same."""
+LONGEST_QUIET_SECONDS = 10.0  # after which one begins all the same
 
-SHARE = 0.25
-"""Of the device's free memory, the most that a sweep beside the process's own work may take."""
+SHARE = 0.25  # of the device's free memory, the most that a sweep beside the process's own work may take
 
-NICENESS = 10
-"""Of its worker processes: compilers on all cores would slow the calls down that they are to speed up."""
+NICENESS = 10  # of its workers: compilers on all cores would slow the calls down that they are to speed up
 
-MOST_WANTED = 1024
-"""Problems that wait to be swept; what comes beyond is noted as missed, and queued when planned anew."""
+MOST_WANTED = 1024  # problems that wait to be swept; what comes beyond is queued when planned anew
 
 MOST_UNCOMPILED = 8192
 """Plans that wait to be compiled for; where the queue is not worked the oldest go, evicted by then as like as
 not, and stay with what serves them."""
 
-MOST_LOOKS = 64
-"""Sizes that wait to be looked at; a look estimates every config, which takes half a second of a core."""
+MOST_LOOKS = 64  # sizes that wait to be looked at; a look takes half a second of a core
 
 
 class Background(Generic[P]):
@@ -174,10 +168,9 @@ class Background(Generic[P]):
         return not (self._anything() or self._busy)
 
     def _wake(self) -> None:
-        """Start the thread, or have it look; to be called with the lock.
+        """Start the thread, or wake it if it has to do something sooner; to be called with the lock.
 
-        Where it sleeps for no longer than it now may, it sleeps on: a thread that wakes to see that takes the
-        interpreter from a call, up to 5 ms each time, and a model's first forward makes a request a layer.
+        A thread that only looks takes the interpreter from a call, and a forward makes a request a layer.
         """
         self._asked = time.monotonic()
         if self._thread is None and self.here:
@@ -187,7 +180,7 @@ class Background(Generic[P]):
             self._changed.notify_all()
 
     def _run(self) -> None:
-        hash_compiler()  # now, so that no call has to wait for that
+        hash_once()  # now, so that no call has to wait for that
         with WorkerPool(niceness=NICENESS) as pool:  # no worker starts before it has a task
             while (work := self._next()) is not None:
                 try:
@@ -232,16 +225,17 @@ class Background(Generic[P]):
         return min(self._asked + QUIET_SECONDS, self._free + LONGEST_QUIET_SECONDS)
 
     def _taken(self) -> Callable[[WorkerPool], None]:
+        """Return the next task; to be called with the lock. A call may want it: nothing is weighed here."""
         if self._uncompiled:
             batch = list(self._uncompiled)
             self._uncompiled.clear()
             return lambda pool: self._compile(batch, pool)
         if self._wanted:
             # It stays in the queue meanwhile, for more plans to wait for it.
-            wanted = max(self._wanted.values(), key=lambda one: one.worth)
-            return lambda pool: self._tune(wanted, pool)
+            waiting = list(self._wanted.values())
+            return lambda pool: self._tune(max(waiting, key=lambda one: one.worth), pool)
         look = self._looks.popleft()
-        return lambda _: self._look_at(look)
+        return lambda pool: self._look_at(look, pool)
 
     # --- its tasks ----------------------------------------------------------------------------------
 
@@ -266,6 +260,7 @@ class Background(Generic[P]):
                 self.sweeps += 1
                 self._swept.add(wanted.key)
                 self._tuner.tune(wanted.problem, self._beside(wanted), wait=2 * wanted.job.seconds, pool=pool)
+                self._tuner.forget()  # whoever swept it
         finally:
             if not _paused():  # else it stays, and is seen to later
                 self._take_out(wanted)
@@ -303,10 +298,10 @@ class Background(Generic[P]):
             return None
         return None if wanted.job.on_gpu and found.provenance == "predicted" else found
 
-    def _look_at(self, wanted: Wanted[P]) -> None:
+    def _look_at(self, wanted: Wanted[P], pool: WorkerPool) -> None:
         """Have it swept where what serves is far behind."""
-        found = self._tuner.find(*wanted.key)
-        if found is not None and self._tuner.ahead(wanted.problem, found, wanted.job.device):
+        found, device = self._tuner.find(*wanted.key), wanted.job.device
+        if found is not None and self._tuner.ahead(wanted.problem, found, device, pool.compilers):
             for plan in wanted.plans:
                 plan.missed = True
             wanted.exactly = True
