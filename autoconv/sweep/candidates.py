@@ -75,7 +75,7 @@ class Choice(NamedTuple):
 
 
 def choice(problem: Problem, device: Device, count: int, asked: Collection[Config]) -> Choice:
-    """Return the candidates of a sweep in short: it takes half a second or more, so a worker does it.
+    """Return the candidates of a sweep in short, which takes half a second or more.
 
     Args:
         problem: The problem.

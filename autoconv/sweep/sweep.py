@@ -55,6 +55,7 @@ class Job:
     ordinal: int = 0  # of the device among this process's, where it is present
     share: float = 1.0  # of the memory that is free there, the most that may be taken
     beside: Config | None = None  # what serves now, where the device is timed on beside other work
+    aside: bool = False  # this process serves calls meanwhile, so a worker estimates the candidates
     why: str = "asked for"  # the sweep is made, in the log's words
 
 
@@ -109,9 +110,8 @@ def sweep(
     source, is not tried. The trial of the least estimate, which would serve without a sweep, is marked as the
     default. What was best before an upgrade, `old`, is tried first, and where it holds nothing else is.
 
-    The job's seconds do not run while worker processes start or one of them estimates the candidates.
-    Whatever they are, the first candidate is compiled and checked: a prior, where there is one, or else the
-    best by the estimate.
+    The job's seconds do not run while worker processes start or candidates are estimated. Whatever they are,
+    the first candidate is compiled and checked: a prior, where there is one, or else the best by the estimate.
 
     Raises:
         Cancelled: the pool was closed meanwhile.
@@ -120,7 +120,8 @@ def sweep(
     begun = time.monotonic()
     _log.info("sweep of %s for %s begins: %s", problem, job.device.name, job.why)
     asked = (*priors, *old.ours)
-    space, estimated, offered = pool.compilers.call(choice, problem, job.device, job.shortlist, asked)
+    given = problem, job.device, job.shortlist, asked
+    space, estimated, offered = pool.compilers.call(choice, *given) if job.aside else choice(*given)
     deadline = time.monotonic() + job.seconds
     first = [config for config in priors if config in offered]
     chosen = list(dict.fromkeys([*first, estimated[0], *_each_kernel_first(list(estimated))]))

@@ -272,10 +272,11 @@ class Background(Generic[P]):
 
     def _beside(self, wanted: Wanted[P]) -> Job:
         """Return the sweep of it as it is made here: on a GPU in pairs with what serves now."""
-        if not wanted.job.on_gpu:
-            return wanted.job
+        job = replace(wanted.job, aside=True)
+        if not job.on_gpu:
+            return job
         found = self._tuner.find(*wanted.key)
-        return replace(wanted.job, beside=ATEN if found is None else found.config)
+        return replace(job, beside=ATEN if found is None else found.config)
 
     def _take_out(self, wanted: Wanted[P]) -> None:
         """Take it out of the queue, and give its plans what serves by now."""

@@ -191,7 +191,7 @@ class Tuner:
     def _priors(self, problem: Problem, job: Job, pool: WorkerPool | None) -> list[Config]:
         """Return what a sweep tries first: what was best elsewhere for this problem, then for the nearest."""
         environment = job.environment
-        offered = in_space if pool is None else partial(pool.compilers.call, in_space)
+        offered = partial(pool.compilers.call, in_space) if pool is not None and job.aside else in_space
         near = (
             self.find(problem, environment),
             lookup.transferred(self.layers, problem, environment, job.device, predictor_of, offered),

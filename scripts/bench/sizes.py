@@ -5,8 +5,8 @@
 A HiFi-GAN generator of 78 convolutions at so many lengths and a Whisper encoder at so many batch sizes, both
 narrow, under the default policy with an empty database, on a driver that stands in for a GPU. Sweeps are
 scripted: each finds the least estimate at once, so what is timed is what a call does, and compiling is real.
-Each time is of a whole forward, divided by the convolutions. "Beyond torch" is that of the convolutions alone,
-without what torch's own took in those very calls: on a busy machine no other time of it would do.
+Each time is of a whole forward, divided by the convolutions. "Beyond torch" is that of the convolutions
+alone, without what torch's own took in those very calls: on a busy machine no other time of it would do.
 """
 
 from __future__ import annotations

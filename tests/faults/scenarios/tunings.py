@@ -27,7 +27,7 @@ from autoconv.problem import Problem
 from autoconv.sweep.candidates import best_guess
 from autoconv.sweep.outcomes import Failed
 from autoconv.sweep.pool import Workers
-from autoconv.sweep.tasks import Apply, Compile, Crashed, Task, TimedOut, Verify
+from autoconv.sweep.tasks import Compile, Crashed, Task, TimedOut, Verify
 from autoconv.sweep.verify import Verdict
 from autoconv.targets import target
 from autoconv.tuning import asked, effort, scheduler
@@ -152,8 +152,6 @@ class Tuning:
 
     def _answer(self, task: Task[Any]) -> Any:
         """Return what comes of a task: of ten candidates about three fail."""
-        if isinstance(task, Apply):
-            return task.perform()
         if not isinstance(task, (Compile, Verify)):
             return True
         draw = random.Random(f"{self.seed} {type(task).__name__} {task.config}")
