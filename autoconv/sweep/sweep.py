@@ -110,8 +110,8 @@ def sweep(
     source, is not tried. The trial of the least estimate, which would serve without a sweep, is marked as the
     default. What was best before an upgrade, `old`, is tried first, and where it holds nothing else is.
 
-    The job's seconds do not run while worker processes start or candidates are estimated. Whatever they are,
-    the first candidate is compiled and checked: a prior, where there is one, or else the best by the estimate.
+    The job's seconds do not run while workers start or candidates are estimated. Whatever they are, the first
+    candidate is compiled and checked: a prior, where there is one, or else the best by the estimate.
 
     Raises:
         Cancelled: the pool was closed meanwhile.

@@ -168,15 +168,12 @@ class Background(Generic[P]):
         return not (self._anything() or self._busy)
 
     def _wake(self) -> None:
-        """Start the thread, or wake it if it has to do something sooner; to be called with the lock.
-
-        A thread that only looks takes the interpreter from a call, and a forward makes a request a layer.
-        """
+        """Start the thread, or wake it if it has to do something sooner; to be called with the lock."""
         self._asked = time.monotonic()
         if self._thread is None and self.here:
             self._thread = threading.Thread(target=self._run, name="autoconv tuner", daemon=True)
             self._thread.start()
-        elif self._due() < self._asleep:
+        elif self._due() < self._asleep:  # else it would take the interpreter from a call, once a layer
             self._changed.notify_all()
 
     def _run(self) -> None:
