@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import torch
+from torch.nn import functional
 
 from autoconv.dispatch.signature import Call, Numbers, Padding, Sides
 from autoconv.kernels.aten import activations, convolved, even
@@ -39,14 +40,26 @@ class ByTorch:
     activation: str = "none"
     taps: int = 0
     served: Callable[[], object] | None = None  # told of each call that torch did not refuse
+    plain: bool = field(init=False)  # whether one function of torch's, called as it is, computes the call
+
+    def __post_init__(self) -> None:
+        """See once what each call would have to see again; there is one for each of a layer not tuned yet."""
+        more = isinstance(self.padding, Sides) or self.activation != "none" or self.served is not None
+        object.__setattr__(self, "plain", self.op != "conv_weight" and not more)
 
     def __call__(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Return what torch's own convolution returns, or raise what it raises."""
         padding: Any = self.padding
+        stride: Any = self.stride
+        if self.plain:
+            if self.op == "conv":
+                return functional.conv1d(x, weight, bias, stride, padding, self.dilation, self.groups)
+            more: Any = self.output_padding, self.groups, self.dilation
+            return functional.conv_transpose1d(x, weight, bias, stride, padding, *more).contiguous()
         extra = 0, 0
         if isinstance(padding, Sides):
             padding, extra = even(padding.left, padding.right)
-        window = self.stride, padding, self.dilation, self.groups
+        window = stride, padding, self.dilation, self.groups
         y = convolved(self.op, x, weight, bias, *window, self.output_padding, self.taps, extra=extra)
         y = ACTIVATIONS[self.activation](y)
         if self.served is not None:

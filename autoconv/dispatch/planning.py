@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -22,13 +22,17 @@ from autoconv.dispatch.plans import Key, Plan, Plans, Subject
 from autoconv.dispatch.signature import Call, plain_number, precision_of, precision_setting, problem_of
 from autoconv.environment import Environment
 from autoconv.errors import MissError
-from autoconv.kernels.registry import kernels, supporting
+from autoconv.kernels.base import Kernel
+from autoconv.kernels.registry import kernels
+from autoconv.kernels.sizes import beyond_reach
 from autoconv.lookup import Found, warn_once
+from autoconv.lookup.buckets import Shape, module_shape
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.outcomes import outcome_of
 from autoconv.tuning.background import Background
 from autoconv.tuning.missed import Missed, now
+from autoconv.tuning.recent import Recent
 from autoconv.tuning.tuner import Tuner
 from autoconv.tuning.waiting import uncompiled_for
 
@@ -55,6 +59,7 @@ class Planner:
         self._binder = Binder(machine, settings, tuner, self.plans)
         self.chooser = Chooser(machine, settings, tuner, self.plans, self.background)
         self._environments: dict[int, Environment] = {}
+        self._shapes: Recent[tuple[Shape, Device]] = Recent()  # which kernels offer configs for
 
     def planned(self, key: Key, call: Call) -> Plan:
         """Make, keep and return the plan for calls of this signature.
@@ -105,7 +110,7 @@ class Planner:
         assert plan.subject is not None
         problem, device, _ = plan.subject
         found = self.chooser.choose(plan)
-        if found is None and not _offered(problem, device):
+        if found is None and not self._offered(problem, device):
             return False
         by_torch = ByTorch(*call[3:])
         if found is None:
@@ -117,6 +122,20 @@ class Planner:
             launch, why = self._binder.bind(found, plan, call)
             self.plans.serve(plan, launch, Served(found.grade, found.layer, why))
         return True
+
+    def _offered(self, problem: Problem, device: Device) -> bool:
+        """Return whether any kernel has a config for `problem` on `device`.
+
+        Where a module shape has one at some size, it is taken to have them at all that a kernel can run: to
+        find the first takes longer than all else of a miss together.
+        """
+        shape = module_shape(problem), device
+        if shape in self._shapes:
+            return any(True for _ in _able(problem))
+        offered = any(True for kernel in _able(problem) for _ in kernel.space(problem, device))
+        if offered:
+            self._shapes.add(shape)
+        return offered
 
     def _waits(self, found: Found, plan: Plan) -> bool:
         """Have a config compiled beside that another size's or another toolchain's entry names, if need be.
@@ -211,6 +230,7 @@ class Planner:
         self._missed.flush()
 
 
-def _offered(problem: Problem, device: Device) -> bool:
-    """Return whether any kernel that can run `problem` has a config for it on `device`."""
-    return any(True for kernel in supporting(problem) for _ in kernel.space(problem, device))
+def _able(problem: Problem) -> Iterator[Kernel]:
+    """Yield the kernels that can run `problem`, as `supporting` does, each asked only when it is needed."""
+    if beyond_reach(problem) is None:
+        yield from (kernel for kernel in kernels().values() if kernel.unsupported(problem) is None)

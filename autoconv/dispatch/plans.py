@@ -128,9 +128,10 @@ class Plans:
 
     def counts(self) -> Counter[Served]:
         """Return how many calls were served by what. Of calls that threads make at once, some may lack."""
-        with self.alone():
-            for plan in list(self.by_key.values()):
+        for plan in list(self.by_key.values()):
+            with self.alone():  # for each: to count thousands up takes longer than a call may wait
                 self._count_up(plan)
+        with self.alone():
             return Counter(self._calls)
 
     def _count_up(self, plan: Plan) -> None:

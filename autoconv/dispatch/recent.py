@@ -70,12 +70,14 @@ def recent(
     compare = comparison()
     if compare is None or not all(map(_constant, numbers)):
         return None
-    addresses = [tensor.data_ptr() for tensor in tensors]
-    if min(addresses) <= NO_MEMORY or any(address % 16 for address in addresses):
-        return None
+    differentiable = False
+    for tensor in tensors:
+        address = tensor.data_ptr()
+        if address <= NO_MEMORY or address % 16:
+            return None
+        differentiable = differentiable or tensor.requires_grad
     if len(set(map(id, tensors))) < len(tensors):  # of which the comparison wants none
         return None
-    differentiable = any(tensor.requires_grad for tensor in tensors)
     of_float32 = precision if tensors[0].dtype == torch.float32 else None
     alike = compare(*tensors)
     return Recent(alike, plan, *numbers, differentiable, of_float32)  # type: ignore[call-arg]  # not counted
@@ -84,7 +86,7 @@ def recent(
 def _constant(number: Any) -> bool:
     """Return whether an argument cannot change in place: a list may, and what else there is, who knows."""
     if type(number) is tuple:
-        return all(type(one) is int for one in number)
+        return set(map(type, number)) <= {int}
     return number is None or type(number) in (int, str)
 
 

@@ -28,19 +28,25 @@ _NEIGHBOURS = 16  # asked of each layer: fields that have no column are compared
 _PRIORS = 4  # configs that the next sweep tries first
 
 AmongEnvironments = Callable[[EnvironmentRecord], bool]
+Offered = Callable[[Config, Problem, Device], bool]
 
 
 def transferred(
-    layers: Layers, problem: Problem, environment: Environment, device: Device, predictor_of: PredictorOf
+    layers: Layers,
+    problem: Problem,
+    environment: Environment,
+    device: Device,
+    predictor_of: PredictorOf,
+    offered: Offered = in_space,
 ) -> Found | None:
     """Return the best config found elsewhere that its kernel offers for `problem` on `device`, or None.
 
     This problem's on another device of the architecture ("scaled") come before the nearest problems' on this
     device ("nearest"); then measured before predicted, then the nearer, then the layers' precedence. Their
-    times are another's, so they are left out.
+    times are another's, so they are left out. To know what a kernel has `offered` it makes its whole space.
     """
     for found in _elsewhere(layers, problem, environment, predictor_of):
-        if in_space(found.config, problem, device):
+        if offered(found.config, problem, device):
             return replace(found.without_times(), provenance="transferred")
     return None
 

@@ -20,6 +20,10 @@ MOST_FAMILIES = 1024
 FRESH_SECONDS = 60.0
 """After which a family is read anew, so that what other processes tuned is seen."""
 
+MISSED_SECONDS = 1.0
+"""Likewise, where nothing in it serves: a read takes longer than all else of a miss, and a network at a new
+size has several layers of one module shape, at lengths of their own."""
+
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -47,11 +51,13 @@ class Shelf:
     def find(self, problem: Problem, environment: Environment) -> Found | None:
         """Return what serves `problem`, as `lookup.find` does; where its shape is known, from memory.
 
-        A miss is looked up in the layers each time: another process may have tuned the problem meanwhile.
+        A miss is looked up in the layers again after MISSED_SECONDS: another process may have tuned the
+        problem meanwhile.
         """
         kept = self._fresh(problem, environment)
-        found = kept.find(problem) if kept else None
-        if found is not None and (found.hit or found.pinned):
+        found = kept.family.find(problem) if kept else None
+        served = found is not None and (found.hit or found.pinned)
+        if kept and (served or time.monotonic() - kept.read < MISSED_SECONDS):
             return found
         return self._read(problem, environment).find(problem)
 
@@ -65,7 +71,8 @@ class Shelf:
         finished: bool = True,
     ) -> Found | None:
         """Return the best entry of these grades and provenances in any layer; see `Family.known`."""
-        family = self._fresh(problem, environment) or self._read(problem, environment)
+        kept = self._fresh(problem, environment)
+        family = kept.family if kept else self._read(problem, environment)
         return family.known(problem, grades, provenances, finished=finished)
 
     def remember(self, problem: Problem, environment: Environment, trials: Iterable[Trial]) -> None:
@@ -83,11 +90,11 @@ class Shelf:
         self._changes += 1
         self._kept.clear()
 
-    def _fresh(self, problem: Problem, environment: Environment) -> Family | None:
+    def _fresh(self, problem: Problem, environment: Environment) -> _Kept | None:
         """Return what was read of the problem's shape a short while ago, None if nothing was."""
         # Where a layer has more sizes of the shape than are read at a time, they are those near the problem.
         kept = self._kept.get((module_shape(problem), environment)) or self._kept.get((problem, environment))
-        return kept.family if kept and time.monotonic() - kept.read < FRESH_SECONDS else None
+        return kept if kept and time.monotonic() - kept.read < FRESH_SECONDS else None
 
     def _read(self, problem: Problem, environment: Environment) -> Family:
         """Read the problem's shape, and keep it."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
+from typing import NamedTuple
 
 from autoconv.config import Config
 from autoconv.cost.predict import estimate, estimate_seconds, judged_lean
@@ -64,6 +66,31 @@ def to_compile(problem: Problem, configs: list[Config], device: Device, count: i
     return list(chosen)
 
 
+class Choice(NamedTuple):
+    """What a sweep has to choose from, and what of it is worth compiling."""
+
+    candidates: int  # configs in the space
+    to_compile: tuple[Config, ...]  # the least estimate first
+    offered: frozenset[Config]  # of those asked for, the ones in the space
+
+
+def choice(problem: Problem, device: Device, count: int, asked: Collection[Config]) -> Choice:
+    """Return the candidates of a sweep in short, which takes half a second or more.
+
+    Args:
+        problem: The problem.
+        device: What it is tuned for.
+        count: Of the shortlist; see `to_compile`.
+        asked: Configs of which the sweep wants to know whether they are candidates.
+
+    Raises:
+        ProblemError: no kernel runs this problem, or none has a grid that covers it.
+    """
+    configs = candidates(problem, device)
+    chosen = to_compile(problem, configs, device, count)
+    return Choice(len(configs), tuple(chosen), frozenset(asked) & frozenset(configs))
+
+
 def _lengths(problem: Problem, count: int) -> list[Problem]:
     """Return the problem at lengths from half to twice its own, even by their logarithms, its own left out.
 
@@ -108,3 +135,12 @@ def best_guess(problem: Problem, device: Device) -> tuple[Config, float]:
     found = candidates(problem, device)
     config = shortlist(problem, judged_lean(problem, found, device) or found, device, count=1)[0]
     return config, estimate(problem, config, device).seconds
+
+
+def lead(problem: Problem, config: Config, device: Device) -> float:
+    """Return the estimated time of `config` over that of the best guess: 1, or more where one is better.
+
+    Raises:
+        ProblemError: no kernel runs this problem.
+    """
+    return estimate(problem, config, device).seconds / best_guess(problem, device)[1]

@@ -6,15 +6,16 @@ import atexit
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from autoconv.sweep.outcomes import Failed
+from autoconv.sweep.outcomes import Failed, Outcome, Unavailable
 from autoconv.sweep.process import Cancelled, Worker
-from autoconv.sweep.tasks import Skipped, Task
+from autoconv.sweep.tasks import Apply, Skipped, Task
 
 _MOST_WORKERS = 16  # of a kind; each is a process of some 300 MB, and a sweep has few more tasks at a time
 
@@ -103,6 +104,22 @@ class Workers:
                 self._idle.appendleft(worker)
             if self._closed:
                 self._end_idle()
+
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Return what a function of some module returns, called in a worker.
+
+        A thread that computes in Python for long delays the calls of others: each time one lets go of the
+        interpreter, as every operator of torch does, it may wait 5 ms for it. Where no worker can answer, the
+        function is called here, and raises here.
+
+        Raises:
+            Cancelled: the workers were closed, or the interpreter exits.
+        """
+        with suppress(Unavailable):
+            (answer,) = self.perform([Apply(function, arguments)])
+            if not isinstance(answer, Outcome):
+                return answer
+        return function(*arguments)
 
     def _hand_out(self, queue: deque[tuple[int, Task[Any]]], busy: dict[Worker, int]) -> None:
         while queue and (worker := self._taken()):

@@ -22,7 +22,7 @@ from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.kernels.aten import ATEN
 from autoconv.problem import Problem
-from autoconv.sweep.candidates import candidates, to_compile
+from autoconv.sweep.candidates import choice
 from autoconv.sweep.ledger import Ledger
 from autoconv.sweep.measure import Bench
 from autoconv.sweep.outcomes import Failed, Unavailable
@@ -55,6 +55,7 @@ class Job:
     ordinal: int = 0  # of the device among this process's, where it is present
     share: float = 1.0  # of the memory that is free there, the most that may be taken
     beside: Config | None = None  # what serves now, where the device is timed on beside other work
+    aside: bool = False  # this process serves calls meanwhile, so a worker estimates the candidates
     why: str = "asked for"  # the sweep is made, in the log's words
 
 
@@ -109,8 +110,8 @@ def sweep(
     source, is not tried. The trial of the least estimate, which would serve without a sweep, is marked as the
     default. What was best before an upgrade, `old`, is tried first, and where it holds nothing else is.
 
-    The job's seconds do not run while worker processes start. Whatever they are, the first candidate is
-    compiled and checked: a prior, where there is one, or else the best by the estimate.
+    The job's seconds do not run while workers start or candidates are estimated. Whatever they are, the first
+    candidate is compiled and checked: a prior, where there is one, or else the best by the estimate.
 
     Raises:
         Cancelled: the pool was closed meanwhile.
@@ -118,10 +119,12 @@ def sweep(
     """
     begun = time.monotonic()
     _log.info("sweep of %s for %s begins: %s", problem, job.device.name, job.why)
-    configs = candidates(problem, job.device)
-    estimated = to_compile(problem, configs, job.device, job.shortlist)
-    first = [config for config in priors if config in configs]
-    chosen = list(dict.fromkeys([*first, estimated[0], *_each_kernel_first(estimated)]))
+    asked = (*priors, *old.ours)
+    given = problem, job.device, job.shortlist, asked
+    space, estimated, offered = pool.compilers.call(choice, *given) if job.aside else choice(*given)
+    deadline = time.monotonic() + job.seconds
+    first = [config for config in priors if config in offered]
+    chosen = list(dict.fromkeys([*first, estimated[0], *_each_kernel_first(list(estimated))]))
     recorder = Recorder(
         problem,
         job.environment,
@@ -132,12 +135,12 @@ def sweep(
         contended=job.beside is not None,
     )
     chosen = [config for config in chosen if config not in recorder.done]
-    few = [config for config in old.ours if config in configs and config not in recorder.done]
+    few = [config for config in old.ours if config in offered and config not in recorder.done]
     stages = [few, [config for config in chosen if config not in few]] if old.configs else [chosen]
     bench = None
     if job.on_gpu:
         bench = Bench(problem, job.device, job.ordinal, pool.gpu, job.share, job.beside)
-    stopped, deadline = None, begun + job.seconds
+    stopped = None
     compiled, held = 0, False
     try:
         deadline += _start(pool, bench, len(chosen))
@@ -163,7 +166,7 @@ def sweep(
         winner=recorder.winner(),
         trials=tuple(recorder.trials),
         recorded=recorder.recorded,
-        candidates=len(configs),
+        candidates=space,
         compiled=compiled,
         seconds=time.monotonic() - begun,
         stopped=stopped,

@@ -7,9 +7,10 @@ the `Outcome` that says why there is none.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from autoconv.config import Config
 from autoconv.device import Device
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from autoconv.sweep.verify import Verdict
 
 Result = TypeVar("Result", covariant=True)
+Value = TypeVar("Value")
 
 
 class Task(Protocol[Result]):
@@ -45,6 +47,23 @@ class Load:
     def perform(self) -> bool:
         """Do nothing: what was needed is there."""
         return True
+
+
+@dataclass(frozen=True)
+class Apply(Generic[Value]):
+    """Call a function of some module with these arguments: one that would hold up its caller's process."""
+
+    function: Callable[..., Value]
+    arguments: tuple[Any, ...]
+
+    @property
+    def needs(self) -> str:
+        """The function's module."""
+        return self.function.__module__
+
+    def perform(self) -> Value:
+        """Call it."""
+        return self.function(*self.arguments)
 
 
 @dataclass(frozen=True)

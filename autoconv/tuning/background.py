@@ -22,7 +22,6 @@ from weakref import WeakSet
 
 import torch
 
-from autoconv.compiler.specialisation import hash_compiler
 from autoconv.kernels.aten import ATEN
 from autoconv.lookup import Found, warn_once
 from autoconv.sweep.outcomes import Failed, outcome_of
@@ -30,6 +29,7 @@ from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.process import Cancelled
 from autoconv.sweep.sweep import Job
 from autoconv.sweep.trials import failed_trial
+from autoconv.tuning.hashes import hash_once
 from autoconv.tuning.recent import Recent
 from autoconv.tuning.tuner import Tuner
 from autoconv.tuning.waiting import Key, P, Uncompiled, Wanted, uncompiled_for
@@ -39,28 +39,22 @@ IDLE_SECONDS = 5.0
 """After which the thread ends, and its workers with it, where nothing came. Starting them takes about 4 s."""
 
 QUIET_SECONDS = 1.0
-"""After the last request, before a sweep or a look begins, unless somebody waits for it. Both estimate every
-config, half a second in which the calls of other threads share the interpreter; and so a model's first
+"""After the last request, before a sweep or a look begins, unless somebody waits for it: so a model's first
 forward is over, and has asked for all its layers, when the first of them is picked."""
 
-LONGEST_QUIET_SECONDS = 10.0
-"""After which one begins all the same."""
+LONGEST_QUIET_SECONDS = 10.0  # after which one begins all the same
 
-SHARE = 0.25
-"""Of the device's free memory, the most that a sweep beside the process's own work may take."""
+SHARE = 0.25  # of the device's free memory, the most that a sweep beside the process's own work may take
 
-NICENESS = 10
-"""Of its worker processes: compilers on all cores would slow the calls down that they are to speed up."""
+NICENESS = 10  # of its workers: compilers on all cores would slow the calls down that they are to speed up
 
-MOST_WANTED = 1024
-"""Problems that wait to be swept; what comes beyond is noted as missed, and queued when planned anew."""
+MOST_WANTED = 1024  # problems that wait to be swept; what comes beyond is queued when planned anew
 
 MOST_UNCOMPILED = 8192
 """Plans that wait to be compiled for; where the queue is not worked the oldest go, evicted by then as like as
 not, and stay with what serves them."""
 
-MOST_LOOKS = 64
-"""Sizes that wait to be looked at; a look estimates every config, which takes half a second of a core."""
+MOST_LOOKS = 64  # sizes that wait to be looked at; a look takes half a second of a core
 
 
 class Background(Generic[P]):
@@ -89,7 +83,9 @@ class Background(Generic[P]):
         self._looked: Recent[tuple[object, ...]] = Recent()
         self._thread: threading.Thread | None = None
         self._busy = False
-        self._asked = 0.0  # of time.monotonic: the last request
+        self._free = 0.0  # of time.monotonic: when the thread was free for its next task
+        self._asleep = -math.inf  # likewise: until when it sleeps, unless it is woken
+        self._asked = 0.0  # likewise: the last request
         self._waiting = 0  # callers of wait
         self._process = os.getpid()
         self.sweeps = 0
@@ -172,15 +168,16 @@ class Background(Generic[P]):
         return not (self._anything() or self._busy)
 
     def _wake(self) -> None:
-        """Start the thread, or have it look; to be called with the lock."""
+        """Start the thread, or wake it if it has to do something sooner; to be called with the lock."""
         self._asked = time.monotonic()
         if self._thread is None and self.here:
             self._thread = threading.Thread(target=self._run, name="autoconv tuner", daemon=True)
             self._thread.start()
-        self._changed.notify_all()
+        elif self._due() < self._asleep:  # else it would take the interpreter from a call, once a layer
+            self._changed.notify_all()
 
     def _run(self) -> None:
-        hash_compiler()  # now, so that no call has to wait for that
+        hash_once()  # now, so that no call has to wait for that
         with WorkerPool(niceness=NICENESS) as pool:  # no worker starts before it has a task
             while (work := self._next()) is not None:
                 try:
@@ -194,44 +191,48 @@ class Background(Generic[P]):
 
     def _next(self) -> Callable[[WorkerPool], None] | None:
         """Return what to do next; None, and the thread is to end, where nothing came for a while."""
-        begun = time.monotonic()
         with self._changed:
+            self._free = time.monotonic()
             self._busy = False
             self._changed.notify_all()
-            while True:
-                workable = self._anything() and not _paused()
-                start = self._start(begun) if workable else begun + IDLE_SECONDS
-                if time.monotonic() >= start:
-                    break
-                self._changed.wait(start - time.monotonic())
-            if workable:
+            while (left := self._due() - time.monotonic()) > 0:
+                self._asleep = self._due()
+                self._changed.wait(left)
+            self._asleep = -math.inf
+            if self._workable():
                 self._busy = True
                 return self._taken()
         with suppress(RuntimeWarning):
             self._flush()
         with self._changed:
             self._thread = None
-            if self._anything() and not _paused():  # came meanwhile
+            if self._workable():  # came meanwhile
                 self._wake()
         return None
 
-    def _start(self, begun: float) -> float:
-        """Return when to take the next task; `begun` is when the thread was free for it."""
+    def _workable(self) -> bool:
+        return self._anything() and not _paused()
+
+    def _due(self) -> float:
+        """Return when the thread has to do something: to take the next task, or to end."""
+        if not self._workable():
+            return self._free + IDLE_SECONDS
         if self._uncompiled or self._waiting:
-            return begun
-        return min(self._asked + QUIET_SECONDS, begun + LONGEST_QUIET_SECONDS)
+            return self._free
+        return min(self._asked + QUIET_SECONDS, self._free + LONGEST_QUIET_SECONDS)
 
     def _taken(self) -> Callable[[WorkerPool], None]:
+        """Return the next task; to be called with the lock. A call may want it: nothing is weighed here."""
         if self._uncompiled:
             batch = list(self._uncompiled)
             self._uncompiled.clear()
             return lambda pool: self._compile(batch, pool)
         if self._wanted:
             # It stays in the queue meanwhile, for more plans to wait for it.
-            wanted = max(self._wanted.values(), key=lambda one: one.worth)
-            return lambda pool: self._tune(wanted, pool)
+            waiting = list(self._wanted.values())
+            return lambda pool: self._tune(max(waiting, key=lambda one: one.worth), pool)
         look = self._looks.popleft()
-        return lambda _: self._look_at(look)
+        return lambda pool: self._look_at(look, pool)
 
     # --- its tasks ----------------------------------------------------------------------------------
 
@@ -256,6 +257,7 @@ class Background(Generic[P]):
                 self.sweeps += 1
                 self._swept.add(wanted.key)
                 self._tuner.tune(wanted.problem, self._beside(wanted), wait=2 * wanted.job.seconds, pool=pool)
+                self._tuner.forget()  # whoever swept it
         finally:
             if not _paused():  # else it stays, and is seen to later
                 self._take_out(wanted)
@@ -267,10 +269,11 @@ class Background(Generic[P]):
 
     def _beside(self, wanted: Wanted[P]) -> Job:
         """Return the sweep of it as it is made here: on a GPU in pairs with what serves now."""
-        if not wanted.job.on_gpu:
-            return wanted.job
+        job = replace(wanted.job, aside=True)
+        if not job.on_gpu:
+            return job
         found = self._tuner.find(*wanted.key)
-        return replace(wanted.job, beside=ATEN if found is None else found.config)
+        return replace(job, beside=ATEN if found is None else found.config)
 
     def _take_out(self, wanted: Wanted[P]) -> None:
         """Take it out of the queue, and give its plans what serves by now."""
@@ -293,10 +296,10 @@ class Background(Generic[P]):
             return None
         return None if wanted.job.on_gpu and found.provenance == "predicted" else found
 
-    def _look_at(self, wanted: Wanted[P]) -> None:
+    def _look_at(self, wanted: Wanted[P], pool: WorkerPool) -> None:
         """Have it swept where what serves is far behind."""
-        found = self._tuner.find(*wanted.key)
-        if found is not None and self._tuner.ahead(wanted.problem, found, wanted.job.device):
+        found, device = self._tuner.find(*wanted.key), wanted.job.device
+        if found is not None and self._tuner.ahead(wanted.problem, found, device, pool.compilers):
             for plan in wanted.plans:
                 plan.missed = True
             wanted.exactly = True

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 from autoconv import lookup
 from autoconv.config import Config
-from autoconv.cost.predict import estimate
 from autoconv.cost.version import predictor_of
 from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
 from autoconv.lookup import Found, Shelf
+from autoconv.lookup.legality import in_space
 from autoconv.problem import Problem
 from autoconv.settings import Settings
-from autoconv.sweep.candidates import best_guess
+from autoconv.sweep.candidates import best_guess, lead
 from autoconv.sweep.executor import Executor, Local, Request
-from autoconv.sweep.pool import WorkerPool
+from autoconv.sweep.pool import WorkerPool, Workers
 from autoconv.sweep.revalidation import NOTHING_BEFORE, before
 from autoconv.sweep.sweep import Job, Progress, Swept
 from autoconv.tuning.recent import Recent
@@ -71,18 +72,22 @@ class Tuner:
         """
         return self._shelf.find(problem, environment)
 
-    def ahead(self, problem: Problem, found: Found, device: Device) -> bool:
+    def forget(self) -> None:
+        """Read the layers anew when asked next: something was recorded, here or elsewhere."""
+        self._shelf.forget()
+
+    def ahead(self, problem: Problem, found: Found, device: Device, workers: Workers) -> bool:
         """Return whether the model's best config is ahead of `found` by more than twice the model's error.
 
-        It takes as long as a guess, some 0.3 s. Of torch's own convolution the model knows nothing.
+        It takes as long as a guess, some 0.3 s, in one of `workers`. Of torch's own convolution the model
+        knows nothing.
 
         Raises:
             ProblemError: no kernel runs this problem.
         """
         if found.config == ATEN:
             return False
-        _, best = best_guess(problem, device)
-        return estimate(problem, found.config, device).seconds > best * (1 + 2 * MODEL_ERROR)
+        return workers.call(lead, problem, found.config, device) > 1 + 2 * MODEL_ERROR
 
     def torch_seconds(self, problem: Problem, environment: Environment) -> float | None:
         """Return what torch's own convolution was measured to take here, None where it was not."""
@@ -164,7 +169,7 @@ class Tuner:
                 return Tuned(known, None)
             if not mine:
                 return Tuned(self.provisional(problem, job.environment, job.device), None)
-            first = self._priors(problem, job)
+            first = self._priors(problem, job, pool)
             old = NOTHING_BEFORE
             if revalidate:
                 old = before(self.layers, problem, job.environment, measured=job.on_gpu)
@@ -183,12 +188,13 @@ class Tuner:
             found = _unwritten(swept.winner)
         return Tuned(found, swept)
 
-    def _priors(self, problem: Problem, job: Job) -> list[Config]:
+    def _priors(self, problem: Problem, job: Job, pool: WorkerPool | None) -> list[Config]:
         """Return what a sweep tries first: what was best elsewhere for this problem, then for the nearest."""
         environment = job.environment
+        offered = partial(pool.compilers.call, in_space) if pool is not None and job.aside else in_space
         near = (
             self.find(problem, environment),
-            lookup.transferred(self.layers, problem, environment, job.device, predictor_of),
+            lookup.transferred(self.layers, problem, environment, job.device, predictor_of, offered),
         )
         configs = [found.config for found in near if found is not None and found.config != ATEN]
         return [*lookup.priors(self.layers, problem, environment), *configs]

@@ -5,7 +5,8 @@ same driver, which stands in for a GPU and drops the launch where Triton hands i
 does on a GPU before it comes to C, plain Triton pays on top and a hit does not. All allocate their output.
 They take turns, and the thread's own CPU time is counted, so that a noisy machine disturbs them little and
 alike; the ratios of their medians, net of the output's allocation, say more than the microseconds, and the
-numbers of bytecodes, Python's own work, are the same each time. Prints one JSON object.
+numbers of bytecodes, Python's own work, are the same each time. "served by torch" is a call for which torch
+won, beside torch's own functional.conv1d of the same tensors. Prints one JSON object.
 
     python scripts/bench/dispatch.py [rounds]
 """
@@ -28,6 +29,7 @@ from typing import Any
 import torch
 import triton
 from torch import nn
+from torch.nn import functional
 
 import autoconv
 from autoconv import Config, Problem, device, lookup, ops, serving, settings
@@ -36,6 +38,7 @@ from autoconv.cost.version import predictor_of
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.dispatch.machines import Recorded
 from autoconv.environment import Environment
+from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.kernels.source import source_of
 from tuning_db import Trial
@@ -45,10 +48,12 @@ PROBLEM = Problem(2, 32, 32, 3, 128, dilation=2)  # small, so that allocating it
 KERNEL = kernel_called("dense")
 CONFIG = next(iter(KERNEL.space(PROBLEM, device.find(DEVICE))))
 Y_SHAPE = PROBLEM.y_shape
+WON_BY_TORCH = Problem(1, 4, 4, 1, 16)  # torch computes this one for real, so the smaller the better
 NUMBERS = (PROBLEM.stride, 0, PROBLEM.dilation, 1)
 ROUNDS = 200
 CALLS = 200  # of each, in one round
 PARTS = ("torch.empty", "new_empty", "launch", "plan")  # of a call
+BY_TORCH = ("functional.conv1d", "served by torch")  # which compute, on the CPU
 
 Variant = Callable[[], object]
 
@@ -56,6 +61,7 @@ Variant = Callable[[], object]
 def main() -> None:
     """Measure every variant in turn, and print medians, ratios and shares."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    torch.set_num_threads(1)  # two that wait for each other on a busy machine would be all that is timed
     with ExitStack() as stack:
         measurable = variants(stack)
         codes = {name: bytecodes(call) for name, call in measurable.items()}
@@ -77,8 +83,9 @@ def main() -> None:
                 "net_ratio_to_plain": {
                     name: round((us - allocation) / plain, 3)
                     for name, us in medians.items()
-                    if name not in PARTS
+                    if name not in PARTS + BY_TORCH
                 },
+                "us_beyond_torch": round(medians["served by torch"] - medians["functional.conv1d"], 3),
                 "share_of_hit_pct": {
                     "checks in conv1d": round(100 * (hit - medians["launch"]) / hit),
                     "output allocation": round(100 * allocation / hit),
@@ -98,6 +105,7 @@ def variants(stack: ExitStack) -> dict[str, Variant]:
     accelerated = nn.Conv1d(*sizes, **window)
     autoconv.accelerate(accelerated)
     plain, autotuned = by_triton(x, weight)
+    torchs = torch.zeros(WON_BY_TORCH.x_shape), torch.zeros(WON_BY_TORCH.w_shape)
     dispatcher = stack.enter_context(swallowing((x, weight), plain))
     launch = dispatcher.plan(x, weight, None, *NUMBERS).launch
     wanted = weight.clone().requires_grad_()
@@ -119,6 +127,8 @@ def variants(stack: ExitStack) -> dict[str, Variant]:
         "ModelNew": lambda: model(x),
         "Conv1d": lambda: module(x),
         "accelerated": lambda: accelerated(x),
+        "functional.conv1d": lambda: functional.conv1d(*torchs, None, 1, 0, 1, 1),
+        "served by torch": lambda: ops.conv1d(*torchs, None, 1, 0, 1, 1),
         "kernel[grid]": plain,
         "triton.autotune": autotuned,
         "kernel[grid] with gradients": with_gradients(lambda: Plain.apply(x, wanted, plain)),  # type: ignore[no-untyped-call]
@@ -186,6 +196,7 @@ def swallowing(tensors: tuple[torch.Tensor, torch.Tensor], plain: Variant) -> It
             "AUTOCONV_ON_MISS": "predict",
         }
         remember(PROBLEM, CONFIG, Environment.current(target))
+        remember(WON_BY_TORCH, ATEN, Environment.current(target))
         with torch.no_grad(), autoconv.recorded(target) as launches:
             ops.conv1d(*tensors, None, *NUMBERS)
             plain()

@@ -5,9 +5,8 @@
 A HiFi-GAN generator of 78 convolutions at so many lengths and a Whisper encoder at so many batch sizes, both
 narrow, under the default policy with an empty database, on a driver that stands in for a GPU. Sweeps are
 scripted: each finds the least estimate at once, so what is timed is what a call does, and compiling is real.
-Each time is of a whole forward, divided by the convolutions. "Beyond torch" is what is left without the time
-that torch alone takes at that size, or, where kernels served some calls, which here compute nothing, without
-as much of it as torch served.
+Each time is of a whole forward, divided by the convolutions. "Beyond torch" is that of the convolutions
+alone, without what torch's own took in those very calls: on a busy machine no other time of it would do.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from torch import nn
 import autoconv
 from autoconv import lookup, settings
 from autoconv.cost.version import predictor_of
+from autoconv.dispatch.launchers import ByTorch
 from autoconv.kernels.source import source_of
 from autoconv.problem import Problem
 from autoconv.sweep.candidates import best_guess
@@ -46,6 +46,7 @@ SIZES = 10
 def main() -> None:
     """Measure both models and print the object."""
     sizes = int(sys.argv[1]) if len(sys.argv) > 1 else SIZES
+    torch.set_num_threads(1)  # two that wait for each other on a busy machine would be all that is timed
     setattr(Tuner, "tune", scripted)  # noqa: B010 - shadows a method
     found = {
         "generator at lengths": measured(Generator(), [(1, 80, 20 + 2 * n) for n in range(sizes)]),
@@ -65,6 +66,41 @@ def scripted(tuner: Tuner, problem: Problem, job: Job, **_: Any) -> Tuned:
     return Tuned(tuner.find(problem, job.environment), None)
 
 
+class Clock:
+    """Counts the time that a model's convolutions take, without what torch's own takes in them.
+
+    Attributes:
+        seconds: so far.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Watch `model`, and whatever torch serves."""
+        self.seconds = 0.0
+        for module in model.modules():
+            if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+                module.register_forward_pre_hook(lambda *_: self.add(-time.perf_counter()))
+                module.register_forward_hook(lambda *_: self.add(time.perf_counter()))
+        by_torch = ByTorch.__call__
+
+        def timed(self_: ByTorch, *tensors: Any) -> torch.Tensor:
+            self.add(time.perf_counter())
+            try:
+                return by_torch(self_, *tensors)
+            finally:
+                self.add(-time.perf_counter())
+
+        setattr(ByTorch, "__call__", timed)  # noqa: B010 - shadows a method
+
+    def add(self, seconds: float) -> None:
+        """Count `seconds`: a point of time where something ends, less that where it began."""
+        self.seconds += seconds
+
+    def beyond(self, forward: Callable[[], object], count: int) -> tuple[float, float]:
+        """Return what a forward takes, and its convolutions beyond torch's own, milliseconds for each."""
+        self.seconds = 0.0
+        return milliseconds(forward, count), self.seconds * 1e3 / count
+
+
 def measured(model: nn.Module, shapes: list[tuple[int, ...]]) -> dict[str, Any]:
     """Return what forwards at these shapes cost, in milliseconds a convolution, and who computed them."""
     inputs = [torch.randn(shape) for shape in shapes]
@@ -73,17 +109,18 @@ def measured(model: nn.Module, shapes: list[tuple[int, ...]]) -> dict[str, Any]:
         count = sum(isinstance(one, (nn.Conv1d, nn.ConvTranspose1d)) for one in model.modules())
         by_torch = [alone(partial(model, x), count) for x in inputs]
         autoconv.accelerate(model)
+        clock = Clock(model)
         with autoconv.recorded(DEVICE):
             autoconv.conv1d(torch.zeros(1, 16, 16), torch.zeros(16, 16, 1))  # imports kernels, and Triton
             autoconv.wait()
             with autoconv.stats() as first_seen:
-                first = milliseconds(partial(model, inputs[0]), count)
+                _, first = clock.beyond(partial(model, inputs[0]), count)
             begun = time.monotonic()
             autoconv.wait()
             seconds = time.monotonic() - begun
             swapped = milliseconds(partial(model, inputs[0]), count)
             with autoconv.stats() as further_seen:
-                took = [at_further(model, count, *one) for one in zip(inputs[1:], by_torch[1:], strict=True)]
+                took = [clock.beyond(partial(model, x), count) for x in inputs[1:]]
             further, beyond = zip(*took, strict=True)
             autoconv.wait()
             for x in inputs:
@@ -96,7 +133,7 @@ def measured(model: nn.Module, shapes: list[tuple[int, ...]]) -> dict[str, Any]:
         "sizes": len(shapes),
         "ms_a_convolution": {
             "torch": round(by_torch[0], 3),
-            "first forward beyond torch": round(first - by_torch[0], 3),
+            "first forward beyond torch": round(first, 3),
             "first after the queue": round(swapped, 3),
             "further size, median": round(statistics.median(further), 3),
             "further size, worst": round(max(further), 3),
@@ -114,13 +151,6 @@ def measured(model: nn.Module, shapes: list[tuple[int, ...]]) -> dict[str, Any]:
 def alone(call: Callable[[], object], count: int) -> float:
     """Return what torch alone takes, in milliseconds a convolution."""
     return statistics.median(milliseconds(call, count) for _ in range(3))
-
-
-def at_further(model: nn.Module, count: int, x: torch.Tensor, by_torch: float) -> tuple[float, float]:
-    """Return what the first forward at a size takes, and what beyond torch, in milliseconds a convolution."""
-    with autoconv.stats() as seen:
-        took = milliseconds(partial(model, x), count)
-    return took, took - by_torch * sum(seen.by_torch.values()) / count
 
 
 def told(seen: Stats) -> dict[str, Any]:

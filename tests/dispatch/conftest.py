@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -55,8 +56,11 @@ def compiled_here(monkeypatch: pytest.MonkeyPatch) -> list[Specialise]:
     """
     tasks: list[Specialise] = []
 
-    def perform(_workers: Workers, given: Iterable[Specialise], *_: object) -> Iterator[bool]:
+    def perform(_workers: Workers, given: Iterable[Any], *_: object) -> Iterator[Any]:
         for task in given:
+            if not isinstance(task, Specialise):
+                yield task.perform()
+                continue
             tasks.append(task)
             name = specialisation(task.problem, task.config, task.device, task.form)
             note_compiled(task.cache, name)

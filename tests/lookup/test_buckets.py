@@ -23,6 +23,7 @@ from autoconv.lookup import Found, Shelf, find, records
 from autoconv.lookup.buckets import module_shape, serves
 from autoconv.problem import Problem
 from autoconv.sweep.candidates import candidates
+from autoconv.sweep.pool import Workers
 from autoconv.tuning.tuner import MODEL_ERROR, Tuner
 from scripts.bench.buckets import run
 from tests.lookup.conftest import HERE, PROBLEM, Database, config
@@ -255,11 +256,12 @@ def test_a_known_module_shape_answers_any_size_without_the_layers(held: Held) ->
     assert held.asked == 4
 
 
-def test_what_others_record_is_seen_at_once_where_nothing_served_else_after_a_while(
+def test_what_others_record_is_seen_soon_where_nothing_served_else_after_a_while(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf, far, near = Shelf(held, predictor_of), replace(SHAPES[0], L=3000), replace(SHAPES[0], L=3100)
     assert shelf.find(far, NOW) is None
+    monkeypatch.setattr("autoconv.lookup.shelf.MISSED_SECONDS", 0.0)
     held.entries.append(entry(far, some_configs(SHAPES[0])))
     grades = [found.grade for one in (far, near) if (found := shelf.find(one, NOW))]
     assert grades == ["exact", "bucket"]
@@ -269,6 +271,20 @@ def test_what_others_record_is_seen_at_once_where_nothing_served_else_after_a_wh
     monkeypatch.setattr("autoconv.lookup.shelf.FRESH_SECONDS", 0.0)
     found = shelf.find(near, NOW)
     assert found is not None and found.grade == "exact"
+
+
+def test_misses_of_a_known_module_shape_read_the_layers_once(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network asks for a size of its own in each layer, and a read takes longer than the rest of a miss."""
+    monkeypatch.setattr("autoconv.lookup.shelf.MISSED_SECONDS", 60.0)
+    shelf = Shelf(held, predictor_of)
+    for length in (3000, 3100, 9000, 3000):
+        assert shelf.find(replace(SHAPES[0], L=length), NOW) is None
+    assert held.asked == 1
+    shelf.forget()
+    assert shelf.find(replace(SHAPES[0], L=3000), NOW) is None
+    assert held.asked == 2
 
 
 def test_what_this_process_records_is_seen_at_once(held: Held) -> None:
@@ -334,9 +350,10 @@ def test_the_best_by_the_model_is_ahead_only_of_what_is_worse_by_twice_its_error
     behind = configs[int((seconds > limit * 1.01).argmax())]
     beside = configs[int((seconds < limit * 0.99).argmax())]
     tuner = Tuner(settings_in_force.load())
-    for chosen, ahead in ((behind, True), (beside, False), (ATEN, False)):
-        found = Found(chosen, "predicted", "bucket", "user", None, None, tuned=problem)
-        assert tuner.ahead(problem, found, RTX4090) is ahead
+    with Workers(1, limit=60.0) as workers:
+        for chosen, ahead in ((behind, True), (beside, False), (ATEN, False)):
+            found = Found(chosen, "predicted", "bucket", "user", None, None, tuned=problem)
+            assert tuner.ahead(problem, found, RTX4090, workers) is ahead
 
 
 def test_few_sweeps_serve_a_layer_at_random_lengths_and_lose_little() -> None:
