@@ -154,9 +154,9 @@ def models(found: Mapping[str, Any]) -> list[str]:
         parts.append(
             f"First calls of {model}, by the default policy, nothing tuned: the very first forward takes "
             f"{beyond[0]:.1f} ms a convolution beyond torch's, for what the process starts then; that at "
-            f"each further size {statistics.median(beyond[1:]):.2f} in the median, {max(beyond[1:]):.2f} at most. "
-            f"While the background tunes beside, a forward at one size takes {deciles[4]:.1f} ms in the "
-            f"median, {deciles[8]:.1f} in the 90th percentile and {most:.0f} at most; torch alone "
+            f"each further size {statistics.median(beyond[1:]):.2f} in the median, {max(beyond[1:]):.2f} at "
+            f"most. While the background tunes beside, a forward at one size takes {deciles[4]:.1f} ms in "
+            f"the median, {deciles[8]:.1f} in the 90th percentile and {most:.0f} at most; torch alone "
             f"{min(row['forwards'][0]['torch']):.1f}."
         )
     return parts

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 import autoconv
-from scripts.bench.whole_models import HifiGan, WhisperEncoder
+from scripts.models import HifiGan, WhisperEncoder
 
 CHANNELS = 80
 ROUNDS = 15  # of torch's forward and ours, in turns

@@ -178,15 +178,6 @@ def test_calls_are_counted_up_a_plan_at_a_time(in_vain, monkeypatch):
     assert len(taken) == 11
 
 
-def test_others_get_the_interpreter_sooner_while_it_hashes(monkeypatch):
-    seen: list[float] = []
-    monkeypatch.setattr(hashes, "hash_compiler", lambda: seen.append(sys.getswitchinterval()))
-    before = sys.getswitchinterval()
-    hashes.hash_once()
-    assert seen == [pytest.approx(hashes.GIVE_WAY_SECONDS)]
-    assert sys.getswitchinterval() == before
-
-
 def dispatcher() -> Dispatcher:
     assert serving.current is not None
     return serving.current
