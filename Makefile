@@ -24,9 +24,8 @@ setup: $(READY) $(PREBUILT)  ## The development environment, in .venv
 demo: setup  ## Tune three convolutions for an RTX 4090, no GPU needed
 	$(RUN) scripts/demo.py
 
-# Reordered, files of few tests would come last, among them the longest: one worker would wait for the other.
 test: setup  ## The tests and the docstrings' examples, JOBS files at a time
-	$(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest --numprocesses $(JOBS) --dist loadfile
 
 fuzz: setup  ## EXAMPLES random problems in the interpreter, and emitted, and sequences of calls; the same for the same SEED
 	FUZZ_EXAMPLES=$(EXAMPLES) $(RUN) -m pytest tests/kernels/test_numerics.py tests/kernels/test_emitted.py \

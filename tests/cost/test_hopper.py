@@ -126,8 +126,9 @@ def test_tensor_cores_slow_the_clock_down_and_cuda_cores_do_not() -> None:
 @pytest.mark.parametrize(
     ("version", "text", "x", "y"),
     [
-        ("3.6.0", "N=2,Cin=64,Cout=64,K=3,L=999,stride=2", "reduction", "columns"),
-        ("3.7.1", "N=2,Cin=64,Cout=64,K=3,L=999,stride=2", "columns", "columns"),
+        ("3.6.0", "N=2,Cin=64,Cout=64,K=3,L=999,layout=nlc", "reduction", "columns"),
+        ("3.7.1", "N=2,Cin=64,Cout=64,K=3,L=999,layout=nlc", "columns", "columns"),
+        ("3.6.0", "N=2,Cin=64,Cout=64,K=3,L=999,stride=2", "columns", "columns"),
         ("3.6.0", "N=2,Cin=64,Cout=64,K=6,L=99,stride=3,op=conv_transpose", "columns", "rows"),
         ("3.7.1", "N=2,Cin=64,Cout=64,K=6,L=99,stride=3,op=conv_transpose", "columns", "columns"),
     ],
