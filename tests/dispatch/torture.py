@@ -15,6 +15,7 @@ import itertools
 import os
 import pickle
 import random
+import sys
 import threading
 import traceback
 import warnings
@@ -33,6 +34,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.compiler import CompiledKernel
+from triton.runtime import JITFunction
 
 import autoconv
 from autoconv.compiler.recording import recording
@@ -172,8 +174,11 @@ def uncompiled() -> Iterator[None]:
     """Have Triton's JIT bind, specialise and launch as ever, on a device of its own, and compile nothing."""
     from triton import compiler
 
+    def uncompiling(src: Any, **_: Any) -> Uncompiled:
+        return Uncompiled(src)
+
     compile_before = compiler.compile
-    compiler.compile = lambda src, **_: Uncompiled(src)  # taken up where a jit function first runs
+    compiler.compile = uncompiling  # taken up, for all devices, where a jit function first runs on another
     try:
         with recording(find(DEVICE)) as driver:
             ordinal = -1000 - next(Uncompiled.functions)
@@ -181,6 +186,15 @@ def uncompiled() -> Iterator[None]:
             yield
     finally:
         compiler.compile = compile_before
+        for jit in _jit_functions():
+            if vars(jit).get("compile") is uncompiling:
+                jit.compile = compile_before
+
+
+def _jit_functions() -> Iterator[Any]:
+    for name, module in list(sys.modules.items()):
+        if name.startswith("autoconv.kernels"):
+            yield from (value for value in vars(module).values() if isinstance(value, JITFunction))
 
 
 # --- what is called -------------------------------------------------------------------------------
