@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from autoconv.compiler import sass
 from autoconv.compiler.folders import compiling
@@ -35,8 +36,25 @@ def compile_candidate(problem: Problem, config: Config, device: Device, cache: P
     known = load(file)
     if known is not None:
         return known
+    compiled = compiled_kernel(problem, config, device)
+    cubin = compiled.asm["cubin"]
+    registers, spills = sass.usage(cubin)
+    whole, loop = sass.instruction_mix(cubin)
+    resources = Resources(registers, spills, compiled.metadata.shared, whole, loop)
+    save(file, resources)
+    return resources
+
+
+def compiled_kernel(problem: Problem, config: Config, device: Device) -> Any:
+    """Cross-compile the main launch of `config` for `device`; return what Triton's JIT made of it.
+
+    Raises:
+        ConfigError: the kernel is unknown, cannot run the problem, or the tiles are not its own.
+        Exception: whatever Triton or ptxas raises on a candidate they cannot compile.
+    """
     import torch  # not above: estimates compile nothing, and a lookup in a shell does without
 
+    kernel = resolve(problem, config, device).kernel
     dtype = getattr(torch, problem.dtype)
     tensors = {
         "x": dtype,
@@ -47,10 +65,4 @@ def compile_candidate(problem: Problem, config: Config, device: Device, cache: P
     }
     main = kernel.main_launch(problem, config)  # others add partial sums or pack a weight: never tuned
     with recording(device), compiling():
-        compiled = main.jit.warmup(*(tensors[name] for name in main.tensors), grid=main.grid, **main.keywords)
-    cubin = compiled.asm["cubin"]
-    registers, spills = sass.usage(cubin)
-    whole, loop = sass.instruction_mix(cubin)
-    resources = Resources(registers, spills, compiled.metadata.shared, whole, loop)
-    save(file, resources)
-    return resources
+        return main.jit.warmup(*(tensors[name] for name in main.tensors), grid=main.grid, **main.keywords)

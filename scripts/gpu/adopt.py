@@ -144,8 +144,9 @@ def models(found: Mapping[str, Any]) -> list[str]:
         parts += [
             "## Whole models",
             f"Tuned with effort `quick` and a budget of some minutes ({told}); then a forward, in "
-            "microseconds, as a captured graph, which leaves the host out, and eager; medians of 15, in "
-            "turn. Served: how many convolutions by which grade and layer, under the policy `predict`.",
+            "microseconds: as a captured graph, which leaves the host out, in turns, and eager, one after "
+            "the other; medians of 15. Served: how many convolutions by which grade and layer, under the "
+            "policy `predict`.",
             forward_table(found["models"]),
         ]
     for model, row in found["first_calls"].items():

@@ -4,8 +4,8 @@
 
 First, in a process with a database of its own, forwards by the default policy at one new size after the
 other: what a first call waits beyond torch's. Then each model is tuned, and its forward timed at the sizes
-that were asked for and at others between them, by torch and by autoconv, in turns; eager and as a captured
-graph, which leaves the host out.
+that were asked for and at others between them, by torch and by autoconv: eager, one after the other, and as
+captured graphs, which leave the host out, in turns.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import autoconv
 from scripts.models import HifiGan, WhisperEncoder
 
 CHANNELS = 80
-ROUNDS = 15  # of torch's forward and ours, in turns
+ROUNDS = 15  # of each forward
 FIRST: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, int]]]] = {
     "HiFi-GAN V1 fp16": (
         HifiGan,

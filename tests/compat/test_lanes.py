@@ -11,11 +11,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
-import torch
 
-from autoconv.compiler.folders import compiling
-from autoconv.compiler.recording import recording
-from autoconv.compiler.resolve import resolve
+from autoconv.compiler.candidate import compiled_kernel
 from autoconv.config import Config
 from autoconv.device import find
 from autoconv.problem import Problem
@@ -61,17 +58,7 @@ class Move(NamedTuple):
 
 def moves(problem: Problem, config: Config, device: str) -> list[Move]:
     """Return what the compiled kernel moves, as its last Triton IR has it."""
-    at = find(device)
-    main = resolve(problem, config, at).kernel.main_launch(problem, config)
-    dtype = getattr(torch, problem.dtype)
-    tensors = {name: torch.float32 if name == "partials" else dtype for name in main.tensors}
-    with recording(at), compiling():
-        compiled = main.jit.warmup(
-            *(None if name == "b" else tensors[name] for name in main.tensors),
-            grid=main.grid,
-            **main.keywords,
-        )
-    text = compiled.asm["ttgir"]
+    text = compiled_kernel(problem, config, find(device)).asm["ttgir"]
     layouts = {name: (_numbers(own), _numbers(lanes)) for name, own, lanes in _LAYOUT.findall(text)}
     return [
         Move(what, tuple(map(int, tile.split("x"))), *layouts[layout])

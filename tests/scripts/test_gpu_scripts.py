@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,10 @@ def test_a_stage_past_its_limit_is_ended_with_all_that_it_started(tmp_path: Path
         os.environ["PYTHONPATH"] = environment
     assert result["rc"] != 0
     child = Path(f"/proc/{started.read_text()}/stat")
+    for _ in range(100):  # it was sent the signal, and dies when it is next scheduled
+        if not child.exists() or child.read_text().split()[2] == "Z":
+            break
+        time.sleep(0.1)
     assert not child.exists() or child.read_text().split()[2] == "Z"
 
 
