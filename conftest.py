@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from hypothesis import settings
 # Of two threads that share their cores with another worker's, each waits for the other to be scheduled: by
 # two a convolution of 50 samples took 10 ms, by one 0.05 ms. Read when torch and numpy are first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A job that a shell runs in the background ignores Ctrl-C, and so would every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The one module that imports Ray, which nothing else needs; `make test-ray` has it.
 collect_ignore = [] if find_spec("ray") else ["autoconv/sweep/cluster.py"]

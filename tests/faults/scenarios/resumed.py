@@ -171,7 +171,6 @@ def _attempt(
 
 
 def _tune(sweep: Sweep, begun: int) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         sweep.tune(begun)
