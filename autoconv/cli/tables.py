@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from autoconv.cli.common import print_json, printable, say
 
 if TYPE_CHECKING:
@@ -69,7 +71,10 @@ def _print(title: str, table: Table, rows: Iterable[Sequence[str]]) -> None:
         console.print(Text(printable(title), style="bold"), soft_wrap=True)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    console.print(table)
+    with console.capture() as printed:
+        console.print(table)
+    for line in printed.get().splitlines():
+        click.echo(line.rstrip())  # rich fills the last column up
 
 
 def print_fields(fields: Mapping[str, Any], as_json: bool) -> None:

@@ -182,6 +182,13 @@ def test_no_terminal_loses_a_column_or_breaks_a_number(
         assert any(f" {row['measured_ms']:.4g} ms " in line for line in lines)
 
 
+def test_no_line_of_a_table_ends_in_blanks(tuned: Tuned, run: Run) -> None:
+    for command in (["db", "list"], ["db", "show", PROBLEM], ["lookup", PROBLEM]):
+        lines = run(*command, "--device", DEVICE).stdout.splitlines()
+        assert len(lines) > 2
+        assert [line for line in lines if line != line.rstrip()] == []
+
+
 def test_a_time_taken_beside_other_work_has_a_column_of_its_own(run: Run, tmp_path: Path) -> None:
     kept, beside = source_of("dense") or "", {"contended": True}
     trials = [
