@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from autoconv.cli.common import print_json, printable, say
 
 if TYPE_CHECKING:
@@ -73,8 +71,8 @@ def _print(title: str, table: Table, rows: Iterable[Sequence[str]]) -> None:
         table.add_row(*(Text(printable(cell)) for cell in row))
     with console.capture() as printed:
         console.print(table)
-    for line in printed.get().splitlines():
-        click.echo(line.rstrip())  # rich fills the last column up
+    # Rich fills the last column up. Click would take out the colours that FORCE_COLOR asked rich for.
+    console.file.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())
 
 
 def print_fields(fields: Mapping[str, Any], as_json: bool) -> None:

@@ -25,7 +25,7 @@ PLANNING = frozenset({"grid", "workspace", "check"})
 @lru_cache(maxsize=1)
 def sources() -> dict[str, str]:
     """Return the source of every kernel of this package by the kernel's name."""
-    return {name: _hash(name, _modules()) for name in _kernels(_modules())}
+    return _hashes(_modules())
 
 
 def sources_in(folder: Path) -> dict[str, str]:
@@ -33,8 +33,7 @@ def sources_in(folder: Path) -> dict[str, str]:
 
     A kernel is a file that defines `KERNEL`, and bears the file's name.
     """
-    modules = _modules_in(folder)
-    return {name: _hash(name, modules) for name in _kernels(modules)}
+    return _hashes(_modules_in(folder))
 
 
 @lru_cache(maxsize=64)
@@ -60,8 +59,8 @@ def _modules_in(folder: Path) -> dict[str, _Module]:
     return {path.stem: _Module(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.py"))}
 
 
-def _kernels(modules: dict[str, _Module]) -> list[str]:
-    return [name for name, module in modules.items() if module.is_kernel]
+def _hashes(modules: dict[str, _Module]) -> dict[str, str]:
+    return {name: _hash(name, modules) for name, module in modules.items() if module.is_kernel}
 
 
 def _hash(name: str, modules: dict[str, _Module]) -> str:
@@ -104,14 +103,12 @@ class _Module:
     def __init__(self, text: str) -> None:
         """Take the text, which is parsed once something is asked of it."""
         self._text = text
-        self._names: dict[str, list[str]] = {}
-        self._spelled: dict[str, str] = {}
 
     @cached_property
     def _tree(self) -> ast.Module:
         return parsed(self._text)
 
-    @cached_property
+    @property
     def is_kernel(self) -> bool:
         """Whether the file defines `KERNEL`."""
         return "KERNEL" in self.symbols
@@ -131,25 +128,19 @@ class _Module:
         """What the file has from its siblings, by the name used here; a module itself has an empty name."""
         return imported(self._tree)
 
-    def names(self, symbol: str) -> list[str]:
-        """Return the names that a symbol uses, dotted ones whole; those of a class are its bases'."""
-        if symbol not in self._names:
-            node = self.symbols[symbol]
-            parts = [*node.bases, *node.keywords] if isinstance(node, ast.ClassDef) else [node]
-            self._names[symbol] = [name for part in parts for name in _names(part)]
-        return self._names[symbol]
+    def names(self, symbol: str) -> Iterator[str]:
+        """Yield the names that a symbol uses, dotted ones whole; those of a class are its bases'."""
+        node = self.symbols[symbol]
+        for part in [*node.bases, *node.keywords] if isinstance(node, ast.ClassDef) else [node]:
+            yield from _names(part)
 
     def spelled(self, symbol: str) -> str:
         """Return what the hash takes of a symbol: a jit function, or a constant; all else is empty."""
-        if symbol not in self._spelled:
-            node = self.symbols[symbol]
-            value = getattr(node, "value", None)
-            if isinstance(node, ast.FunctionDef):
-                text = spelled(node) if is_jit(node) else ""
-            else:
-                text = "" if value is None else f"{symbol.rpartition('.')[2]}={spelled(value)}"
-            self._spelled[symbol] = text
-        return self._spelled[symbol]
+        node = self.symbols[symbol]
+        if isinstance(node, ast.FunctionDef):
+            return spelled(node) if is_jit(node) else ""
+        value = getattr(node, "value", None)
+        return "" if value is None else f"{symbol.rpartition('.')[2]}={spelled(value)}"
 
 
 def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:

@@ -97,7 +97,8 @@ def memory() -> dict[str, float]:
 
     import autoconv
 
-    weight = torch.zeros(32, 32, 3)  # and lengths that the recorded one serves, as a bucket
+    weight = torch.zeros(32, 32, 3)
+    # Lengths that the one on record serves as a bucket: a guess for each would take minutes.
     inputs = [torch.zeros(2, 32, length) for length in range(130, 150 + PLANS)]
     with torch.no_grad(), autoconv.recorded("rtx4090") as launches:
 
