@@ -2,11 +2,11 @@
 
     python scripts/prebuilt_workloads.py [--device rtx4090] [--limit N] [--lanes N]
 
-scripts/workloads.json lists the layers by model, with where each was seen and how often one pass calls it.
-Of the sizes of a module shape a few are swept whose buckets hold all of them, each with the shortest of
-shortlists. What is found is kept in build/prebuilt-DEVICE-tritonX.Y.db until nothing is left: a build that
-was interrupted, or that --limit cut short, goes on from there. Then the winner's trial alone of each swept
-problem is written to tuning_db/prebuilt/DEVICE-tritonX.Y-workloads.jsonl. Whenever a kernel's source or the
+tuning_db/prebuilt/models.json lists the layers by model, with where each was seen and how often one pass
+calls it. Of the sizes of a module shape a few are swept whose buckets hold all of them, each with the
+shortest of shortlists. What is found is kept in build/prebuilt-DEVICE-tritonX.Y.db: a build that was
+interrupted, or that --limit cut short, goes on from there. Of each swept problem the winner's trial alone is
+written to tuning_db/prebuilt/DEVICE-tritonX.Y-workloads.jsonl at the end. Whenever a kernel's source or the
 cost model changes, what is outdated is swept anew.
 """
 
@@ -32,6 +32,7 @@ from autoconv.environment import Environment
 from autoconv.kernels.registry import supporting
 from autoconv.kernels.source import source_of
 from autoconv.lookup.buckets import module_shape, serves
+from autoconv.lookup.published import MODELS
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.executor import Local, Request
@@ -43,13 +44,12 @@ from tuning_db import Layers, TuningDB, export_lines
 from tuning_db.ranking import best
 
 ROOT = Path(__file__).resolve().parents[1]
-LIST = ROOT / "scripts" / "workloads.json"
 TEXTS = ROOT / "tuning_db" / "prebuilt"
 SHORTLIST = 4  # and the best of each kernel
 
 
 def main() -> None:
-    """Sweep what is left of the list and, when nothing is, write the text."""
+    """Sweep what is left of the list, and write the text of all that is swept."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,16 +63,15 @@ def main() -> None:
     files = replace(
         settings.load(), database=ROOT / "build" / f"prebuilt-{name}.db", site_databases=(), override=None
     )
-    problems = [problem for problem in listed(LIST) if supporting(problem)]  # the others are torch's
+    problems = [problem for problem in listed(MODELS) if supporting(problem)]  # the others are torch's
     begun = time.monotonic()
     done = sum(1 for _ in build(problems, device, environment, files, given.lanes, given.limit))
     left = len(unserved(problems, environment, files))
     seconds = time.monotonic() - begun
     print(f"{done} sweeps in {seconds:.0f} s; {left} problems of {len(problems)} left")
-    if not left:
-        text = TEXTS / f"{name}-workloads.jsonl"
-        text.write_text("".join(winning_lines(files, environment)), encoding="utf-8")
-        print(f"{text.name}: {text.stat().st_size / 1e6:.2f} MB")
+    text = TEXTS / f"{name}-workloads.jsonl"
+    text.write_text("".join(winning_lines(files, environment)), encoding="utf-8")
+    print(f"{text.name}: {text.stat().st_size / 1e6:.2f} MB")
 
 
 # --- what there is to sweep -----------------------------------------------------------------------
@@ -167,7 +166,7 @@ def _winner(database: TuningDB, key: str, environment: Environment) -> tuple[Any
 # --- what the packaged database serves ------------------------------------------------------------
 
 
-def coverage(device: str = "rtx4090", path: Path = LIST) -> str:
+def coverage(device: str = "rtx4090", path: Path = MODELS) -> str:
     """Return a table in Markdown: how many of each model's problems the packaged database serves, and how."""
     environment = Environment.current(devices.find(device))
     rows = [

@@ -20,6 +20,7 @@ from autoconv import targets
 from autoconv.config import Config
 from autoconv.errors import ConfigError
 from autoconv.kernels.aten import ATEN
+from autoconv.lookup import published
 from autoconv.targets import WITHOUT_GPU as WITHOUT_GPU
 from autoconv.targets import Target as Target
 
@@ -48,6 +49,7 @@ def kernel_names() -> list[str]:
 
 complete_devices = _named(lambda: ["auto", *devices.names()])
 complete_kernels = _named(kernel_names)
+complete_models = _named(published.names)
 
 problem_argument = click.argument("problem")
 _DEVICES = f"GPU to answer for: {', '.join(devices.names())}; or auto, the GPU here, else {WITHOUT_GPU}."

@@ -13,6 +13,7 @@ from autoconv import settings
 from autoconv.cli.common import (
     PROBLEM_HELP,
     Target,
+    complete_models,
     device_option,
     json_option,
     note,
@@ -23,7 +24,7 @@ from autoconv.cli.common import (
 from autoconv.cli.missed import missed_of
 from autoconv.cli.output import written
 from autoconv.errors import FieldError, ProblemError
-from autoconv.lookup import open_as_it_is
+from autoconv.lookup import open_as_it_is, published
 from autoconv.problem import Problem
 
 if TYPE_CHECKING:
@@ -34,27 +35,40 @@ if TYPE_CHECKING:
 @click.argument("problems", nargs=-1, metavar="PROBLEM...")
 @device_option
 @click.option("--missed", is_flag=True, help="Report on what `autoconv db missed` lists for the device.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    shell_complete=complete_models,
+    help="Report on the convolutions of a published model, such as whisper-tiny.",
+)
 @click.option("--title", help="Heading of the page.")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default=Path("report.html"),
               show_default=True, help="File to write.")  # fmt: skip
 @json_option
 def report(
-    problems: tuple[str, ...], device: str, missed: bool, title: str | None, output: Path, as_json: bool
+    problems: tuple[str, ...],
+    device: str,
+    missed: bool,
+    model: str | None,
+    title: str | None,
+    output: Path,
+    as_json: bool,
 ) -> None:
     """Write a page about each PROBLEM, to open in a browser.
 
     It is one HTML file without scripts, and asks nothing of any network. Of each problem it has the roofline
     with all that was tried, the sweep as a picture, what bounds the best config, and the bytes that it moves;
     of several a table by layer and the sum. A PROBLEM may be a file with a JSON object a line: its problem
-    and, where they are known, its calls and its modules, or its layer and count.
+    and, where they are known, its calls and its modules, or its layer and count. --model takes one of the
+    published models that the packaged database is tuned for, at a batch and a length of typical use.
 
     Drawn by matplotlib: `pip install autoconv[report]`. Exit status 1: nothing is left to report on.
     """
-    if missed == bool(problems):
-        raise click.UsageError("name each PROBLEM to report on, or give --missed; one of the two")
+    if [bool(problems), missed, model is not None].count(True) != 1:
+        raise click.UsageError("name each PROBLEM to report on, or give either --missed or --model")
     page = _drawing()
     at = target_to_look_up(device)
-    asked = list(_missed(at) if missed else _asked(problems))
+    asked = list(_missed(at) if missed else _of_model(model) if model is not None else _asked(problems))
     from autoconv.cli.bars import progress_bar
 
     with progress_bar(f"report {at.device.name}") as show:
@@ -65,7 +79,8 @@ def report(
     if not subjects:
         note("there is nothing to report on")
         raise SystemExit(1)
-    heading = title or f"{len(subjects)} convolution{'s'[: len(subjects) > 1]} on {at.device.name}"
+    what = f"{len(subjects)} convolution{'s'[: len(subjects) > 1]}"
+    heading = title or f"{what} {f'of {model} ' if model else ''}on {at.device.name}"
     with written(output) as to:
         to.write(page(subjects, heading))
     fields = {"path": str(output), "device": at.device.name, "problems": len(subjects)}
@@ -126,6 +141,13 @@ def _in_file(path: Path) -> Iterator[Asked]:
             remedy = 'write such as {"problem": "N=1,Cin=16,Cout=16,K=3,L=64", "calls": 2}'
             raise FieldError("report", "PROBLEM", str(path), reason, remedy) from None
         yield one
+
+
+def _of_model(name: str) -> Iterator[Asked]:
+    from autoconv.report.facts import Asked
+
+    for problem, calls in published.problems_of(name).items():
+        yield Asked(problem, calls=calls)
 
 
 def _missed(at: Target) -> Iterator[Asked]:

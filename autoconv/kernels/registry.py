@@ -16,19 +16,28 @@ from autoconv.problem import Problem
 @lru_cache(maxsize=1)
 def kernels() -> dict[str, Kernel]:
     """Return every kernel by name, in the order of their file names. Imports Triton."""
-    package = Path(__file__).parent
-    modules = (
-        import_module(f"autoconv.kernels.{found.name}") for found in pkgutil.iter_modules([str(package)])
-    )
-    found = [module.KERNEL for module in modules if hasattr(module, "KERNEL")]
+    found = [kernel for kernel in map(_defined_in, _modules()) if kernel is not None]
     return {kernel.name: kernel for kernel in found}
 
 
 def kernel(name: str) -> Kernel:
-    """Return the kernel called `name`, or raise ConfigError."""
+    """Return the kernel called `name`, or raise ConfigError. Imports its module and what that imports."""
+    if not kernels.cache_info().currsize and name in _modules():
+        alone = _defined_in(name)
+        if alone is not None and alone.name == name:
+            return alone
     if name not in kernels():
         raise ConfigError("kernel", name, "is not known", f"use one of {', '.join(kernels())}")
     return kernels()[name]
+
+
+@lru_cache(maxsize=1)
+def _modules() -> tuple[str, ...]:
+    return tuple(found.name for found in pkgutil.iter_modules([str(Path(__file__).parent)]))
+
+
+def _defined_in(module: str) -> Kernel | None:
+    return getattr(import_module(f"autoconv.kernels.{module}"), "KERNEL", None)
 
 
 def supporting(problem: Problem) -> list[Kernel]:

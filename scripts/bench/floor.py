@@ -1,11 +1,12 @@
 """How far the best estimates are above the floor, over the layers of a workload file, as one JSON object.
 
-    python scripts/bench/floor.py WORKLOADS.json [--devices rtx4090,...] [--page FILE]
+    python scripts/bench/floor.py WORKLOADS.json [--devices rtx4090,...] [--page FILE] [--results FILE]
 
 The floor of a layer is its roofline's: every tensor moved once at the peak bandwidth, or all FLOPs at the
 peak rate. A ratio by time is the sum of the best estimates over the sum of the floors; medians and
 percentiles are over the layers whose floor is above 20 us, since below that what a launch costs decides.
-`Baseline` counts the layers that im2col_rows is ahead in. --page writes the tables as Markdown too. All of it
+`Baseline` counts the layers that im2col_rows is ahead in. --page writes the tables as Markdown too, --results
+the best estimate of every distinct problem as JSON lines, for scripts/bench/guesses.py to compile. All of it
 is predicted.
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 
 from workloads import BASELINE, problem_of
 
+from autoconv.config import Config
 from autoconv.cost.prediction import floor_seconds
 from autoconv.device import Device, find
 from autoconv.problem import Problem
@@ -49,7 +51,7 @@ class Row:
     """One layer of the file on one device."""
 
     problem: Problem
-    kernel: str  # of the best estimate
+    config: Config  # of the best estimate
     seconds: float
     floor: float  # seconds
 
@@ -67,12 +69,17 @@ def main() -> None:
     parser.add_argument("workloads", type=Path)
     parser.add_argument("--devices", default=DEVICES)
     parser.add_argument("--page", type=Path, help="write the tables there, as Markdown")
+    parser.add_argument("--results", type=Path, default=Path("build/floor.jsonl"))
     given = parser.parse_args()
     layers = Counter(problem_of(layer) for layer in json.loads(given.workloads.read_text()))
+    given.results.parent.mkdir(parents=True, exist_ok=True)
     found = {}
-    for name in given.devices.split(","):
-        rows = estimated(layers, find(name))
-        found[name] = {"all": figures(rows), "classes": by_class(rows), "kernels": by_kernel(rows)}
+    with given.results.open("w") as results:
+        for name in given.devices.split(","):
+            rows = estimated(layers, find(name))
+            results.writelines(json.dumps(line(row, name)) + "\n" for row in dict.fromkeys(rows))
+            results.flush()
+            found[name] = {"all": figures(rows), "classes": by_class(rows), "kernels": by_kernel(rows)}
     if given.page:
         counts = {"layers": layers.total(), "problems": len(layers)}
         given.page.write_text(PAGE.format(**counts) + "\n".join(map(markdown, found, found.values())))
@@ -89,7 +96,18 @@ def estimated(layers: Counter[Problem], device: Device) -> list[Row]:
 def row_of(problem: Problem, device: Device) -> Row:
     """Return a problem's best estimate beside its floor."""
     config, seconds = best_guess(problem, device)
-    return Row(problem, config.kernel, seconds, floor_seconds(problem, device))
+    return Row(problem, config, seconds, floor_seconds(problem, device))
+
+
+def line(row: Row, device: str) -> dict[str, Any]:
+    """Return what is written of a problem's best estimate."""
+    return {
+        "device": device,
+        "problem": str(row.problem),
+        "config": row.config.document(),
+        "estimated_us": round(row.seconds * 1e6, 2),
+        "floor_us": round(row.floor * 1e6, 2),
+    }
 
 
 def kind(problem: Problem) -> str:
@@ -123,7 +141,7 @@ def figures(rows: list[Row]) -> dict[str, Any]:
         "median": round(cuts[9], 2) if cuts else None,
         "p90": round(cuts[17], 2) if cuts else None,
         "p95": round(cuts[18], 2) if cuts else None,
-        "baseline_rows": sum(row.kernel == BASELINE for row in rows),
+        "baseline_rows": sum(row.config.kernel == BASELINE for row in rows),
     }
 
 
@@ -138,7 +156,7 @@ def by_class(rows: list[Row]) -> dict[str, Any]:
 
 def by_kernel(rows: list[Row]) -> dict[str, int]:
     """Return how many rows each kernel is the best estimate of."""
-    return dict(Counter(row.kernel for row in rows).most_common())
+    return dict(Counter(row.config.kernel for row in rows).most_common())
 
 
 def markdown(device: str, found: dict[str, Any]) -> str:

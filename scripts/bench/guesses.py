@@ -1,10 +1,11 @@
 """Compile the first guess for the layers of a workload file on several devices; print what became of them.
 
-    python scripts/bench/guesses.py WORKLOADS.json [--devices h100-sxm,h200,...] [--sample N] [--results FILE]
+    python scripts/bench/floor.py WORKLOADS.json --devices h100-sxm,h200,... --results ESTIMATES
+    python scripts/bench/guesses.py ESTIMATES [--sample N] [--results FILE]
 
 The first guess is the config with the least estimated time, which is what runs where nothing was measured and
 the policy is to predict. Each is to compile, to load within the limits of its device and to spill nothing.
-The sample is the same N distinct problems for every device and run: those whose text has the least hash.
+A sample is the same N distinct problems for every device and run: those whose text has the least hash.
 Results go to the file that --results names, a JSON line each; the table goes to standard error.
 """
 
@@ -18,68 +19,62 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from workloads import problem_of
-
 from autoconv import settings
 from autoconv.compiler.resources import Resources
 from autoconv.config import Config
 from autoconv.device import Device, find
 from autoconv.problem import Problem
-from autoconv.sweep.candidates import best_guess
 from autoconv.sweep.outcomes import Outcome
 from autoconv.sweep.pool import Workers
 from autoconv.sweep.tasks import Compile
 
-DEVICES = ("h100-sxm", "h200", "a100-80gb", "rtx4090")
 WORKERS = 2
-TOGETHER = 8  # problems compiled before the next results are written
+TOGETHER = 64  # compiled before the next results are written
 
 
 def main() -> None:
-    """Compile the sample and print the table."""
+    """Compile the guesses and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("workloads", type=Path)
-    parser.add_argument("--devices", default=",".join(DEVICES))
-    parser.add_argument("--sample", type=int, default=120, help="distinct problems, of each device")
+    parser.add_argument("estimates", type=Path)
+    parser.add_argument("--sample", type=int, default=None, help="distinct problems of each device")
     parser.add_argument("--results", type=Path, default=Path("build/guesses.jsonl"))
     given = parser.parse_args()
-    problems = sample(json.loads(given.workloads.read_text()), given.sample)
-    given.results.parent.mkdir(parents=True, exist_ok=True)
+    guesses = [json.loads(line) for line in given.estimates.read_text().splitlines()]
+    kept = sample({guess["problem"] for guess in guesses}, given.sample)
     rows = []
     with given.results.open("w") as results, Workers(WORKERS, limit=300) as compilers:
-        for name in given.devices.split(","):
-            for row in compiled(problems, find(name), compilers):
-                rows.append(row)
-                results.write(json.dumps(row) + "\n")
-                results.flush()
+        for row in compiled([guess for guess in guesses if guess["problem"] in kept], compilers):
+            rows.append(row)
+            results.write(json.dumps(row) + "\n")
+            results.flush()
     print(table(rows), file=sys.stderr)
 
 
-def sample(layers: list[dict[str, Any]], count: int) -> list[Problem]:
-    """Return that many of the distinct problems, always the same."""
-    texts = {str(problem_of(layer)) for layer in layers}
-    return [Problem.parse(text) for text in sorted(texts, key=_digest)[:count]]
+def sample(problems: set[str], count: int | None) -> set[str]:
+    """Return that many of the problems, always the same."""
+    return set(sorted(problems, key=lambda text: sha256(text.encode()).hexdigest())[:count])
 
 
-def _digest(text: str) -> str:
-    return sha256(text.encode()).hexdigest()
-
-
-def compiled(problems: list[Problem], device: Device, compilers: Workers) -> Iterator[dict[str, Any]]:
-    """Yield for each problem its first guess and what is wrong with it, if anything."""
+def compiled(guesses: list[dict[str, Any]], compilers: Workers) -> Iterator[dict[str, Any]]:
+    """Yield each guess with what is wrong with it, if anything."""
     cache = settings.load().cache
-    for first in range(0, len(problems), TOGETHER):
-        guesses = [(one, *best_guess(one, device)) for one in problems[first : first + TOGETHER]]
-        tasks = [Compile(problem, config, device, cache) for problem, config, _ in guesses]
-        for (problem, config, seconds), taken in zip(guesses, compilers.perform(tasks), strict=True):
+    for first in range(0, len(guesses), TOGETHER):
+        batch = guesses[first : first + TOGETHER]
+        tasks = [
+            Compile(
+                Problem.parse(guess["problem"]),
+                Config.from_document(guess["config"]),
+                find(guess["device"]),
+                cache,
+            )
+            for guess in batch
+        ]
+        for guess, task, taken in zip(batch, tasks, compilers.perform(tasks), strict=True):
             yield {
-                "device": device.name,
-                "problem": str(problem),
-                "config": config.document(),
-                "estimated_us": round(seconds * 1e6, 1),
-                "trouble": trouble(config, device, taken),
+                **guess,
+                "trouble": trouble(task.config, task.device, taken),
                 "spills": 0 if isinstance(taken, Outcome) else taken.spills,
             }
 

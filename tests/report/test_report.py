@@ -18,6 +18,7 @@ from autoconv import lookup, settings
 from autoconv.device import find
 from autoconv.environment import Environment
 from autoconv.kernels.aten import ATEN
+from autoconv.lookup import published
 from autoconv.problem import Problem
 from autoconv.report.facts import Asked, Subject, gather, total
 from autoconv.report.page import page
@@ -195,6 +196,19 @@ def test_the_command_reports_what_was_missed(run: Run, tmp_path: Path) -> None:
     shown = run("report", "--missed", "--device", "rtx4090", "-o", str(tmp_path / "page.html"))
     assert shown.exit_code == 0, shown.output
     assert UNTRIED.split(",")[0] in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_the_command_reports_on_a_published_model(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    shown = run("report", "--model", "whisper-tiny", "--device", "h200", "-o", str(out), "--json")
+    assert shown.exit_code == 0, shown.output
+    posed = published.problems_of("whisper-tiny")
+    assert json.loads(shown.stdout)["problems"] == len(posed) > 1
+    text = out.read_text(encoding="utf-8")
+    assert f"<h1>{len(posed)} convolutions of whisper-tiny on h200</h1>" in text
+    wrong = run("report", "--model", "whisper-tin", "--device", "h200")
+    assert wrong.exit_code == 2 and "did you mean whisper-tiny?" in wrong.stderr
+    assert run("report", SEED, "--model", "whisper-tiny", "--device", "h200").exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from autoconv.device import find
 from autoconv.environment import Environment
 from autoconv.lookup import Found
 from autoconv.lookup.buckets import module_shape, serves
+from autoconv.lookup.published import MODELS
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from scripts import prebuilt_workloads as script
@@ -101,8 +102,8 @@ def test_the_buckets_of_what_is_swept_hold_every_size(found: list[tuple[int, int
 
 
 def test_the_list_holds_problems_and_says_where_each_was_seen() -> None:
-    models = json.loads(script.LIST.read_text(encoding="utf-8"))
-    problems = script.listed(script.LIST)
+    models = json.loads(MODELS.read_text(encoding="utf-8"))
+    problems = script.listed(MODELS)
     assert len(models) >= 60 and len(problems) == len(set(problems)) > 1000
     assert all(
         one["sources"] and all(count > 0 for count in one["calls"].values()) for one in models.values()
