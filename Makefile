@@ -14,6 +14,9 @@ EXAMPLES ?= 5000
 JOBS ?= 2
 SEED ?= 1
 
+# The tests start hundreds of processes; where bytecode is not kept, each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := check
 .PHONY: check setup demo test fuzz stress lint format types docs docs-update emitted bench bench-cold bench-model bench-floor bench-buckets bench-noise bench-db test-models test-ray test-triton-versions gpu offline-bundle prebuilt dist clean help
 

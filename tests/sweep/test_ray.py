@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -25,7 +22,6 @@ from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.process import Cancelled
 from autoconv.sweep.sweep import Job
 from autoconv.tuning.tuner import Tuner
-from tuning_db import export_lines
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: make test-ray")
 PATHS = [
@@ -38,6 +34,7 @@ from probe_scripted import ScriptedPool, scripted  # noqa: E402
 from ray.cluster_utils import Cluster as Nodes  # noqa: E402
 
 from autoconv.sweep.cluster import Cluster, Known, Sender  # noqa: E402
+from scripts.bench.cluster import Killer, nodes_here, trials_of  # noqa: E402
 
 NODES = 4
 # More than four doublings apart: none is near enough to another for its result to be tried first there, so
@@ -48,37 +45,15 @@ PROBLEMS = [
     for channels in (8, 256)
     for length in (32, 1024, 1 << 15)
 ]
-AGENTS = ("metrics_agent", "metrics_export", "dashboard_agent_listen", "runtime_env_agent")
-SMALL = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 << 20}
-
 SettingsFor = Callable[[Path], Settings]
-
-
-def arguments() -> dict[str, int]:
-    """A node's, with ports of its agents: to ask them which they took is a wait that a busy machine fails."""
-    with ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in AGENTS]
-        for one in taken:
-            one.bind(("127.0.0.1", 0))
-        return SMALL | {f"{name}_port": one.getsockname()[1] for name, one in zip(AGENTS, taken, strict=True)}
 
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")]))
-        patch.setenv("RAY_agent_register_timeout_ms", "300000")
-        yield from started()
-
-
-def started() -> Iterator[Nodes]:
-    nodes = Nodes(initialize_head=True, head_node_args={**arguments(), "include_dashboard": False})
-    for _ in range(NODES - 1):
-        nodes.add_node(**arguments())
-    nodes.wait_for_nodes()
-    yield nodes
-    ray.shutdown()
-    nodes.shutdown()
+        with nodes_here(NODES) as nodes:
+            yield nodes
 
 
 @pytest.fixture(scope="module")
@@ -87,30 +62,9 @@ def cluster(nodes: Nodes) -> Iterator[Cluster]:
         yield cluster
 
 
-def content(settings: Settings) -> list[tuple[Any, ...]]:
-    """All that is exported of a database, but for which run it was."""
+def content(settings: Settings) -> dict[str, list[str]]:
     with open_user(settings) as database:
-        lines = [json.loads(line) for line in export_lines(database)]
-    return sorted(
-        json.dumps([line["problem"], line["environment"], line["trial"]], sort_keys=True) for line in lines
-    )
-
-
-class Killer:
-    """Kills the first node, but the head, that says it sweeps once a problem has ended."""
-
-    def __init__(self, nodes: Nodes) -> None:
-        self._nodes = nodes
-        self._lock = threading.Lock()
-        self.ended = 0
-        self.killed = ""
-
-    def told(self, doing: str, _done: int, _of: int) -> None:
-        by_id = {f"on {node.node_id}": node for node in self._nodes.worker_nodes}
-        with self._lock:
-            if self.ended and not self.killed and doing in by_id:
-                self.killed = doing
-                self._nodes.remove_node(by_id[doing], allow_graceful=False)
+        return trials_of(database)
 
 
 def test_what_a_node_raises_is_raised_here(
