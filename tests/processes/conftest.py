@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 import triton
 
 from autoconv.settings import child_environment
+from tests.waiting import is_alive
 
 ROOT = Path(__file__).parents[2]
 PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
@@ -30,14 +29,6 @@ exec sleep 1000
 
 # Run by Python whenever it starts: one worker process of each kind, each of which imports torch for seconds.
 ONE_CORE = "import os; os.cpu_count = lambda: 1\n"
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 @dataclass
@@ -95,23 +86,6 @@ def environment(pid: int) -> bytes:
         return Path(f"/proc/{pid}/environ").read_bytes() if is_alive(pid) else b""
     except OSError:
         return b""
-
-
-@pytest.fixture
-def alive() -> Callable[[int], bool]:
-    return is_alive
-
-
-@pytest.fixture
-def wait_for() -> Callable[[Callable[[], Any]], Any]:
-    """Wait until something is so; pytest's own limit ends a wait in vain."""
-
-    def wait(condition: Callable[[], Any]) -> Any:
-        while not (found := condition()):
-            time.sleep(0.01)
-        return found
-
-    return wait
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import is_alive, wait_for
+
 CALL = """
 import os, signal, sys
 import torch
@@ -35,19 +37,19 @@ with autoconv.recorded("rtx4090") as launches:
 @pytest.mark.parametrize(
     "base", [pytest.param("Exception", marks=pytest.mark.long), "TimeoutError", "KeyboardInterrupt"]
 )
-def test_what_a_signal_s_handler_raises_comes_out(base: str, machine: Any, wait_for: Any, alive: Any) -> None:
+def test_what_a_signal_s_handler_raises_comes_out(base: str, machine: Any) -> None:
     machine.hang()
     machine.variables["AUTOCONV_ON_MISS"] = "sweep"
     calling = machine.start("-c", CALL.format(base=base))
     hung = wait_for(machine.hanging)
     calling.send_signal(signal.SIGALRM)
     assert calling.stdout.readline() == "enough\n"
-    wait_for(lambda: not any(map(alive, hung)))  # while the caller goes on
+    wait_for(lambda: not any(map(is_alive, hung)))  # while the caller goes on
     assert calling.communicate("\n\n") == ("0\n", "")
     assert calling.returncode == 0
 
 
-def test_an_exit_waits_for_no_sweep(machine: Any, wait_for: Any) -> None:
+def test_an_exit_waits_for_no_sweep(machine: Any) -> None:
     machine.hang()
     machine.variables |= {"AUTOCONV_ON_MISS": "background", "AUTOCONV_SWEEP_SECONDS": "1e6"}
     calling = machine.start("-c", CALL.format(base="Exception"))

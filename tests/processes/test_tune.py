@@ -11,6 +11,7 @@ import pytest
 
 from autoconv.lookup import COLUMNS
 from autoconv.problem import Problem
+from tests.waiting import wait_for
 from tuning_db import TuningDB
 
 PROBLEM = "N=1,Cin=16,Cout=16,K=1,L=16"  # one tile and three candidates: the shortest sweep there is
@@ -66,7 +67,7 @@ def test_a_missing_temporary_folder_is_said_in_a_line(machine: Any) -> None:
 # --- interruptions --------------------------------------------------------------------------------
 
 
-def test_ctrl_c_ends_it_and_all_it_started(machine: Any, wait_for: Any, alive: Any) -> None:
+def test_ctrl_c_ends_it_and_all_it_started(machine: Any) -> None:
     machine.hang()
     tuning = machine.start(*TUNE)
     wait_for(machine.hanging)
@@ -78,7 +79,7 @@ def test_ctrl_c_ends_it_and_all_it_started(machine: Any, wait_for: Any, alive: A
 
 
 @pytest.mark.long  # tests/faults kills one every time
-def test_a_killed_parent_s_compilers_do_not_outlive_it(machine: Any, wait_for: Any) -> None:
+def test_a_killed_parent_s_compilers_do_not_outlive_it(machine: Any) -> None:
     machine.hang()
     tuning = machine.start(*TUNE)
     wait_for(machine.hanging)

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from autoconv.kernels.registry import kernels
 from autoconv.kernels.source import source_of
 from scripts.gpu import adopt, layers, run, summary
-from tests.processes.conftest import is_alive
+from tests.waiting import is_alive, wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,11 +76,7 @@ def test_a_stage_past_its_limit_is_ended_with_all_that_it_started(tmp_path: Path
         os.environ["PYTHONPATH"] = environment
     assert result["rc"] != 0
     child = int(started.read_text())
-    for _ in range(100):  # it was sent the signal, and dies when it is next scheduled
-        if not is_alive(child):
-            break
-        time.sleep(0.1)
-    assert not is_alive(child)
+    wait_for(lambda: not is_alive(child))
 
 
 def test_all_stages_together_are_given_ten_minutes() -> None:

@@ -24,6 +24,7 @@ from autoconv.sweep.outcomes import Failed, Outcome, Unavailable
 from autoconv.sweep.pool import WorkerPool, Workers
 from autoconv.sweep.process import Cancelled
 from autoconv.sweep.tasks import Crashed, Skipped, TimedOut
+from tests.waiting import is_alive, stat, wait_for
 
 NO_TILE = ValueError("no such tile")
 HERE = Path(__file__).parent
@@ -40,30 +41,10 @@ def one(workers: Workers, task: Any) -> tuple[type, str]:
     return type(outcome), outcome.reason
 
 
-def stat(pid: int) -> list[str]:
-    """The state of a process, its parent and its group; nothing where there is no such process."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return text.rpartition(")")[2].split()[:3]
-
-
-def alive(pid: int) -> bool:
-    return stat(pid)[:1] not in ([], ["Z"], ["X"])
-
-
 def processes() -> set[int]:
     """The processes this one started that live."""
     pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
-    return {pid for pid in pids if alive(pid) and stat(pid)[1:2] == [str(os.getpid())]}
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    """Wait until something is so, for as long as pytest lets a test run."""
-    while not (found := condition()):
-        time.sleep(0.01)
-    return found
+    return {pid for pid in pids if is_alive(pid) and stat(pid)[1:2] == [str(os.getpid())]}
 
 
 def hanging(where: Path) -> list[int]:
@@ -213,7 +194,7 @@ def test_a_hanging_task_is_ended_with_all_it_started(how: str, tmp_path: Path) -
         assert one(workers, Hang(1, str(where), how)) == (TimedOut, "no answer within 1.5 s")
         hung = hanging(where)
         assert len(hung) == 1 + (how == "child")
-        wait_for(lambda: not any(map(alive, hung)))
+        wait_for(lambda: not any(map(is_alive, hung)))
         assert answers(workers, 1)
 
 
@@ -237,7 +218,7 @@ def test_a_crashed_task_leaves_nothing_behind(tmp_path: Path) -> None:
 
     with Workers(1, limit=60) as workers, beside(kill):
         assert one(workers, Hang(1, str(where), "child"))[0] is Crashed
-        wait_for(lambda: not any(map(alive, hanging(where))))
+        wait_for(lambda: not any(map(is_alive, hanging(where))))
 
 
 def test_a_deadline_blames_no_task(tmp_path: Path) -> None:
@@ -403,7 +384,7 @@ def test_a_killed_parent_leaves_nothing_running(how: str, limit: float, tmp_path
         assert parent.stdout is not None
         fork = int(parent.stdout.readline())
         parent.kill()
-        wait_for(lambda: not any(map(alive, hung)))
+        wait_for(lambda: not any(map(is_alive, hung)))
         os.kill(fork, signal.SIGKILL)
 
 
@@ -417,7 +398,7 @@ def test_an_exit_ends_the_workers_and_waits_for_no_task(tmp_path: Path) -> None:
     with sweeping(then, tmp_path / "hang", "native", 600) as parent:
         hung = hanging(tmp_path / "hang")
         assert parent.wait() == 0
-        wait_for(lambda: not any(map(alive, hung)))
+        wait_for(lambda: not any(map(is_alive, hung)))
 
 
 def test_a_forked_child_s_exit_ends_no_worker_of_its_parent_s(tmp_path: Path) -> None:
