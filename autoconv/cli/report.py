@@ -60,7 +60,7 @@ def report(
     with all that was tried, the sweep as a picture, what bounds the best config, and the bytes that it moves;
     of several a table by layer and the sum. A PROBLEM may be a file with a JSON object a line: its problem
     and, where they are known, its calls and its modules, or its layer and count. --model takes one of the
-    published models that the packaged database is tuned for, at a batch and a length of typical use.
+    published models that the packaged database is tuned for, at batch sizes and lengths of typical use.
 
     Drawn by matplotlib: `pip install autoconv[report]`. Exit status 1: nothing is left to report on.
     """

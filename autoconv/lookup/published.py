@@ -20,7 +20,7 @@ def names() -> list[str]:
 
 
 def problems_of(model: str) -> dict[Problem, int]:
-    """Return the problems of a model, at a batch and a length of typical use, each with its calls in a pass.
+    """Return the problems of a model, at batch sizes and lengths of typical use, with their calls in a pass.
 
     Raises:
         FieldError: no model of that name is listed.

@@ -204,7 +204,7 @@ class Total:
     best_us: float
     floor_us: float
     torch_us: float | None
-    measured: bool  # whether all of the best times were
+    provenance: str  # of the best times, in words
 
     @property
     def floor_pct(self) -> float:
@@ -216,9 +216,11 @@ def total(subjects: Sequence[Subject]) -> Total:
     """Return the sum over `subjects`, one at least."""
     torchs = [(one.torch_us, one.asked.calls) for one in subjects]
     known = all(time is not None for time, _ in torchs)
+    measured = sum(one.measured for one in subjects)
+    predicted = "in part predicted, not measured" if measured else "predicted, not measured"
     return Total(
         best_us=sum((one.best.time_us or 0.0) * one.asked.calls for one in subjects),
         floor_us=sum(one.floor_us * one.asked.calls for one in subjects),
         torch_us=sum((time or 0.0) * calls for time, calls in torchs) if known else None,
-        measured=all(one.measured for one in subjects),
+        provenance="measured" if measured == len(subjects) else predicted,
     )

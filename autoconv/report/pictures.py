@@ -35,7 +35,8 @@ def roofline(subject: Subject) -> str:
     at = {one: problem.flops / one.dram_bytes if one.dram_bytes else ideal for one in subject.points}
     figure, axes = _figure(3.6)
     _roofs(axes, device.dram_gbps * 1e9, rate, [ideal, *at.values()])
-    _note(axes, f"{problem.precision} products", (axes.get_xlim()[1], rate / 1e12), (0, 4), ha="right")
+    products = problem.precision if problem.dtype == "float32" else problem.dtype
+    _note(axes, f"{products} products", (axes.get_xlim()[1], rate / 1e12), (0, 4), ha="right")
     axes.axvline(ideal, color=FLOOR, linewidth=0.8, linestyle=":")
     for one, intensity in reversed(at.items()):
         color, first = _color(one, subject), one is subject.best
@@ -127,7 +128,7 @@ def layers(subjects: Sequence[Subject]) -> str:
             axes.plot(one.torch_us * calls, place, "D", color=TORCH, markersize=6)
     axes.set_yticks(range(len(subjects)), [name_of(one) for one in subjects], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("ms a pass: measured dark, predicted light; black mark: floor; diamond: torch")
+    axes.set_xlabel("ms of all calls: measured dark, predicted light\nblack mark: floor; diamond: torch")
     return _svg(figure, f"Times of {len(subjects)} layers")
 
 

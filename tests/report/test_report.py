@@ -89,9 +89,10 @@ def test_the_sum_counts_calls_and_knows_what_it_does_not_know() -> None:
     summed = total([first, second])
     assert summed.best_us == pytest.approx((first.best.time_us or 0) + 3 * (second.best.time_us or 0))
     assert summed.torch_us == pytest.approx((first.torch_us or 0) + 3 * (second.torch_us or 0))
-    assert summed.measured and 0 < summed.floor_pct < 100
+    assert summed.provenance == "measured" and 0 < summed.floor_pct < 100
     mixed = total([first, gathered(UNTRIED, "h200")])
-    assert (mixed.torch_us, mixed.measured) == (None, False)
+    assert (mixed.torch_us, mixed.provenance) == (None, "in part predicted, not measured")
+    assert total([gathered(UNTRIED, "h200")]).provenance == "predicted, not measured"
 
 
 class _References(HTMLParser):
@@ -206,6 +207,7 @@ def test_the_command_reports_on_a_published_model(run: Run, tmp_path: Path) -> N
     assert json.loads(shown.stdout)["problems"] == len(posed) > 1
     text = out.read_text(encoding="utf-8")
     assert f"<h1>{len(posed)} convolutions of whisper-tiny on h200</h1>" in text
+    assert "float16 products" in text and "ieee products" not in text
     wrong = run("report", "--model", "whisper-tin", "--device", "h200")
     assert wrong.exit_code == 2 and "did you mean whisper-tiny?" in wrong.stderr
     assert run("report", SEED, "--model", "whisper-tiny", "--device", "h200").exit_code == 2
