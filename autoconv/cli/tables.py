@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autoconv.cli.common import print_json, printable, say
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 NUMBERS = (
@@ -30,12 +32,15 @@ NARROW = 9
 """Columns that a longer word is broken into elsewhere."""
 
 
+IN_A_PIPE = 1000
+"""Columns where there is no terminal and COLUMNS does not say: a row is a line, as grep wants it."""
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows of text under a header, below a title; what is too long goes on in the next line."""
-    from rich.console import Console
     from rich.table import Table
 
-    rows, roomy = list(rows), Console().width >= ROOMY
+    rows, roomy = list(rows), _console().width >= ROOMY
     table = Table(box=None, pad_edge=False, collapse_padding=not roomy)
     for place, name in enumerate(columns):
         if name in NUMBERS:
@@ -60,11 +65,9 @@ def print_facts(title: str, *columns: Mapping[str, str]) -> None:
 
 
 def _print(title: str, table: Table, rows: Iterable[Sequence[str]]) -> None:
-    # Not above: it takes 40 ms, and --help and --json do without.
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console()
+    console = _console()
     if title:
         console.print(Text(printable(title), style="bold"), soft_wrap=True)
     for row in rows:
@@ -73,6 +76,13 @@ def _print(title: str, table: Table, rows: Iterable[Sequence[str]]) -> None:
         console.print(table)
     # Rich fills the last column up. Click would take out the colours that FORCE_COLOR asked rich for.
     console.file.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())
+
+
+def _console() -> Console:
+    # Not above: it takes 40 ms, and --help and --json do without.
+    from rich.console import Console
+
+    return Console(width=shutil.get_terminal_size((IN_A_PIPE, 24)).columns)
 
 
 def print_fields(fields: Mapping[str, Any], as_json: bool) -> None:

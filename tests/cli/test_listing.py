@@ -182,6 +182,17 @@ def test_no_terminal_loses_a_column_or_breaks_a_number(
         assert any(f" {row['measured_ms']:.4g} ms " in line for line in lines)
 
 
+def test_a_row_is_a_line_where_there_is_no_terminal(
+    tuned: Tuned, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As grep wants it."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    rows = listed(run("db", "list", "--device", DEVICE, "--json"))
+    _, *lines = run("db", "list", "--device", DEVICE).stdout.splitlines()
+    found = {str(Problem.parse(line.split("  ")[0])) for line in lines}
+    assert len(lines) == len(rows) and found == {row["problem"] for row in rows}
+
+
 def test_no_line_of_a_table_ends_in_blanks(tuned: Tuned, run: Run) -> None:
     for command in (["db", "list"], ["db", "show", PROBLEM], ["lookup", PROBLEM]):
         lines = run(*command, "--device", DEVICE).stdout.splitlines()
