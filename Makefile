@@ -41,7 +41,7 @@ stress: setup  ## What the tuning database survives, thousands of times, as a ta
 	$(RUN) -m pytest tests/faults tests/dispatch/test_sizes.py --stress -q -o faulthandler_timeout=0
 	$(RUN) -m pytest tests --ignore tests/faults --ignore tests/dispatch/test_sizes.py -m long --stress -q -o faulthandler_timeout=0
 
-lint: setup
+lint: setup  ## ruff: rules and format
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
@@ -49,7 +49,7 @@ format: setup  ## Rewrite the source in the project's format
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-types: setup
+types: setup  ## mypy, strict
 	$(RUN) -m mypy
 
 docs: setup  ## Fail where a generated part of the docs is stale
@@ -116,7 +116,7 @@ offline-bundle: setup  ## What that machine lacks, in offline/: wheels and the p
 	cp $(PREBUILT) $(PREBUILT).sha256 offline/
 	@du -sh offline
 
-prebuilt: setup $(OTHER_TRITONS:%=.venv-triton-%/.ready)  ## The packaged database's text, for every supported Triton
+prebuilt: setup $(OTHER_TRITONS:%=.venv-triton-%/.ready)  ## The packaged database's text, for three Tritons, and of public models; hours
 	for python in $(RUN) $(OTHER_TRITONS:%=.venv-triton-%/bin/python); do $$python scripts/build_prebuilt.py || exit 1; done
 	$(RUN) scripts/prebuilt_workloads.py
 	$(RUN) hatch_build.py

@@ -208,7 +208,9 @@ def merge(files: tuple[Path, ...], as_json: bool) -> None:
 
 @db.command()
 @click.option(
-    "--best", type=click.IntRange(2, 10**9), help="Keep so many configs of each problem and environment."
+    "--best",
+    type=click.IntRange(2, 10**9),
+    help="Keep so many configs of each problem, environment and kernel source.",
 )
 @click.option("--outdated", is_flag=True, help="Remove what other kernel sources or another Triton gave.")
 @click.option("--quarantine", is_flag=True, help="Empty the quarantine.")

@@ -60,9 +60,9 @@ def report(
     with all that was tried, the sweep as a picture, what bounds the best config, and the bytes that it moves;
     of several a table by layer and the sum. A PROBLEM may be a file with a JSON object a line: its problem
     and, where they are known, its calls and its modules, or its layer and count. --model takes one of the
-    published models that the packaged database is tuned for, at batch sizes and lengths of typical use.
+    published models listed for the packaged database, at batch sizes and lengths of typical use.
 
-    Drawn by matplotlib: `pip install autoconv[report]`. Exit status 1: nothing is left to report on.
+    Drawn by matplotlib: `pip install 'autoconv[report]'`. Exit status 1: nothing is left to report on.
     """
     if [bool(problems), missed, model is not None].count(True) != 1:
         raise click.UsageError("name each PROBLEM to report on, or give either --missed or --model")
@@ -96,7 +96,7 @@ def _drawing() -> Callable[[Sequence[Subject], str], str]:
         from autoconv.report.page import page
     except ModuleNotFoundError as error:
         raise click.ClickException(
-            f"{error.name} is not installed, which draws the page; install autoconv[report]"
+            f"{error.name} is not installed, which draws the page; pip install 'autoconv[report]'"
         ) from None
     return page
 

@@ -233,4 +233,4 @@ def test_without_matplotlib_it_says_what_to_install(run: Run, monkeypatch: pytes
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     shown = run("report", SEED, "--device", "h200")
-    assert (shown.exit_code, "install autoconv[report]" in shown.stderr) == (1, True)
+    assert (shown.exit_code, "pip install 'autoconv[report]'" in shown.stderr) == (1, True)
