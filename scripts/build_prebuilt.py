@@ -3,9 +3,9 @@
     python scripts/build_prebuilt.py [--device rtx4090 ...]
 
 Each problem is tuned as `autoconv tune` tunes it, into a database of its own, and the trials that passed
-their check are exported to tuning_db/prebuilt/DEVICE-tritonX.Y.jsonl. Run it under the oldest, the
-newest and the development Triton (`make prebuilt`) whenever a kernel's source or the cost model changes: a result holds for what it was made
-with.
+their check are exported to tuning_db/prebuilt/DEVICE-tritonX.Y.jsonl. Run it under the oldest, the newest and
+the development Triton (`make prebuilt`) whenever a kernel's source or the cost model changes: a result holds
+for what it was made with.
 """
 
 from __future__ import annotations
