@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -50,9 +50,9 @@ def siblings_of(
     columns: Sequence[str],
     sizes: Collection[str],
     alike: Callable[[str], bool],
-    among: Callable[[EnvironmentRecord], bool],
+    among: Mapping[int, EnvironmentRecord],
 ) -> tuple[list[Sibling], int]:
-    """Return the problems like `wanted` that have a winner, itself first; and how many rows were bad.
+    """Return the problems like `wanted` that have a winner there, itself first; and how many rows were bad.
 
     Args:
         connection: To the file.
@@ -61,12 +61,13 @@ def siblings_of(
         sizes: Those in which siblings may differ. The nearest by the product of them come first, and no more
             than MOST_SIBLINGS are looked at.
         alike: Says of a key whether it is a sibling's; columns need not tell all of a problem.
-        among: Which environments count.
+        among: The environments that count, by their ids.
     """
     found, bad = [], 0
-    for key in _keys(connection, wanted, columns, sizes, alike):
+    hashes = {environment.hash for environment in among.values()}
+    for key in _keys(connection, wanted, columns, sizes, alike, list(among)):
         all_winners, unsound = winners_of(connection, key, columns)
-        counted = tuple(winner for winner in all_winners if among(winner.environment))
+        counted = tuple(winner for winner in all_winners if winner.environment.hash in hashes)
         environments = {winner.environment.hash: winner.environment for winner in counted}
         ranked, nonsense = ranked_of(connection, key, environments.values(), MOST_RANKED)
         bad += unsound + nonsense
@@ -92,17 +93,24 @@ def _keys(
     columns: Sequence[str],
     sizes: Collection[str],
     alike: Callable[[str], bool],
+    environments: Sequence[int],
 ) -> list[str]:
-    """Return the siblings' keys, nearest first; the index over the declared columns tells which are near."""
+    """Return the keys of the siblings with a winner in one of the environments, nearest first.
+
+    The index over the declared columns tells which are near. What was missed and not tuned has rows too, any
+    number of them: those must not take the places of what was.
+    """
     same = [name for name in columns if name not in sizes]
     factors = [name for name in columns if name in sizes]
     where = " AND ".join(["1", *(f"{quoted(name)} IS ?" for name in same)])
     product = " * ".join(["1.0", *(f"coalesce({quoted(name)}, 1)" for name in factors)])
     size = math.prod(float(wanted.columns.get(name, 1)) for name in factors)
+    won = f"""EXISTS (SELECT 1 FROM winners w WHERE w.problem_id = problems.id
+        AND w.environment_id IN ({", ".join("?" * len(environments))}))"""
     rows = connection.execute(
         f"""SELECT key FROM problems WHERE id IN (
-            SELECT id FROM problems WHERE {where} ORDER BY abs({product} - ?) LIMIT {MOST_EXAMINED})
+            SELECT id FROM problems WHERE {where} AND {won} ORDER BY abs({product} - ?) LIMIT {MOST_EXAMINED})
         ORDER BY key <> ?, abs({product} - ?), key""",
-        (*(wanted.columns.get(name) for name in same), size, wanted.key, size),
+        (*(wanted.columns.get(name) for name in same), *environments, size, wanted.key, size),
     )
     return list(islice((key for (key,) in rows if isinstance(key, str) and alike(key)), MOST_SIBLINGS))

@@ -375,7 +375,8 @@ class TuningDB:
     ) -> list[Sibling]:
         """Return the problems that differ from this one in `sizes` alone; see `tuning_db.siblings`."""
         with self.reading() as connection:
-            return self._noted(siblings_of(connection, problem, list(self.columns), sizes, alike, among))
+            chosen = self._environments(connection, among)
+            return self._noted(siblings_of(connection, problem, list(self.columns), sizes, alike, chosen))
 
     @_mended
     def environments(self) -> list[EnvironmentRecord]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tuning_db import EnvironmentRecord, Layers, ProblemRecord, Trial, TuningDB
+from tuning_db import EnvironmentRecord, Layers, Miss, ProblemRecord, Trial, TuningDB
 from tuning_db.siblings import MOST_SIBLINGS, sibling_of
 
 COLUMNS = {"K": int, "dtype": str, "N": int, "L": int}
@@ -60,6 +60,16 @@ def test_a_problem_without_a_winner_in_those_environments_is_none(db: TuningDB) 
     db.record(ELSEWHERE, problem(1, 10), trials(1.0), origin="test")
     db.record(HERE, problem(1, 20), trials(), origin="test")
     assert siblings(db, problem(1, 15)) == []
+
+
+def test_what_was_missed_and_not_tuned_takes_no_place(db: TuningDB) -> None:
+    tuned = problem(1, 1500)
+    db.record(HERE, tuned, trials(1.0), origin="test")
+    at = "2026-01-01T00:00:00+00:00"
+    for length in range(960, 960 + 2 * MOST_SIBLINGS):
+        db.note_misses([Miss(problem(1, length), HERE, 1, "torch", at, at)])
+        db.record(ELSEWHERE, problem(2, length // 2), trials(1.0), origin="test")
+    assert siblings(db, problem(1, 1000)) == [tuned.key]
 
 
 def test_each_comes_with_its_winners_and_all_that_passed(db: TuningDB) -> None:
