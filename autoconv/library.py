@@ -162,7 +162,7 @@ def _weight_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | N
     stride, padding, dilation, groups = ctx.window
     to_x = to_output = None
     if _without_elements(x, gradient, of_output):
-        return x.new_zeros(x.shape), gradient.new_zeros(gradient.shape), *[None] * 5
+        return x.new_zeros(x.shape), of_output.new_zeros(of_output.shape), *[None] * 5
     if ctx.needs_input_grad[0]:
         to_x = _input_gradient(of_output, gradient, x.shape[2], *ctx.window, transposed=False)
     if ctx.needs_input_grad[1]:

@@ -242,7 +242,7 @@ def _captured(model: nn.Module, arguments: _Arguments, backward: bool) -> Captur
         except Exception as error:  # whatever a model does that fake tensors do not let it
             _log.info("%s is run on its own tensors: %s", type(model).__name__, outcome_of(error).reason)
         try:
-            return _posed(model, arguments.made(), backward)
+            return _posed_apart(model, arguments.made(), backward)
         except FieldError:
             raise
         except Exception as error:  # whatever the model raises of a size that it does not take
@@ -250,6 +250,16 @@ def _captured(model: nn.Module, arguments: _Arguments, backward: bool) -> Captur
             reason = f"are refused by the model ({outcome_of(error).reason})"
             remedy = "give sizes that it takes, or a callable that makes all its inputs"
             raise FieldError("tune", "inputs", shown, reason, remedy) from error
+
+
+def _posed_apart(model: nn.Module, given: tuple[Any, ...], backward: bool) -> Capture:
+    """Do as `_posed`, and leave the tensors of model and inputs and torch's random numbers as they are."""
+
+    def apart(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+    with torch.random.fork_rng():
+        return _posed(deepcopy(model), tree_map_only(torch.Tensor, apart, given), backward)
 
 
 def _posed(model: nn.Module, given: tuple[Any, ...], backward: bool) -> Capture:

@@ -24,6 +24,19 @@ def parameters_of(module: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     return weight, own["bias"] if "bias" in own else module.bias  # noqa: SIM401
 
 
+def _is_plain(held: Any) -> bool:
+    """Return whether a call of the convolution is its forward alone, torch's own, padding with zeros.
+
+    Hooks may compute the weight, as `torch.nn.utils.weight_norm` has it.
+    """
+    return (
+        type(held).forward is nn.Conv1d.forward
+        and not held._forward_pre_hooks
+        and not held._forward_hooks
+        and held.padding_mode == "zeros"
+    )
+
+
 def _activated(y: torch.Tensor, activation: str) -> torch.Tensor:
     """Apply `activation`, in TorchScript, which knows no table of functions."""
     if activation == "relu":
@@ -162,7 +175,9 @@ class ModelNew(nn.Module):
         if not is_scripting():
             modules = self._modules
             held: Any = modules["conv1d"] if "conv1d" in modules else self.conv1d  # noqa: SIM401
-            window = held.stride, held.padding, held.dilation, held.groups
-            return conv1d(x, *parameters_of(held), *window)
+            if _is_plain(held):
+                window = held.stride, held.padding, held.dilation, held.groups
+                return conv1d(x, *parameters_of(held), *window)
+            return held(x)  # type: ignore[no-any-return]
         y: torch.Tensor = self.conv1d(x)
         return y

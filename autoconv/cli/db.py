@@ -21,7 +21,8 @@ from autoconv.cli.output import written
 from autoconv.cli.pin import pin
 from autoconv.cli.tables import print_fields
 from autoconv.environment import Environment
-from autoconv.kernels.source import source_of, sources
+from autoconv.errors import FieldError
+from autoconv.kernels.source import is_torchs, sources
 from tuning_db import (
     DamagedError,
     EnvironmentRecord,
@@ -222,11 +223,14 @@ def prune(
 ) -> None:
     """Remove what is no longer wanted from the user's database.
 
-    What is kept has the winners it had. What was outdated is no longer tried first by the next sweep.
-    `vacuum` gives the space back.
+    What is kept has the winners it had; torch's own times are outdated by another Triton alone. What was
+    outdated is no longer tried first by the next sweep. `vacuum` gives the space back.
     """
     if best is None and not (outdated or quarantine or misses):
         raise click.UsageError("say what to remove: --best, --outdated, --quarantine or --missed")
+    if outdated and _triton() == "absent":
+        reason, remedy = "cannot be told without Triton", "prune where Triton is installed"
+        raise FieldError("prune", "--outdated", None, reason, remedy)
     with _open_user() as database:
         drop = _outdated if outdated else None
         pruned = asdict(
@@ -256,10 +260,17 @@ def _told(pruned: Mapping[str, int], dry_run: bool) -> str:
 
 
 def _outdated(environment: EnvironmentRecord, source: str | None) -> bool:
-    """Return whether results of a kernel's source in an environment no longer count, whatever the device."""
-    if environment.hard.get("triton") != Environment.current(devices.find(WITHOUT_GPU)).triton:
+    """Return whether results of a kernel's source in an environment no longer count, whatever the device.
+
+    torch's own count whatever torch it was: without them a kernel that was slower would serve.
+    """
+    if environment.hard.get("triton") != _triton():
         return True
-    return source is not None and source not in (*sources().values(), source_of("aten"))
+    return source is not None and not is_torchs(source) and source not in sources().values()
+
+
+def _triton() -> str:
+    return Environment.current(devices.find(WITHOUT_GPU)).triton
 
 
 @db.command()

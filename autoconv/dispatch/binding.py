@@ -1,8 +1,7 @@
 """From a config to a launcher, and what a config means that fails on the way or in a launch.
 
-It is told in one warning and recorded where the fault is its own. Before anything was launched the best
-estimates are tried in its place, then torch; what somebody else's file named, and what fails in a launch,
-gives way to torch at once.
+It is told in one warning and recorded where the fault is its own, and torch serves. In place of a guess that
+does not load the next best estimates are tried first: nobody has checked the one more than the others.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ TORCH_WON = "torch's own is the fastest"
 IN_VAIN = "nothing that was tried is right"
 FAILS = "the config found does not run"
 
-FALLBACKS = 3  # further configs to try where one does not compile or load, before torch serves
+FALLBACKS = 3  # further guesses to try where one does not compile or load, before torch serves
 
 
 class Binder:
@@ -62,7 +61,7 @@ class Binder:
             return by_torch, TORCH_WON if found.provenance != "default" else IN_VAIN
         if self._fails_ahead(found, subject, plan.form):
             return by_torch, FAILS
-        loaded = self._loaded(found.config, subject, call)
+        loaded = self._loaded(found, subject, call)
         if loaded is None:
             return by_torch, FAILS
         config, launch = loaded
@@ -104,11 +103,12 @@ class Binder:
         warn_once(f"{failed} ({trial.error}); torch serves {subject.problem}")
         return True
 
-    def _loaded(self, config: Config, subject: Subject, call: Call) -> tuple[Config, Launcher] | None:
-        """Compile `config`, or else the best estimates; return the first that loads, None if none does."""
+    def _loaded(self, found: Found, subject: Subject, call: Call) -> tuple[Config, Launcher] | None:
+        """Compile the config, or of guesses the next best; return the first that loads, None if none does."""
         tensors = canonical_inputs(call.x, call.weight, call.bias)
         failed: list[str] = []
-        for one in _with_fallbacks(config, subject):
+        guessed = found.layer == "none"
+        for one in _guesses(found.config, subject) if guessed else [found.config]:
             try:
                 launch = self._machine.bind(kernel_called(one.kernel), subject.problem, one, *tensors)
             except Exception as error:  # compilers and drivers raise of every type
@@ -119,7 +119,8 @@ class Binder:
             if failed:
                 warn_once(f"{failed[0]}; {one} serves in its place")
             return one, fitted(launch, call)
-        warn_once(f"{failed[0]}, nor do {len(failed) - 1} others; torch serves {subject.problem}")
+        others = f", nor do {len(failed) - 1} others" if guessed else ""
+        warn_once(f"{failed[0]}{others}; torch serves {subject.problem}")
         return None
 
     def _failed(self, config: Config, subject: Subject, error: Exception) -> str:
@@ -133,7 +134,7 @@ class Binder:
         self._tuner.record(subject.problem, subject.environment, trial, origin="call")
 
 
-def _with_fallbacks(config: Config, subject: Subject) -> Iterator[Config]:
+def _guesses(config: Config, subject: Subject) -> Iterator[Config]:
     """Yield `config`, then the best estimates, found only if they are asked for: it takes some 0.1 s."""
     yield config
     problem, device, _ = subject

@@ -36,6 +36,9 @@ def sources_in(folder: Path) -> dict[str, str]:
     return _hashes(_modules_in(folder))
 
 
+_TORCH = "torch "
+
+
 @lru_cache(maxsize=64)
 def source_of(kernel: str) -> str | None:
     """Return the source of the kernel called that today, or None where there is none.
@@ -47,7 +50,12 @@ def source_of(kernel: str) -> str | None:
         return _hash(kernel, modules) if kernel in modules and modules[kernel].is_kernel else None
     import torch  # not above: the kernels' own hashes do without
 
-    return f"torch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
+    return f"{_TORCH}{torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
+
+
+def is_torchs(source: str) -> bool:
+    """Return whether a source is that of torch's own convolution, of whatever versions."""
+    return source.startswith(_TORCH)
 
 
 @lru_cache(maxsize=1)

@@ -21,6 +21,7 @@ from autoconv.config import Config
 from autoconv.cost.version import predictor_of
 from autoconv.device import find
 from autoconv.environment import Environment
+from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
 from autoconv.problem import Problem
 from tests.cli.conftest import Run
@@ -311,6 +312,25 @@ def test_a_damaged_donor_is_refused_whole(run: Run, user: Path, other: Path) -> 
 
 
 # --- prune, vacuum --------------------------------------------------------------------------------
+
+
+def test_prune_keeps_torch_s_own_times_of_any_version(run: Run, user: Path) -> None:
+    """Else a kernel that torch had beaten would serve."""
+    torchs = replace(trial(8), config=ATEN.document(), measured_us=1.0, source="torch 2.7.0, cuDNN 90100")
+    fill(user, trial(8), torchs)
+    assert run("db", "prune", "--outdated").stdout == "nothing to remove\n"
+    found = lookup.find(lookup.open_layers(settings.load()), PROBLEM, HERE, predictor_of)
+    assert found is not None and found.config == ATEN
+
+
+def test_prune_refuses_to_tell_what_is_outdated_without_triton(
+    run: Run, user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(user, trial(8))
+    monkeypatch.setattr("autoconv.environment._TRITON_PACKAGES", ())
+    shown = run("db", "prune", "--outdated")
+    assert shown.exit_code == 2 and "--outdated: cannot be told without Triton" in shown.stderr
+    assert run("db", "prune", "--best", "2").exit_code == 0
 
 
 def test_prune_removes_what_it_is_told_and_vacuum_gives_the_space_back(run: Run, user: Path) -> None:

@@ -67,22 +67,28 @@ def picky_assembler(device, folder, monkeypatch):
     [(of_few_threads, 6, "OutOfResources: out of resource: threads"), (picky_assembler, 7, "PTXASError")],
     ids=["does not load", "does not compile"],
 )
-def test_a_config_that_does_not_run_gives_way_to_another(
-    machine, taps, error, remember, predicting, tmp_path, monkeypatch
+@pytest.mark.parametrize("guessed", [True, False], ids=["guess", "entry"])
+def test_a_guess_that_does_not_run_gives_way_to_another_an_entry_to_torch(
+    guessed, machine, taps, error, remember, predicting, tmp_path, monkeypatch
 ):
+    """What stands in an entry's place must have been checked, too."""
+    taps += 2 * guessed
     problem = Problem(64, 16, 32, taps, 700)  # enough blocks, so split_k with its two launches stays away
     x, weight = torch.zeros(problem.x_shape), torch.zeros(problem.w_shape)
-    remember(problem, WIDE)
+    if guessed:
+        monkeypatch.setattr("autoconv.tuning.tuner.best_guess", lambda *_: (WIDE, 1e-6))
+    else:
+        remember(problem, WIDE)
     device = machine(device_called(DEVICE), tmp_path, monkeypatch)
     with recording(device) as recorder, serving.served_by(Dispatcher(Recorded(device), settings.load())):
         with pytest.warns(RuntimeWarning) as warned:
             y = autoconv.conv1d(x, weight)
         autoconv.conv1d(x, weight)
     assert y.shape == problem.y_shape
-    assert len(recorder.launches) == 2
+    assert len(recorder.launches) == 2 * guessed
     (message,) = [str(warning.message) for warning in warned]
-    assert message.startswith(f"{WIDE} does not run on rtx4090 ({error}")
-    assert "serves in its place" in message and "\n" not in message
+    assert message.startswith(f"{WIDE} does not run on rtx4090 ({error}") and "\n" not in message
+    assert ("serves in its place" if guessed else f"; torch serves {problem}") in message
     (failed,) = [trial for trial in trials(problem) if trial.outcome == "launch"]
     assert dict(failed.config) == WIDE.document()
     assert failed.error.startswith(error)

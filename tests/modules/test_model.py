@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -192,6 +193,26 @@ def test_a_model_that_looks_at_values_is_run_on_its_own_tensors(
 
     report = autoconv.tune(Looks().eval(), torch.ones(2, 8, 40), devices="l4")
     assert [one.asked.names for one in report.sections[0].rows] == [("pre",)]
+
+
+def test_a_model_that_is_run_on_its_own_tensors_is_left_as_it_was(
+    swept: list[tuple[Problem, str, int]],
+) -> None:
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pre, self.norm = nn.Conv1d(8, 16, 3), nn.BatchNorm1d(16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.dropout(self.norm(self.pre(x))) if x.sum().item() >= 0 else x
+
+    model, x = Looks(), torch.ones(2, 8, 40, requires_grad=True)
+    before, random = deepcopy(model.state_dict()), torch.get_rng_state()
+    report = autoconv.tune(model, x, devices="l4", backward=True)
+    assert len(report.sections[0].rows) > 1
+    assert all(torch.equal(now, before[name]) for name, now in model.state_dict().items())
+    assert x.grad is None and all(one.grad is None for one in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
 
 
 def test_weight_norm_and_compiled_models(swept: list[tuple[Problem, str, int]]) -> None:

@@ -146,11 +146,23 @@ def test_a_weight_that_is_changed_is_the_one_used(change, kind):
     made(X)
     change(held)
     x = X.to(held.weight.dtype)
-    made(x)  # a hook computes the weight
-    assert torch.equal(made(x), nn.functional.conv1d(x, held.weight, held.bias))
+    if change is weight_norm_by_hook:
+        with torch.no_grad():
+            held.weight_g *= 2  # what an optimiser does, after which the hook computes the weight
+    y = made(x)
+    assert torch.equal(y, held(x)) and torch.equal(y, nn.functional.conv1d(x, held.weight, held.bias))
 
 
 def test_a_convolution_put_in_the_place_of_another_is_the_one_used():
     made = autoconv.ModelNew(4, 6, 3)
     made.conv1d = nn.Conv1d(4, 6, 5, stride=2)
     assert torch.equal(made(X), made.conv1d(X))
+    made.conv1d = nn.Conv1d(4, 6, 5, padding=2, padding_mode="circular")
+    assert torch.equal(made(X), made.conv1d(X))
+
+
+def test_a_model_s_hooks_on_its_convolution_are_called():
+    made, seen = autoconv.ModelNew(4, 6, 3), []
+    made.conv1d.register_forward_hook(lambda *told: seen.append(told[-1]))
+    y = made(X)
+    assert len(seen) == 1 and torch.equal(y, seen[0])

@@ -39,6 +39,12 @@ def test_second_derivatives_are_launches_too(launches):
     assert len(launches) > before
 
 
+def test_a_derivative_of_no_samples_has_the_shape_of_what_it_is_of():
+    x, gradient = torch.zeros(0, 4, 30), torch.zeros(0, 6, 28, requires_grad=True)
+    torch.ops.autoconv.convolution_weight(x, gradient, 3, 1, [0, 0], 1, 1).sum().backward()
+    assert gradient.grad.shape == gradient.shape
+
+
 def test_what_is_saved_for_the_backward_pass_is_the_arguments(launches):
     x, weight = tensors()
     saved = []
