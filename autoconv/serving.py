@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from autoconv.dispatch.dispatcher import Dispatcher
 
 current: Dispatcher | None = None
-"""The dispatcher of this process; made when the first CUDA tensor arrives. Read it in every call."""
+"""The dispatcher of this process; made when the first CUDA tensor arrives. Read it in every call, and once.
+
+It changes only under the lock under which a dispatcher is made. So no block opens or ends meanwhile, and what
+is made belongs to the block that is open then."""
 
 FORK_SECONDS = 30.0
 """How long a fork waits for another thread that makes the dispatcher. That imports Triton and the kernels,
@@ -51,6 +55,19 @@ os.register_at_fork(
 )
 
 
+@dataclass(eq=False)
+class _Block:
+    """An open block of `served_by` or `override`; blocks of several threads may end in any order."""
+
+    before: Dispatcher | None  # serves once this has ended
+    database: Path | None
+
+
+_blocks: list[_Block] = []  # the newest last
+_overriding = ExitStack()  # names the database of the newest override in the settings
+_watches: list[Callable[[Dispatcher], Any]] = []
+
+
 def serving(x: torch.Tensor) -> Dispatcher | None:
     """Return the dispatcher that serves convolutions of `x`, or None where they are torch's.
 
@@ -77,20 +94,31 @@ def override(database: Path | str) -> Iterator[None]:
     from autoconv.lookup import open_file
 
     open_file(Path(database)).close()
-    with settings.overriding(Path(database)), served_by(None):
+    with _block(None, Path(database)):
         yield
 
 
 @contextmanager
 def served_by(dispatcher: Dispatcher | None) -> Iterator[None]:
     """Have `dispatcher` serve during the block, in every thread; None: one made when it is needed."""
-    global current
-    before = current
-    current = dispatcher
+    with _block(dispatcher, None):
+        yield
+
+
+@contextmanager
+def watched_by(watch: Callable[[Dispatcher], Any]) -> Iterator[None]:
+    """Have `watch` of a dispatcher serve during the block, in every thread, whichever dispatcher it is then.
+
+    Args:
+        watch: Returns what calls take for the dispatcher; its attribute `dispatcher` is the one given.
+    """
+    with _making.lock:
+        _put(_unwatched(), [*_watches, watch])
     try:
         yield
     finally:
-        current = before
+        with _making.lock:
+            _put(_unwatched(), [one for one in _watches if one is not watch])
 
 
 def wait(timeout: float | None = None) -> bool:
@@ -106,12 +134,12 @@ def wait(timeout: float | None = None) -> bool:
     Returns:
         Whether it has nothing more to do.
     """
-    return current is None or current.wait(timeout)
+    dispatcher = current
+    return dispatcher is None or dispatcher.wait(timeout)
 
 
 def made_for(x: torch.Tensor) -> Dispatcher | None:
     """Make this process's dispatcher, if `x` is one for it to serve."""
-    global current
     if not x.is_cuda or _making.cut_off:
         return None
     from autoconv.dispatch.dispatcher import Dispatcher
@@ -119,5 +147,50 @@ def made_for(x: torch.Tensor) -> Dispatcher | None:
 
     with _making.lock:
         if current is None:
-            current = Dispatcher(Cuda(), settings.load())
+            _put(Dispatcher(Cuda(), settings.load()), _watches)
         return current
+
+
+@contextmanager
+def _block(dispatcher: Dispatcher | None, database: Path | None) -> Iterator[None]:
+    with _making.lock:
+        block = _Block(_unwatched(), database)
+        _blocks.append(block)
+        _put(dispatcher, _watches)
+        _name_override()
+    try:
+        yield
+    finally:
+        with _making.lock:
+            if block is _blocks[-1]:
+                _put(block.before, _watches)
+            else:  # another thread's, opened within this one, goes on
+                _blocks[_blocks.index(block) + 1].before = block.before
+            _blocks.remove(block)
+            _name_override()
+
+
+def _name_override() -> None:
+    """Have the settings name the database of the newest override that is open."""
+    databases = [block.database for block in _blocks if block.database is not None]
+    _overriding.close()
+    if databases:
+        _overriding.enter_context(settings.overriding(databases[-1]))
+
+
+def _put(dispatcher: Dispatcher | None, watches: list[Callable[[Dispatcher], Any]]) -> None:
+    """Have `dispatcher` serve, with `watches` before it, the newest first."""
+    global current
+    _watches[:] = watches
+    if dispatcher is not None:
+        for watch in watches:
+            dispatcher = watch(dispatcher)
+    current = dispatcher
+
+
+def _unwatched() -> Any:
+    """Return the dispatcher that the watches stand before."""
+    dispatcher: Any = current
+    for _ in _watches:
+        dispatcher = dispatcher and dispatcher.dispatcher
+    return dispatcher

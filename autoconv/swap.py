@@ -18,6 +18,10 @@ from autoconv.settings import check_policy
 _TUNED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv1d: Conv1d, nn.ConvTranspose1d: ConvTranspose1d}
 _PLAIN = {tuned: plain for plain, tuned in _TUNED.items()}
 
+_BEFORE = (
+    "_swapped_from"  # in a class made from one of torch's for a module; a table would keep both for ever
+)
+
 _MARK = (
     "_swapped_in"  # in the __dict__ of a module that `accelerate` changed, in copies and pickles of it too
 )
@@ -66,7 +70,8 @@ def accelerate(
         reason = _refusal(module)
         if reason is None:
             cls: Any = type(module)
-            module.__class__ = _tuned_class(cls, parametrize.is_parametrized(module))
+            tuned = _tuned_parametrized if parametrize.is_parametrized(module) else _tuned_class
+            module.__class__ = tuned(cls)
             module.__dict__[_MARK] = True
             if policy is not None:
                 module.__dict__["on_miss"] = policy
@@ -131,27 +136,39 @@ def _overrides(module: nn.Module, base: type[nn.Module], method: str) -> bool:
 
 
 @cache
-def _tuned_class(cls: Any, parametrized: bool) -> type[nn.Module]:
+def _tuned_class(cls: Any) -> type[nn.Module]:
     """Return the subclass of `cls` that has the tuned forward."""
     if cls in _TUNED:
         return _TUNED[cls]
-    if parametrized:
-        made = _rebased(cls, _tuned_class(cls.__bases__[0], False))
-    else:
-        base = next(base for base in _TUNED if issubclass(cls, base))
-        # Behind `cls` in the order of resolution, so that what it overrides and its super() calls still work.
-        body = {"__module__": cls.__module__, "__reduce_ex__": _reduce}
-        made = type(cls.__name__, (cls, _TUNED[base]), body)
-        made.__qualname__ = cls.__qualname__
+    base = next(base for base in _TUNED if issubclass(cls, base))
+    # Behind `cls` in the order of resolution, so that what it overrides and its super() calls still work.
+    body = {"__module__": cls.__module__, "__reduce_ex__": _reduce}
+    made = type(cls.__name__, (cls, _TUNED[base]), body)
+    made.__qualname__ = cls.__qualname__
     _PLAIN[made] = cls
     return made
 
 
+def _tuned_parametrized(cls: Any) -> type[nn.Module]:
+    """Return a class with the tuned forward like `cls`, which torch made for one module and changes later."""
+    made = _rebased(cls, _tuned_class(cls.__bases__[0]))
+    setattr(made, _BEFORE, cls)
+    return made
+
+
 def _plain_class(cls: Any) -> type[nn.Module]:
-    """Return the class that `cls` was made from; of one that torch made meanwhile, one like it."""
+    """Return the class that `cls` was made from; one like it if torch made or changed it meanwhile."""
     if cls in _PLAIN:
         return _PLAIN[cls]
+    before: type[nn.Module] | None = vars(cls).get(_BEFORE)
+    if before is not None and _properties(before) == _properties(cls):
+        return before
     return _rebased(cls, _plain_class(cls.__bases__[0]))
+
+
+def _properties(cls: type[nn.Module]) -> dict[str, property]:
+    """Return the properties of `cls` alone: torch has one for each tensor that is parametrized."""
+    return {name: value for name, value in vars(cls).items() if isinstance(value, property)}
 
 
 def _rebased(cls: Any, base: type[nn.Module]) -> type[nn.Module]:
@@ -159,7 +176,8 @@ def _rebased(cls: Any, base: type[nn.Module]) -> type[nn.Module]:
 
     torch takes its first base when the parametrization is removed.
     """
-    of_torch = {key: value for key, value in vars(cls).items() if key not in ("__dict__", "__weakref__")}
+    not_of_torch = "__dict__", "__weakref__", _BEFORE
+    of_torch = {key: value for key, value in vars(cls).items() if key not in not_of_torch}
     return type(cls.__name__, (base,), of_torch)
 
 
@@ -169,6 +187,6 @@ def _reduce(module: nn.Module, _protocol: Any) -> tuple[Any, ...]:
 
 
 def _remade(cls: Any) -> nn.Module:
-    made = _tuned_class(cls, False)
+    made = _tuned_class(cls)
     module: nn.Module = made.__new__(made)
     return module

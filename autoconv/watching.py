@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from threading import get_ident
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import nn
+from torch.compiler import is_compiling
 
 from autoconv import serving
 from autoconv.dispatch.figures import Figures, Served
@@ -45,11 +47,13 @@ class Stats:
         """Count from now on; in each module of the model, too."""
         self._begun, self._ended = _figures(), None
         if self._model is not None:
+            in_progress: _InProgress = defaultdict(list)
+            self._hooks.enter_context(serving.watched_by(partial(_Noting, in_progress)))
             found = _convolutions(self._model)
             self.modules = {name: ModuleCalls() for name in found}
             for name, module in found.items():
-                calls = _Watched(self.modules[name])
-                self._hooks.callback(module.register_forward_pre_hook(calls.begin, with_kwargs=True).remove)
+                calls = _Watched(self.modules[name], in_progress)
+                self._hooks.callback(module.register_forward_pre_hook(calls.begin).remove)
                 self._hooks.callback(module.register_forward_hook(calls.end, always_call=True).remove)
         return self
 
@@ -125,8 +129,8 @@ def stats(model: nn.Module | None = None) -> Stats:
 
     With a model, the block also shows for each of its tuned convolutions how often its forward was called and
     who computed it: a module whose weight the model hands to torch.nn.functional, as Mamba does, shows 0. For
-    a look at a call or two: each call of a module takes longer then, and calls inside a compiled or scripted
-    part of the model are not seen.
+    a look at a call or two: each convolution of the process takes longer then, and calls inside a compiled or
+    scripted part of the model are not seen.
 
     Args:
         model: Holds ModelNew, Conv1d or ConvTranspose1d, or was given to `accelerate`.
@@ -138,7 +142,8 @@ _NONE = Figures(Counter())
 
 
 def _figures() -> Figures:
-    return _NONE if serving.current is None else serving.current.figures()
+    dispatcher = serving.current
+    return _NONE if dispatcher is None else dispatcher.figures()
 
 
 def _convolutions(model: nn.Module) -> dict[str, nn.Module]:
@@ -146,42 +151,51 @@ def _convolutions(model: nn.Module) -> dict[str, nn.Module]:
     return {name or type(one).__name__: one for name, one in model.named_modules() if isinstance(one, kinds)}
 
 
-class _Watched:
-    """Stands between one module and the dispatcher that serves it, during each of its calls."""
+@dataclass(eq=False)
+class _Call:
+    """A call of a module, until it ends."""
 
-    def __init__(self, calls: ModuleCalls) -> None:
-        self._calls = calls
-        self._open: list[ExitStack] = []  # one for each call in progress
-        self._asked = False  # whether the last call came to the dispatcher
-
-    def begin(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._open.append(ExitStack())
-        self._asked = False
-        tensors = [one for one in (*args, *kwargs.values()) if isinstance(one, torch.Tensor)]
-        dispatcher = serving.serving(tensors[0]) if tensors else None
-        if dispatcher is not None:
-            noting: Any = _Noting(dispatcher, self)
-            self._open[-1].enter_context(serving.served_by(noting))
-
-    def end(self, *_: Any) -> None:
-        self._open.pop().close()
-        if not self._asked:
-            self._calls.torch += 1
+    counts: ModuleCalls
+    asked: bool = False  # whether it came to the dispatcher
 
     def note(self, served: Served) -> None:
-        self._asked = True
+        self.asked = True
         if served.why:
-            self._calls.torch += 1
+            self.counts.torch += 1
         else:
-            self._calls.kernel += 1
+            self.counts.kernel += 1
+
+
+_InProgress = defaultdict[int, list[_Call]]  # by thread, the innermost last
+
+
+class _Watched:
+    """The hooks of one module."""
+
+    def __init__(self, counts: ModuleCalls, in_progress: _InProgress) -> None:
+        self._counts, self._in_progress = counts, in_progress
+
+    def begin(self, *_: Any) -> None:
+        if not is_compiling():
+            self._in_progress[get_ident()].append(_Call(self._counts))
+
+    def end(self, *_: Any) -> None:
+        if is_compiling():
+            return
+        calls = self._in_progress[get_ident()]
+        if not calls or calls[-1].counts is not self._counts:  # another hook refused it before it began
+            return
+        if not calls.pop().asked:
+            self._counts.torch += 1
 
 
 class _Noting:
-    """A dispatcher that takes down what it answers."""
+    """A dispatcher that takes down what it answers to the modules in whose calls it is asked."""
 
-    def __init__(self, dispatcher: Any, watched: _Watched) -> None:
-        self.machine, self.serves, self.figures = dispatcher.machine, dispatcher.serves, dispatcher.figures
-        self._plan, self._watched = dispatcher.plan, watched
+    def __init__(self, in_progress: _InProgress, dispatcher: Any) -> None:
+        self.dispatcher, self.machine, self.serves = dispatcher, dispatcher.machine, dispatcher.serves
+        self.figures, self.wait = dispatcher.figures, dispatcher.wait
+        self._plan, self._in_progress = dispatcher.plan, in_progress
         self.recent: dict[Any, Any] = {}  # so that each call asks for its plan
 
     def remember(self, *_: Any) -> None:
@@ -189,5 +203,6 @@ class _Noting:
 
     def plan(self, *call: Any) -> Any:
         plan = self._plan(*call)
-        self._watched.note(plan.served)
+        for one in self._in_progress[get_ident()]:
+            one.note(plan.served)
         return plan

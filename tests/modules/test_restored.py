@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -75,6 +77,72 @@ def test_a_parametrization_made_meanwhile_outlives_it():
     for one in (made[0], made[2]):
         parametrize.remove_parametrizations(one, "weight")
     assert [type(made[0]), type(made[2])] == [nn.Conv1d, Own]
+
+
+class Doubled(nn.Module):
+    """A parametrization."""
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        return 2 * value
+
+
+def doubled(*names: str) -> nn.Conv1d:
+    conv = nn.Conv1d(4, 6, 3)
+    for name in names:
+        parametrize.register_parametrization(conv, name, Doubled())
+    return conv
+
+
+def test_a_parametrization_added_to_another_outlives_it():
+    conv = doubled("weight")
+    accelerate(conv)
+    parametrize.register_parametrization(conv, "bias", Doubled())
+    expected = conv(X)
+    restore(conv)
+    assert not isinstance(conv, autoconv.Conv1d)
+    assert torch.equal(conv.bias, 2 * conv.parametrizations.bias.original)
+    assert torch.equal(conv(X), expected)
+
+
+def test_a_parametrization_removed_beside_another_stays_so():
+    conv = doubled("weight", "bias")
+    accelerate(conv)
+    parametrize.remove_parametrizations(conv, "bias")
+    expected = conv(X)
+    restore(conv)
+    assert isinstance(conv.bias, nn.Parameter)
+    assert torch.equal(conv(X), expected)
+    parametrize.remove_parametrizations(conv, "weight")
+    assert type(conv) is nn.Conv1d
+    assert torch.equal(conv(X), expected)
+
+
+@pytest.mark.parametrize("change", [parametrize.remove_parametrizations, None], ids=["removed", "added"])
+def test_what_is_swapped_again_has_the_parametrizations_of_now(change):
+    conv = doubled("weight", "bias") if change else doubled("weight")
+    accelerate(conv)
+    restore(conv)
+    if change:
+        change(conv, "bias")
+    else:
+        parametrize.register_parametrization(conv, "bias", Doubled())
+    expected = conv(X)
+    before = type(conv)
+    accelerate(conv)
+    assert isinstance(conv, autoconv.Conv1d)
+    assert torch.equal(conv(X), expected)
+    restore(conv)
+    assert type(conv) is before
+
+
+def test_the_classes_of_a_parametrized_module_go_with_it():
+    conv = doubled("weight")
+    plain = weakref.ref(type(conv))
+    accelerate(conv)
+    tuned = weakref.ref(type(conv))
+    del conv
+    gc.collect()
+    assert (plain(), tuned()) == (None, None)
 
 
 @pytest.mark.parametrize(

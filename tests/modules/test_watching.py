@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import ExitStack
+
 import pytest
 import torch
 from torch import nn
@@ -82,10 +85,9 @@ def test_what_torch_computes_is_told(model):
 def test_a_model_is_as_it_was_once_it_is_no_longer_watched(model):
     with autoconv.recorded("l4"):
         dispatcher = serving.current
-        with autoconv.stats(model) as seen:
-            with pytest.raises(RuntimeError, match="to have 4 channels"):
-                model.called(input=X[:, :3])
-            assert serving.current is dispatcher
+        with autoconv.stats(model) as seen, pytest.raises(RuntimeError, match="to have 4 channels"):
+            model.called(input=X[:, :3])
+        assert serving.current is dispatcher
         model(X)
     assert seen.modules["called"] == ModuleCalls(torch=1)  # which refused it
     assert not any(one._forward_hooks or one._forward_pre_hooks for one in model.modules())
@@ -95,3 +97,103 @@ def test_a_convolution_alone_is_watched_by_its_class(model):
     with autoconv.recorded("l4"), autoconv.stats(model.called) as seen, torch.no_grad():
         model.called(input=X)
     assert seen.modules == {"Conv1d": ModuleCalls(kernel=1)}
+
+
+def test_a_compiled_model_is_one_graph_still_and_not_seen():
+    conv = autoconv.Conv1d(4, 6, 3)
+    with autoconv.stats(conv) as seen:
+        y = torch.compile(conv, backend="eager", fullgraph=True)(X)
+    assert torch.equal(y, conv(X))
+    assert seen.modules == {"Conv1d": ModuleCalls()}
+
+
+# --- threads, and blocks that overlap -------------------------------------------------------------
+
+
+def test_calls_that_overlap_in_two_threads_are_each_module_s_own(model):
+    a_begun, b_begun, a_ended = threading.Event(), threading.Event(), threading.Event()
+
+    def first(*_):
+        a_begun.set()
+        assert b_begun.wait(60)
+
+    def second(*_):
+        b_begun.set()
+        assert a_ended.wait(60)
+
+    other = threading.Thread(target=model.called.requires_grad_(False), args=(X,))
+    with autoconv.recorded("l4"):
+        dispatcher = serving.current
+        with autoconv.stats(model) as seen:
+            model.called.register_forward_pre_hook(first)
+            model.called.register_forward_hook(lambda *_: a_ended.set())
+            model.own.register_forward_pre_hook(second)
+            other.start()
+            assert a_begun.wait(60)
+            model.own(torch.randn(2, 6, 40))
+            other.join()
+        assert serving.current is dispatcher
+    assert seen.modules["called"] == seen.modules["own"] == ModuleCalls(kernel=1)
+
+
+def test_one_module_is_counted_in_two_threads_at_once(model):
+    both = threading.Barrier(2, timeout=60)
+
+    def meet(*_):
+        both.wait()
+
+    conv = model.called.requires_grad_(False)
+    threads = [threading.Thread(target=conv, args=(X,)) for _ in range(2)]
+    with autoconv.recorded("l4"), autoconv.stats(model) as seen:
+        conv.register_forward_pre_hook(meet)
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+    assert seen.modules["called"] == ModuleCalls(kernel=2)
+
+
+def test_a_call_may_go_on_when_it_is_no_longer_watched(model):
+    within, ended = threading.Event(), threading.Event()
+
+    def wait(*_):
+        within.set()
+        assert ended.wait(60)
+
+    thread = threading.Thread(target=model.called.requires_grad_(False), args=(X,))
+    with autoconv.recorded("l4") as launches:
+        dispatcher = serving.current
+        with autoconv.stats(model):
+            model.called.register_forward_pre_hook(wait)
+            thread.start()
+            assert within.wait(60)
+        ended.set()
+        thread.join()
+        assert serving.current is dispatcher
+    assert len(launches) == 1
+
+
+def test_a_watched_call_may_wait_for_the_background(model):
+    waited = []
+    with autoconv.recorded("l4"), autoconv.stats(model):
+        model.called.register_forward_pre_hook(lambda *_: waited.append(autoconv.wait()))
+        model.called(X)
+    assert waited == [True]
+
+
+def test_whichever_dispatcher_serves_is_watched_until_the_block_ends(model):
+    outer, inner, serves = ExitStack(), ExitStack(), ExitStack()
+    with torch.no_grad(), autoconv.recorded("l4"):
+        dispatcher = serving.current
+        of_one = outer.enter_context(autoconv.stats(model.own))
+        of_all = inner.enter_context(autoconv.stats(model))
+        serves.enter_context(autoconv.recorded("rtx4090"))
+        model(X)
+        inner.close()
+        model(X)
+        serves.close()
+        model(X)
+        outer.close()
+        assert serving.current is dispatcher
+    assert of_all.modules["own"] == ModuleCalls(kernel=1)
+    assert of_one.modules == {"ModelNew": ModuleCalls(kernel=3)}
