@@ -6,7 +6,7 @@ import functools
 import sqlite3
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -57,6 +57,10 @@ def _mended(method: Callable[Concatenate[Any, _P], _T]) -> Callable[Concatenate[
     return call
 
 
+class _TakenBackError(Exception):
+    """Ends a transaction that is not to be kept."""
+
+
 class TuningDB:
     """A tuning database, open for reading and, unless opened read-only, for writing.
 
@@ -70,7 +74,7 @@ class TuningDB:
         columns: the declared problem columns that the file has.
         pin: the file's mark as one that is never written again; None where it has none.
         bad_rows: how many rows were skipped so far because their checksum did not fit.
-        started: the runs begun here, by id.
+        started: the runs begun here that have not ended, by id.
         mend: called where a method meets damage, which then begins again, once. None: the error goes to the
             caller at once.
     """
@@ -172,7 +176,18 @@ class TuningDB:
         """Whether the file is a pin: never written, and asked before all others."""
         return self.pin is not None
 
+    @_mended
     def check_writable(self) -> None:
+        """Write something and take it back: a permission or a full disk is met only in writing.
+
+        Raises:
+            TuningDBError: UnwritableError, also where the file is a pin or was opened to be read; BusyError.
+        """
+        with suppress(_TakenBackError), self.writing() as connection:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('writable', '')")
+            raise _TakenBackError
+
+    def _check_not_sealed(self) -> None:
         """Refuse to write a file that was opened to be read, or that is a pin.
 
         Raises:
@@ -188,9 +203,9 @@ class TuningDB:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Give this thread's connection inside a transaction: all of the block or nothing."""
         try:
-            self.check_writable()
+            self._check_not_sealed()
             with self._connections.transaction() as connection:
-                self.check_writable()  # another file may have come to lie there
+                self._check_not_sealed()  # another file may have come to lie there
                 yield connection
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translated(self.path, error) from error
@@ -249,6 +264,7 @@ class TuningDB:
         """
         with self.intake() as intake:
             intake.finish(intake.find_run(run_id, self.started.get(run_id)))
+        self.started.pop(run_id, None)
 
     def record(
         self,

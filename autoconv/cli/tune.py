@@ -127,11 +127,13 @@ def tune(
         with _cluster(address) if executor == "ray" and wanted else nullcontext() as cluster:
             _tune(wanted, orders, how, allowed, told, cluster)
     except KeyboardInterrupt:
-        note(f"{told.ended} of {len(wanted)} ended and are recorded; the same command goes on from there")
+        note(f"{told.so_far()}; the same command goes on from there")
         raise
     left = len(wanted) - told.ended
     if len(wanted) > 1 and not as_json:
         print_summary(told.rows)
+    if told.unrecorded and len(wanted) > 1:
+        note(told.so_far())
     if left:
         note(f"the budget left {left} of {len(wanted)} over; the same command goes on from there")
     if told.failed or left:
@@ -191,10 +193,18 @@ class _Told:
         self._strict = strict
         self.rows: list[dict[str, Any]] = []
         self.ended = 0
+        self.unrecorded = 0  # of those that ended
         self.failed = False
 
+    def so_far(self) -> str:
+        """Say how many ended, and whether all of them are recorded."""
+        ended = f"{self.ended} of {len(self._wanted)} ended"
+        if self.unrecorded:
+            return f"{ended}, {self.unrecorded} of them not recorded"
+        return f"{ended} and are recorded"
+
     def take(self, ended: Ended) -> None:
-        """Tell of one, and forget that it was missed."""
+        """Tell of one, and forget that it was missed where its result is recorded."""
         order, found = ended.order, ended.tuned.found if ended.tuned else None
         one = self._wanted[order.problem, order.job.device.name]
         self.ended += 1
@@ -202,7 +212,9 @@ class _Told:
             raise ended.error
         if ended.error is not None:
             note(f"torch serves {one.problem}: {ended.error}")
-        if ended.error is not None or (found is not None and found.grade in HITS):
+        recorded = ended.tuned is None or _recorded(ended.tuned)
+        self.unrecorded += not recorded
+        if ended.error is not None or (recorded and found is not None and found.grade in HITS):
             _forget(one)
         if ended.tuned is None:
             return
@@ -213,6 +225,12 @@ class _Told:
             print_json(fields)
         elif len(self._wanted) <= IN_FULL:
             print_tuned(fields, ended.tuned.swept.trials if ended.tuned.swept else ())
+
+
+def _recorded(tuned: Tuned) -> bool:
+    """Whether a file has the result, not this process alone."""
+    found, swept = tuned.found, tuned.swept
+    return (found is None or found.layer != "memory") and (swept is None or swept.recorded)
 
 
 def _forget(one: Wanted) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from queue import SimpleQueue
@@ -35,8 +35,9 @@ from autoconv.sweep.ledger import Ledger
 from autoconv.sweep.outcomes import Unavailable
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.process import Cancelled
+from autoconv.sweep.recorder import Recording
 from autoconv.sweep.sweep import Job, Progress, Swept, sweep
-from tuning_db import ContradictionError, EnvironmentRecord, ProblemRecord, RunRecord, Trial, TuningDBError
+from tuning_db import EnvironmentRecord, ProblemRecord, RunRecord, Trial, TuningDBError
 
 ATTEMPTS = 3
 """Nodes that may die under one problem before it is given up: it may be what kills them."""
@@ -64,7 +65,6 @@ class Added:
     """A trial has ended."""
 
     run_id: str
-    problem: ProblemRecord
     trial: Trial
 
 
@@ -89,10 +89,10 @@ Message = Started | Added | Finished | Doing | Swept | Exception
 
 @dataclass(frozen=True)
 class Known:
-    """A trial that the writer has, and the hash of its environment."""
+    """What the writer has of one problem, of whatever environment: a node's is not that of who asks."""
 
-    environment_hash: str
-    trial: Trial
+    runs: tuple[RunRecord, ...] = ()
+    trials: tuple[tuple[str, Trial], ...] = ()  # each with the hash of its environment
 
 
 # --- on a node ------------------------------------------------------------------------------------
@@ -101,9 +101,9 @@ class Known:
 class Sender:
     """Stands in for the database on a node: knows what the writer knew, and tells it all that is new."""
 
-    def __init__(self, known: Iterable[Known], say: SimpleQueue[Message]) -> None:
+    def __init__(self, known: Known, say: SimpleQueue[Message]) -> None:
         """Say it to `say`."""
-        self._known = list(known)
+        self._known = known
         self._say = say
 
     def start(
@@ -114,21 +114,21 @@ class Sender:
         self._say.put(Started(run))
         return run.id
 
-    def add(self, run_id: str, problem: ProblemRecord, trial: Trial) -> None:
-        """Tell of a trial."""
-        self._say.put(Added(run_id, problem, trial))
+    def add(self, run_id: str, _problem: ProblemRecord, trial: Trial) -> None:
+        """Tell of a trial of the one problem that is swept."""
+        self._say.put(Added(run_id, trial))
 
     def finish(self, run_id: str) -> None:
         """End a run."""
         self._say.put(Finished(run_id))
 
     def trials(self, _problem_key: str, environment_hash: str | None = None) -> list[Trial]:
-        """Return the trials that the writer has of the one problem that is swept."""
-        return [one.trial for one in self._known if environment_hash in (None, one.environment_hash)]
+        """Return the trials that the writer has of it."""
+        return [trial for of, trial in self._known.trials if environment_hash in (None, of)]
 
     def runs(self, _problem_key: str) -> list[RunRecord]:
-        """Return none: which run is gone on with is the writer's to say."""
-        return []
+        """Return its runs that the writer has."""
+        return list(self._known.runs)
 
 
 @lru_cache(maxsize=1)
@@ -137,7 +137,7 @@ def _pool() -> WorkerPool:
     return WorkerPool(1)
 
 
-def on_node(request: Request, known: list[Known], sweeper: Sweep) -> Iterator[Message]:
+def on_node(request: Request, known: Known, sweeper: Sweep) -> Iterator[Message]:
     """Sweep on this node, and yield what there is to say as it comes; last the result, or the error."""
     said: SimpleQueue[Message] = SimpleQueue()
 
@@ -174,45 +174,50 @@ def _job_here(job: Job) -> Job:
 
 
 class Writer:
-    """Records what nodes say of one problem, whichever of them says it."""
+    """Records what nodes say of one problem, whichever of them says it.
 
-    def __init__(self, database: Ledger | None) -> None:
-        """Write to `database` as long as that works."""
-        self.database = database
-        self.heard: list[Known] = []
-        self._runs: dict[str, tuple[str, RunRecord]] = {}  # by the node's name for it: ours, and what it is
+    Attributes:
+        known: what nodes may be told of it: what was known before, and what was heard since.
+    """
+
+    def __init__(self, database: Ledger | None, problem: ProblemRecord, known: Known) -> None:
+        """Write to `database`, if there is one."""
+        self.known = known
+        self._database = database
+        self._problem = problem
+        self._runs = {run.id: run for run in known.runs}
+        self._recordings: dict[str, Recording] = {}  # by the id that nodes know the run by
+        for run in known.runs:
+            self._record(run, run.id)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the database has all that was said."""
+        return self._database is not None and self.unrecorded is None
+
+    @property
+    def unrecorded(self) -> str | None:
+        """Why the database has not; None where it has, or there is none."""
+        return next((str(one.error) for one in self._recordings.values() if one.error), None)
 
     def take(self, message: Message) -> None:
         """Record it."""
-        try:
-            if isinstance(message, Started):
-                self._start(message.run)
-            elif isinstance(message, Added):
-                self._add(message)
-            elif isinstance(message, Finished) and self.database is not None:
-                self.database.finish(self._runs[message.run_id][0])
-        except TuningDBError:
-            self.database = None  # the sweep goes on: its result is still of use to this process
+        if isinstance(message, Started):
+            self._runs[message.run.id] = message.run
+            self.known = replace(self.known, runs=(*self.known.runs, message.run))
+            self._record(message.run)
+        elif isinstance(message, Added):
+            heard = self._runs[message.run_id].environment.hash, message.trial
+            self.known = replace(self.known, trials=(*self.known.trials, heard))
+            if self._database is not None:
+                self._recordings[message.run_id].add(message.trial)
+        elif isinstance(message, Finished) and self._database is not None:
+            self._recordings[message.run_id].finish()
 
-    def _start(self, run: RunRecord) -> None:
-        """Begin a run, or go on with that of a node that died."""
-        same = [ours for ours, one in self._runs.values() if replace(one, id=run.id) == run]
-        self._runs[run.id] = (same or [self._begun(run)])[0], run
-
-    def _begun(self, run: RunRecord) -> str:
-        return self.database.start(run.environment, origin=run.origin, info=run.info) if self.database else ""
-
-    def _add(self, message: Added) -> None:
-        ours, run = self._runs[message.run_id]
-        self.heard.append(Known(run.environment.hash, message.trial))
-        if self.database is None:
-            return
-        try:
-            self.database.add(ours, message.problem, message.trial)
-        except ContradictionError:  # a candidate that was only compiled before its node died
-            ours = self._begun(run)
-            self._runs[message.run_id] = ours, run
-            self.database.add(ours, message.problem, message.trial)
+    def _record(self, run: RunRecord, ours: str | None = None) -> None:
+        if self._database is not None:
+            given = self._database, self._problem, run.environment, run.info
+            self._recordings[run.id] = Recording(*given, ours)
 
 
 class Cluster:
@@ -258,12 +263,13 @@ class Cluster:
 
     def sweep(self, request: Request, database: Ledger | None, progress: Progress) -> Swept:
         """Sweep on some node, and on another where that one dies; see `Executor.sweep`."""
-        writer = Writer(database)
-        known = [] if request.again else _known(request, database)
+        problem, _ = records(request.problem, request.job.environment)
+        known = Known() if request.again or database is None else known_of(problem, database)
+        writer = Writer(database, problem, known)
         for _ in range(ATTEMPTS):
             try:
-                swept = self._swept(request, [*known, *writer.heard], writer, progress)
-                return replace(swept, recorded=writer.database is not None)
+                swept = self._swept(request, writer, progress)
+                return replace(swept, recorded=writer.recorded, unrecorded=writer.unrecorded)
             except RayTaskError as error:  # not the sweep's, which come as messages: the node lacks something
                 raise Unavailable(f"a node cannot sweep: {str(error).splitlines()[-1]}") from error
             except _LOST as lost:
@@ -271,8 +277,8 @@ class Cluster:
                 request = replace(request, again=False)  # but for what is known since it was asked for
         raise Unavailable(f"{ATTEMPTS} nodes were lost in sweeps of {request.problem}")
 
-    def _swept(self, request: Request, known: list[Known], writer: Writer, progress: Progress) -> Swept:
-        for message in self._said(self._remote.remote(request, known, self._sweeper)):
+    def _swept(self, request: Request, writer: Writer, progress: Progress) -> Swept:
+        for message in self._said(self._remote.remote(request, writer.known, self._sweeper)):
             if isinstance(message, Exception):
                 raise message
             if isinstance(message, Swept):
@@ -296,10 +302,12 @@ class Cluster:
         raise Cancelled
 
 
-def _known(request: Request, database: Ledger | None) -> list[Known]:
-    problem, environment = records(request.problem, request.job.environment)
+def known_of(problem: ProblemRecord, database: Ledger) -> Known:
+    """Return what the database has of a problem; nothing where it cannot be read."""
     try:
-        trials = database.trials(problem.key, environment.hash) if database else []
+        runs = database.runs(problem.key)
+        hashes = sorted({run.environment.hash for run in runs})
+        trials = [(of, trial) for of in hashes for trial in database.trials(problem.key, of)]
     except TuningDBError:
-        trials = []
-    return [Known(environment.hash, trial) for trial in trials]
+        return Known()
+    return Known(tuple(runs), tuple(trials))

@@ -71,6 +71,7 @@ class Swept:
     seconds: float
     stopped: str | None = None  # why it ended early, where that was the machine's fault
     held: bool = False  # what was best before an upgrade is so still, and nothing else was tried
+    unrecorded: str | None = None  # why the database does not have them, where it is at fault
 
     def told(self) -> str:
         """Say, in one line, what was found."""
@@ -171,6 +172,7 @@ def sweep(
         seconds=time.monotonic() - begun,
         stopped=stopped,
         held=held,
+        unrecorded=recorder.unrecorded,
     )
     _log.info(
         "sweep of %s for %s ends after %.1f s: %s", problem, job.device.name, swept.seconds, swept.told()

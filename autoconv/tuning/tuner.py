@@ -200,7 +200,7 @@ class Tuner:
         return [*lookup.priors(self.layers, problem, environment), *configs]
 
     def _tell(self, problem: Problem, environment: Environment, swept: Swept) -> None:
-        """Warn of a sweep without a winner, or one that stopped early: why, and what serves."""
+        """Warn of a sweep without a winner, one that stopped early, or one that is not on file: why."""
         if swept.winner is None:
             serves = (
                 "torch serves" if self.find(problem, environment) is None else "the earlier result serves"
@@ -208,6 +208,10 @@ class Tuner:
             self._warn(f"the sweep of {problem} found no winner, {serves}: {swept.why_none()}")
         elif swept.stopped is not None:
             self._warn(f"the sweep of {problem} stopped early, its best so far serves: {swept.stopped}")
+        if swept.unrecorded is not None:
+            self._warn(
+                f"results of {problem} are not recorded, this process alone has them: {swept.unrecorded}"
+            )
 
     def record(self, problem: Problem, environment: Environment, trial: Trial, *, origin: str) -> None:
         """Record a trial made outside a sweep; a database that cannot be written is not an error."""

@@ -24,7 +24,7 @@ from autoconv.tuning import tuner
 from autoconv.tuning.backlog import backlog
 from tests.cli.conftest import PROBLEM, Run
 from tests.cli.test_commands import documented, in_vain
-from tuning_db import BusyError, EnvironmentRecord, Miss, ProblemRecord, TuningDB
+from tuning_db import BusyError, EnvironmentRecord, Miss, ProblemRecord, TuningDB, UnwritableError
 
 SMALL, LARGE = Problem.parse(PROBLEM), Problem.parse("N=8,Cin=256,Cout=256,K=5,L=8192")
 BEYOND = Problem(1, 2**20, 16, 1, 2**31)  # no kernel reaches so far
@@ -175,6 +175,23 @@ def test_tune_missed_tunes_in_order_each_for_its_device_and_forgets(known: None,
     assert (again.exit_code, again.stdout) == (0, "") and "nothing was missed" in again.stderr
     for problem, device in order:
         assert run("lookup", problem, "--device", device).exit_code == 0
+
+
+def test_what_no_file_took_stays_among_the_missed(
+    known: None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(database: TuningDB, *_: object) -> None:
+        raise UnwritableError(database.path, "the disk is full", "make room")
+
+    monkeypatch.setattr(TuningDB, "add", full)
+    other = replace(SMALL, L=4 * SMALL.L)
+    note(miss(SMALL), miss(other))
+    shown = run("tune", "--missed")
+    assert shown.exit_code == 0, shown.output
+    assert shown.stderr.count(f"results of {other} are not recorded") == 1
+    assert "the disk is full" in shown.stderr and f"results of {SMALL}" not in shown.stderr
+    assert "2 of 2 ended, 1 of them not recorded" in shown.stderr
+    assert left() == [other.key()]
 
 
 def test_tune_missed_of_one_device_leaves_the_others(known: None, run: Run) -> None:

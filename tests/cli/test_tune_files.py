@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from autoconv.tuning import tuner
 from autoconv.tuning.asked import parsed
 from autoconv.tuning.effort import EFFORTS
 from tests.cli.conftest import PROBLEM, Run
+from tuning_db import TuningDB
 
 CONFIG = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}, num_warps=2, num_stages=2)
 LARGE = "N=8,Cin=256,Cout=256,K=5,L=8192"
@@ -132,7 +136,7 @@ def test_what_no_kernel_runs_does_not_stop_a_file(
     assert f"torch serves {LARGE}: problem: op=conv: no kernel runs it" in shown.stderr
 
 
-def ends_after(count: int, error: Callable[[], BaseException]) -> Any:
+def ends_after(count: int, error: Callable[[], BaseException], found: lookup.Found = FOUND) -> Any:
     """Stand in for `Tuner.tune`: so many problems are tuned, then something ends it."""
     done: list[Problem] = []
 
@@ -140,7 +144,7 @@ def ends_after(count: int, error: Callable[[], BaseException]) -> Any:
         if len(done) == count:
             raise error()
         done.append(problem)
-        return tuner.Tuned(FOUND, None)
+        return tuner.Tuned(found, None)
 
     return tune
 
@@ -150,6 +154,32 @@ def test_ctrl_c_says_what_is_done_and_how_to_go_on(run: Run, monkeypatch: pytest
     shown = run("tune", PROBLEM, LARGE, "--device", "l4", "--json")
     assert (shown.exit_code, len(lines(shown))) == (130, 1)
     assert "1 of 2 ended and are recorded; the same command goes on from there" in shown.stderr
+
+
+def test_ctrl_c_claims_nothing_that_no_file_took(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    ending = ends_after(1, KeyboardInterrupt, replace(FOUND, layer="memory"))
+    monkeypatch.setattr(tuner.Tuner, "tune", ending)
+    shown = run("tune", PROBLEM, LARGE, "--device", "l4", "--json")
+    assert (shown.exit_code, len(lines(shown))) == (130, 1)
+    assert "1 of 2 ended, 1 of them not recorded; the same command goes on from there" in shown.stderr
+
+
+def test_a_file_that_takes_no_writes_is_told_before_any_work(
+    run: Run, asked: list[tuple[str, str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the connection that refuses: nothing that is known of the file beforehand says so."""
+    reading = TuningDB.reading
+
+    @contextmanager
+    def refusing(database: TuningDB) -> Iterator[sqlite3.Connection]:
+        with reading(database) as connection:
+            connection.execute("PRAGMA query_only = 1")
+            yield connection
+
+    monkeypatch.setattr(TuningDB, "reading", refusing)
+    shown = run("tune", PROBLEM, "--device", "l4")
+    assert (shown.exit_code, shown.stdout, asked) == (2, "", [])
+    assert "attempt to write a readonly database" in shown.stderr
 
 
 def test_the_budget_leaves_the_rest_over(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

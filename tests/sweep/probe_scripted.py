@@ -14,6 +14,7 @@ from autoconv.sweep.tasks import Compile, Task, Verify
 from autoconv.sweep.verify import Verdict
 
 TASK_SECONDS = 0.05
+KILL_SECONDS = 2.0  # in which a test has killed the node that it was told of
 
 
 class Scripted:
@@ -46,3 +47,19 @@ def scripted(
 
     progress(f"on {ray.get_runtime_context().get_node_id()}", 0, 1)  # which a test may kill now
     return sweep(problem, job, database, ScriptedPool(), progress, priors, **how)  # type: ignore[arg-type]
+
+
+def halfway(
+    problem: Any, job: Any, database: Any, _pool: Any, progress: Any, priors: Any, **how: Any
+) -> Swept:
+    """Say which node it is, which a test may kill then, once the first trials have been told of."""
+    import ray
+
+    here = f"on {ray.get_runtime_context().get_node_id()}"
+
+    def told(doing: str, done: int, of: int) -> None:
+        halfway = (doing, done) == ("check", 3)
+        progress(here if halfway else doing, done, of)
+        time.sleep(KILL_SECONDS * halfway)
+
+    return sweep(problem, job, database, ScriptedPool(), told, priors, **how)  # type: ignore[arg-type]

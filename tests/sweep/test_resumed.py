@@ -14,6 +14,7 @@ import pytest
 from autoconv.config import Config
 from autoconv.cost.version import predictor_of
 from autoconv.kernels.aten import ATEN
+from autoconv.kernels.registry import supporting
 from autoconv.kernels.source import source_of
 from autoconv.lookup import open_user, records, tried
 from autoconv.problem import Problem
@@ -209,6 +210,23 @@ def test_a_changed_kernel_alone_is_tried_again(
     assert [trial for trial in trials if trial.source != "f" * 16] == old  # nothing is lost
     assert {winner.source for winner in winners} > {"f" * 16, source_of("dense")}
     assert tune(settings, small, measuring, InstantPool()).swept is None
+
+
+def test_what_an_older_sweep_left_unfinished_counts_once_one_of_today_ended(
+    small: Problem, job_: Job, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade came between: the run is not gone on with, but its trials are not made again either."""
+    interrupted(settings, small, job_, 2 * (1 + job_.on_gpu))
+    before, _, (*_, winner) = content(settings, small, job_)
+    kernels = {str(trial.config["kernel"]) for trial in before}
+    changed(monkeypatch, next(one.name for one in supporting(small) if one.name not in kernels))
+    assert tune(settings, small, job_, InstantPool()).swept is not None
+    trials, runs, winners = content(settings, small, job_)
+    assert trials[: len(before)] == before and len(runs) == 2 and all(run.finished for run in runs)
+    assert winner.source in {one.source for one in winners} and all(one.finished for one in winners)
+    for _ in range(2):
+        assert tune(settings, small, job_, InstantPool()).swept is None
+    assert content(settings, small, job_)[0] == trials
 
 
 def test_predictions_of_an_older_model_will_do_until_they_are_asked_for_again(

@@ -128,8 +128,10 @@ def test_a_run_that_has_not_ended_is_told_of_its_winners_and_of_itself(
     assert [winner.finished for winner in db.winners(problem.key)] == [False]
     assert [(one.id, one.info, one.finished) for one in db.runs(problem.key)] == [(run, {"x": 1}, False)]
     lines = list(export_lines(db))
+    assert db.started.keys() == {run}
     for _ in range(2):
         db.finish(run)
+        assert db.started == {}
         assert [winner.finished for winner in db.winners(problem.key)] == [True]
         assert [one.finished for one in db.runs(problem.key)] == [True]
         assert check(db).ok

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tuning_db import (
+    BusyError,
     DamagedError,
     EnvironmentRecord,
     ForeignFileError,
@@ -24,6 +25,7 @@ from tuning_db import (
     TuningDBError,
     UnwritableError,
 )
+from tuning_db.connection import without_waiting
 
 Script = Callable[..., "subprocess.Popen[str]"]
 OK = Trial({"B": 1}, "ok", predicted_us=1.0)
@@ -169,6 +171,41 @@ except UnwritableError as error:
     out, err = script(AS_ORDINARY_USER + code, public).communicate()
     assert err == ""
     assert len(out.splitlines()) == 5 and all(str(public) in line for line in out.splitlines())
+
+
+@pytest.mark.parametrize(("of_file", "of_folder"), [(0o444, 0o555), (0o444, 0o777), (0o666, 0o555)])
+def test_what_takes_no_writes_is_told_before_any_work(
+    public: Path, script: Script, of_file: int, of_folder: int
+) -> None:
+    (public / "tuning.db").chmod(of_file)
+    public.chmod(of_folder)
+    code = """
+try:
+    TuningDB.open(folder / "tuning.db", columns=columns).check_writable()
+except UnwritableError as error:
+    print(error)
+"""
+    out, err = script(AS_ORDINARY_USER + code, public).communicate()
+    assert err == "" and str(public) in out
+
+
+def test_what_takes_writes_is_left_as_it_was(
+    db: TuningDB, path: Path, environment: EnvironmentRecord, problem: ProblemRecord
+) -> None:
+    db.record(environment, problem, [OK], origin="x")
+    before = path.read_bytes()
+    db.check_writable()
+    db.close()
+    assert path.read_bytes() == before and [one.name for one in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_that_others_keep_locked_is_busy(db: TuningDB, path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with without_waiting(), pytest.raises(BusyError):
+            db.check_writable()
+        other.execute("ROLLBACK")
+    db.check_writable()
 
 
 def test_a_full_disk_loses_only_what_was_not_acknowledged(path: Path, script: Script) -> None:
