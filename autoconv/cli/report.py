@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,12 +23,13 @@ from autoconv.cli.common import (
 )
 from autoconv.cli.missed import missed_of
 from autoconv.cli.output import written
+from autoconv.cli.wanted import is_file
 from autoconv.errors import FieldError, ProblemError
 from autoconv.lookup import open_as_it_is, published
-from autoconv.problem import Problem
 
 if TYPE_CHECKING:
     from autoconv.report.facts import Asked, Subject
+    from autoconv.tuning.asked import Asked as Named
 
 
 @click.command(epilog=PROBLEM_HELP)
@@ -115,32 +116,27 @@ def _asked(problems: tuple[str, ...]) -> Iterator[Asked]:
     """Yield what the arguments name: texts of problems, and files of them."""
     from autoconv.report.facts import Asked
 
-    for text in problems:
-        if "=" in text and not Path(text).is_file():
-            yield Asked(Problem.parse(text))
-        else:
-            yield from _in_file(Path(text))
+    for argument in problems:
+        for one in _named(argument):
+            yield Asked(one.problem, ", ".join(one.names), one.calls)
 
 
-def _in_file(path: Path) -> Iterator[Asked]:
-    from autoconv.report.facts import Asked
+def _named(argument: str) -> list[Named]:
+    from autoconv.tuning.asked import parsed, read
 
+    if argument == "-":
+        return read(sys.stdin.read(), "standard input")
+    remedy = "give a problem such as N=1,Cin=16,Cout=16,K=3,L=64, or a file of them"
+    if not is_file(argument):
+        if "=" not in argument:
+            reason = "is neither name=value nor a file that is there"
+            raise FieldError("report", "PROBLEM", argument, reason, remedy)
+        return parsed(argument)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = Path(argument).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        remedy = "give a problem such as N=1,Cin=16,Cout=16,K=3,L=64, or a file of them"
-        raise FieldError("report", "PROBLEM", str(path), f"cannot be read ({error})", remedy) from None
-    for number, line in enumerate(filter(str.strip, lines), 1):
-        try:
-            fields = json.loads(line)
-            modules = ", ".join(map(str, fields.get("modules", ())))
-            name, calls = fields.get("layer", modules), fields.get("calls", fields.get("count", 1))
-            one = Asked(Problem.parse(fields["problem"]), str(name), int(calls))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            reason = f"has no problem in line {number} ({type(error).__name__}: {error})"
-            remedy = 'write such as {"problem": "N=1,Cin=16,Cout=16,K=3,L=64", "calls": 2}'
-            raise FieldError("report", "PROBLEM", str(path), reason, remedy) from None
-        yield one
+        raise FieldError("report", "PROBLEM", argument, f"cannot be read ({error})", remedy) from None
+    return read(text, argument)
 
 
 def _of_model(name: str) -> Iterator[Asked]:

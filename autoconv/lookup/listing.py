@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from autoconv import device as devices
 from autoconv.config import Config
+from autoconv.cost import version
 from autoconv.device import Device
 from autoconv.environment import IDENTITY
 from autoconv.errors import ConfigError, ProblemError
@@ -117,18 +118,28 @@ def floor_us(problem: Problem, device: Device | None) -> float | None:
     return None if device is None else floor_seconds(problem, device) * 1e6
 
 
+class Kind(NamedTuple):
+    """What trials have in common whose times compare; today's sort first, then the better provenance."""
+
+    outdated: bool  # of kernels whose source has changed since
+    rank: int  # of what their times rest on, among PROVENANCES
+    foreign: bool  # predicted by another model than today's
+    model: str  # which predicted; empty where timed
+
+
 @dataclass(frozen=True)
 class Tried:
-    """A trial with its place among those of its environment and layer."""
+    """A trial with its place among those of its kind in its environment and layer."""
 
     trial: Trial
-    place: int | None  # 1 is the best; None where it did not compete
-    best_pct: float | None  # the best time over its own, in percent
+    place: int | None  # 1 is the best of its kind; None where it did not compete
+    best_pct: float | None  # the best time of its kind over its own, in percent
+    kind: Kind | None = None  # None where it did not compete
 
     @property
     def kernel(self) -> str:
         """The kernel's name."""
-        return str(self.trial.config.get("kernel"))
+        return _kernel(self.trial)
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -137,32 +148,66 @@ class Tried:
 
 
 def placed(trials: Iterable[Trial]) -> list[Tried]:
-    """Return trials of one problem and environment, the best first, then those that did not compete.
+    """Return trials of one problem and environment, kind by kind, the best first; then what did not compete.
 
-    Measured times compete where there are any, else those taken beside other work, else predicted ones. A
-    config that was found wrong does not compete, nor is any of several sources preferred.
+    Of today's sources, and likewise of others, measured times compete where there are any, else those taken
+    beside other work, else those that one model predicted, among themselves. Each kind has places of its own,
+    and today's come first. A config that was found wrong does not compete.
     """
     trials = list(trials)
-    wrong = {(trial.config_hash, trial.source) for trial in trials if trial.outcome == "wrong"}
+    wrong = {_named(trial) for trial in trials if trial.outcome == "wrong"}
     sound = [trial for trial in trials if trial.outcome == "ok" and _named(trial) not in wrong]
-    timed_at_all = [trial for trial in sound if trial.measured_us is not None]
-    quiet = [trial for trial in timed_at_all if not trial.contended]
-    times = {id(trial): trial.measured_us for trial in quiet or timed_at_all}
-    if not times:
-        times = {id(trial): trial.predicted_us for trial in sound}
-    timed = sorted(
-        (trial for trial in sound if times.get(id(trial)) is not None),
-        key=lambda one: (times[id(one)], one.config_hash),
-    )
-    best = times[id(timed[0])] if timed else None
-    found = [
-        Tried(trial, place, 100 * (best or 0.0) / (times[id(trial)] or 1.0))
-        for place, trial in enumerate(timed, 1)
-    ]
-    competed = {id(trial) for trial in timed}
+    kinds: dict[Kind, list[tuple[float, Trial]]] = {}
+    for outdated, group in enumerate(_by_source(sound)):
+        for kind, time, trial in _competing(group, bool(outdated)):
+            kinds.setdefault(kind, []).append((time, trial))
+    found = [one for kind in sorted(kinds) for one in _in_order(kind, kinds[kind])]
+    competed = {id(one.trial) for one in found}
     rest = [trial for trial in trials if id(trial) not in competed]
     rest.sort(key=lambda one: (one.outcome, one.predicted_us or math.inf, one.config_hash))
     return found + [Tried(trial, None, None) for trial in rest]
+
+
+def _by_source(trials: Sequence[Trial]) -> tuple[list[Trial], list[Trial]]:
+    """Return the trials of today's sources, and the others.
+
+    torch's own convolution is today's with whatever torch it was timed, if never with today's, as a lookup
+    has it; it stays with kernels of before where there are none of today.
+    """
+    ours = [trial for trial in trials if _kernel(trial) != ATEN.kernel]
+    torchs = [trial for trial in trials if _kernel(trial) == ATEN.kernel]
+    today = [trial for trial in ours if trial.source == source_of(_kernel(trial))]
+    if len({trial.source for trial in torchs}) > 1:  # else it is that one, and torch need not be imported
+        torchs = [trial for trial in torchs if trial.source == source_of(ATEN.kernel)] or torchs
+    if today or not ours:
+        today += torchs
+    taken = set(map(id, today))
+    return today, [trial for trial in trials if id(trial) not in taken]
+
+
+def _competing(trials: Sequence[Trial], outdated: bool) -> Iterator[tuple[Kind, float, Trial]]:
+    """Yield those of the best provenance that there is, each with its kind and time."""
+    timed = [(trial.measured_us, trial) for trial in trials if trial.measured_us is not None]
+    quiet = [(time, trial) for time, trial in timed if not trial.contended]
+    if timed:
+        kind = Kind(outdated, PROVENANCES.index("measured" if quiet else "contended"), False, "")
+        yield from ((kind, time, trial) for time, trial in quiet or timed)
+        return
+    for trial in trials:
+        if trial.predicted_us is not None:
+            foreign = trial.predictor != version.predictor_of(_kernel(trial))
+            model = trial.predictor.partition("-")[0]
+            yield Kind(outdated, PROVENANCES.index("predicted"), foreign, model), trial.predicted_us, trial
+
+
+def _in_order(kind: Kind, timed: list[tuple[float, Trial]]) -> Iterator[Tried]:
+    timed.sort(key=lambda one: (one[0], one[1].config_hash))
+    for place, (time, trial) in enumerate(timed, start=1):
+        yield Tried(trial, place, 100 * timed[0][0] / time, kind)
+
+
+def _kernel(trial: Trial) -> str:
+    return str(trial.config.get("kernel"))
 
 
 def _named(trial: Trial) -> tuple[str, str]:
@@ -175,7 +220,12 @@ class Sweep(_InEnvironment):
 
     layer: str
     environment: EnvironmentRecord
-    tried: list[Tried]
+    tried: list[Tried]  # as `placed` has them, one at least
+
+    @property
+    def kind(self) -> Kind | None:
+        """Of the trials that come first; None where none competed."""
+        return self.tried[0].kind
 
 
 def sweeps(layers: Layers, problem: Problem) -> list[Sweep]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 from autoconv import lookup, nsight
 from autoconv.compiler.resources import Resources
@@ -40,13 +41,22 @@ class Point:
 
     config: Config
     measured_us: float | None
+    contended_us: float | None  # taken beside other work
     predicted_us: float | None
     dram_bytes: int | None  # by the model; None of torch's own convolution
 
     @property
+    def provenance(self) -> str:
+        """What its time rests on: "measured", "contended" or "predicted"."""
+        if self.measured_us is not None:
+            return "measured"
+        return "predicted" if self.contended_us is None else "contended"
+
+    @property
     def time_us(self) -> float | None:
-        """The measured time, or else the predicted one."""
-        return self.predicted_us if self.measured_us is None else self.measured_us
+        """The measured time, or else the one taken beside other work, or else the predicted one."""
+        times = {"measured": self.measured_us, "contended": self.contended_us, "predicted": self.predicted_us}
+        return times[self.provenance]
 
 
 @dataclass(frozen=True)
@@ -56,9 +66,10 @@ class Subject:
     asked: Asked
     device: Device
     sweep: Sweep | None  # the trials that the points are of; None where nothing was tried
-    points: tuple[Point, ...]  # that have a time, the best first
+    points: tuple[Point, ...]  # whose times compare, the best first
     failed: tuple[Tried, ...]  # that could not run, or were wrong
     compiled: int  # how many were compiled and left over
+    apart: int  # how many passed without a time that compares: of older kernels, other models, another kind
     grade: str  # of `best`: "tried", or as a lookup has it
 
     @property
@@ -68,7 +79,7 @@ class Subject:
 
     @property
     def best(self) -> Point:
-        """What serves."""
+        """The best of today's kernels and model, or of others where there are none of today."""
         return self.points[0]
 
     @property
@@ -81,7 +92,7 @@ class Subject:
         """What the best time rests on, in words."""
         if self.grade != "tried":
             return f"estimated, not compiled ({self.grade})"
-        return "measured" if self.measured else "predicted, not measured"
+        return _in_words({self.best.provenance})
 
     @property
     def floor_us(self) -> float:
@@ -90,19 +101,19 @@ class Subject:
 
     @property
     def torch_us(self) -> float | None:
-        """The measured time of torch's own convolution, None where it was not timed."""
+        """The measured time of torch's own convolution, None where it was not measured."""
         return next((one.measured_us for one in self.points if one.config == ATEN), None)
 
     @property
     def gain(self) -> float | None:
-        """By how much torch's own takes longer than the best; None where it was not timed."""
+        """By how much torch's own takes longer than the best; None where one of them was not measured."""
         best, torch = self.best.measured_us, self.torch_us
         return None if torch is None or not best else torch / best
 
     @property
     def tolerance(self) -> float:
         """How far apart times of the best's kind may be and tell nothing, as a part of the lesser."""
-        return TIE_TOLERANCE["measured" if self.measured else "predicted"]
+        return TIE_TOLERANCE[self.best.provenance]
 
     @property
     def tied(self) -> tuple[Point, ...]:
@@ -150,7 +161,10 @@ class Subject:
 
 
 def gather(asked: Asked, device: Device, environment: Environment, layers: Layers) -> Subject:
-    """Return what is known of a problem on a device: of its sweeps the measured one, of today's Triton.
+    """Return what is known of a problem on a device.
+
+    Of its sweeps those of today's kernels come first, then the measured, then those timed beside other work,
+    then those that today's model predicted, then those of today's Triton.
 
     Raises:
         ProblemError: nothing was tried, and no kernel runs it.
@@ -158,34 +172,44 @@ def gather(asked: Asked, device: Device, environment: Environment, layers: Layer
     chosen = _chosen(sweeps(layers, asked.problem), environment)
     if chosen is None:
         point, grade = _untried(asked.problem, device, environment, layers)
-        return Subject(asked, device, None, (point,), (), 0, grade)
-    timed = [one for one in chosen.tried if one.place is not None]
-    rest = [one for one in chosen.tried if one.place is None]
-    points = [told for one in timed if (told := _point(asked.problem, device, one)) is not None]
+        return Subject(asked, device, None, (point,), (), 0, 0, grade)
+    outcomes = [one.trial.outcome for one in chosen.tried]
+    failed = tuple(one for one in chosen.tried if one.trial.outcome not in ("ok", "compiled", "started"))
+    points, grade = _points(asked.problem, device, chosen), "tried"
+    apart = outcomes.count("ok") - len(points)
     if not points:
-        estimated, grade = _untried(asked.problem, device, environment, layers)
-        points = [estimated]
-    else:
-        grade = "tried"
-    failed = tuple(one for one in rest if one.trial.outcome not in ("ok", "compiled", "started"))
-    return Subject(asked, device, chosen, tuple(points), failed, len(rest) - len(failed), grade)
+        point, grade = _untried(asked.problem, device, environment, layers)
+        points = (point,)
+    return Subject(asked, device, chosen, points, failed, outcomes.count("compiled"), apart, grade)
 
 
 def _chosen(found: Sequence[Sweep], environment: Environment) -> Sweep | None:
-    def order(one: Sweep) -> tuple[bool, bool]:
-        measured = any(tried.place and tried.trial.measured_us is not None for tried in one.tried)
-        return not measured, one.triton != environment.triton
+    def order(one: Sweep) -> tuple[bool, tuple[int, ...], bool]:
+        standing = () if one.kind is None else (one.kind.outdated, one.kind.rank, one.kind.foreign)
+        return one.kind is None, standing, one.triton != environment.triton
 
     return min((one for one in found if same_device(one.environment, environment)), key=order, default=None)
 
 
+def _points(problem: Problem, device: Device, sweep: Sweep) -> tuple[Point, ...]:
+    """Return the points of the first kind of trials that has any; those of the others do not compare."""
+    competed = (one for one in sweep.tried if one.place is not None)
+    for _, alike in groupby(competed, key=lambda one: one.kind):
+        points = tuple(told for one in alike if (told := _point(problem, device, one)) is not None)
+        if points:
+            return points
+    return ()
+
+
 def _point(problem: Problem, device: Device, one: Tried) -> Point | None:
+    trial = one.trial
     try:
-        config = Config.from_document(one.trial.config)
+        config = Config.from_document(trial.config)
         moved = None if config == ATEN else estimate(problem, config, device).dram_bytes
     except ConfigError:  # none of today's
         return None
-    return Point(config, one.trial.measured_us, one.trial.predicted_us, moved)
+    measured, contended = (None, trial.measured_us) if trial.contended else (trial.measured_us, None)
+    return Point(config, measured, contended, trial.predicted_us, moved)
 
 
 def _untried(problem: Problem, device: Device, environment: Environment, layers: Layers) -> tuple[Point, str]:
@@ -194,7 +218,16 @@ def _untried(problem: Problem, device: Device, environment: Environment, layers:
     config = best_guess(problem, device)[0] if found is None or found.config == ATEN else found.config
     told = estimate(problem, config, device)
     grade = "the best estimate of all candidates" if found is None else f"grade {found.grade}"
-    return Point(config, None, told.seconds * 1e6, told.dram_bytes), grade
+    return Point(config, None, None, told.seconds * 1e6, told.dram_bytes), grade
+
+
+def _in_words(provenances: Collection[str]) -> str:
+    """Say what times of these provenances rest on, taken together."""
+    words = {"contended": "timed beside other work", "predicted": "predicted"}
+    others = [text for name, text in words.items() if name in provenances]
+    if not others:
+        return "measured"
+    return f"{'in part ' if 'measured' in provenances else ''}{' or '.join(others)}, not measured"
 
 
 @dataclass(frozen=True)
@@ -216,11 +249,9 @@ def total(subjects: Sequence[Subject]) -> Total:
     """Return the sum over `subjects`, one at least."""
     torchs = [(one.torch_us, one.asked.calls) for one in subjects]
     known = all(time is not None for time, _ in torchs)
-    measured = sum(one.measured for one in subjects)
-    predicted = "in part predicted, not measured" if measured else "predicted, not measured"
     return Total(
         best_us=sum((one.best.time_us or 0.0) * one.asked.calls for one in subjects),
         floor_us=sum(one.floor_us * one.asked.calls for one in subjects),
         torch_us=sum((time or 0.0) * calls for time, calls in torchs) if known else None,
-        provenance="measured" if measured == len(subjects) else predicted,
+        provenance=_in_words({one.best.provenance for one in subjects}),
     )

@@ -42,6 +42,7 @@ def page(subjects: Sequence[Subject], title: str, *, made: datetime | None = Non
         sections=sections,
         overview=Markup(pictures.layers(subjects)) if len(subjects) > 1 else "",
         total=total(subjects),
+        contended=any(one.best.contended_us is not None for one in subjects),
         version=version("autoconv"),
         made=(made or datetime.now(timezone.utc)).isoformat(sep=" ", timespec="minutes"),
     )

@@ -18,6 +18,11 @@ from autoconv.report.facts import Point, Subject
 MOST_BARS = 24  # configs in the picture of a sweep, the best ones
 WIDTH = 7.2  # inches
 BEST, OTHER, TORCH, FLOOR, ROOF = "#0b6e4f", "#8aa6c1", "#ee6c4d", "#555555", "#222222"
+_FILLED: dict[str, dict[str, Any]] = {  # markers, by what a time rests on
+    "measured": {"fillstyle": "full"},
+    "contended": {"fillstyle": "left", "markerfacecoloralt": "white"},
+    "predicted": {"markerfacecolor": "none"},
+}
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: searchable, and a fifth of the size of outlines
     "svg.hashsalt": "autoconv",  # the same page twice is the same bytes
@@ -41,9 +46,8 @@ def roofline(subject: Subject) -> str:
     for one, intensity in reversed(at.items()):
         color, first = _color(one, subject), one is subject.best
         speed = problem.flops / ((one.time_us or 1.0) * 1e-6) / 1e12
-        face = color if one.measured_us is not None else "white"
         axes.plot(intensity, speed, "*" if first else "o", markersize=13 if first else 5, color=color,
-                  markerfacecolor=face)  # fmt: skip
+                  **_FILLED[one.provenance])  # fmt: skip
     _note(axes, "every tensor\nmoved once", (ideal, axes.get_ylim()[0]), (4, 4), color=FLOOR)
     axes.set_xlabel("FLOP per byte of DRAM (bytes by the model)")
     axes.set_ylabel("TFLOP/s")
@@ -72,15 +76,18 @@ def _note(axes: Axes, text: str, at: tuple[float, float], off: tuple[int, int], 
 
 
 def sweep(subject: Subject) -> str:
-    """Draw the configs' times, the best first: measured full, predicted hollow, with torch and the floor."""
+    """Draw the configs' times, the best first, with torch and the floor.
+
+    Measured full, predicted hollow, half where taken beside other work.
+    """
     shown = subject.points[:MOST_BARS]
     figure, axes = _figure(1.3 + 0.21 * len(shown))
     for place, one in enumerate(shown):
         color = _color(one, subject)
-        if one.measured_us is not None:
-            axes.plot(one.measured_us / 1e3, place, "o", color=color, markersize=7)
-        if one.predicted_us is not None:
-            axes.plot(one.predicted_us / 1e3, place, "o", color=color, markersize=7, markerfacecolor="none")
+        times = {"measured": one.measured_us, "contended": one.contended_us, "predicted": one.predicted_us}
+        for provenance, time in times.items():
+            if time is not None:
+                axes.plot(time / 1e3, place, "o", color=color, markersize=7, **_FILLED[provenance])
     best = (subject.best.time_us or 0.0) / 1e3
     axes.axvspan(best, best * (1 + subject.tolerance), color=BEST, alpha=0.12, linewidth=0)
     _line(axes, subject.floor_us / 1e3, "floor", FLOOR)
@@ -90,7 +97,8 @@ def sweep(subject: Subject) -> str:
     axes.set_ylim(len(shown) - 0.4, -1.2)
     axes.set_xlim(left=0)
     band = f"the band: {subject.tolerance:.0%} from the best".replace("%", " %")
-    axes.set_xlabel(f"ms: measured full, predicted hollow; {band}")
+    half = ", beside other work half" if subject.best.contended_us is not None else ""
+    axes.set_xlabel(f"ms: measured full{half}, predicted hollow\n{band}")
     return _svg(figure, f"Times of {len(shown)} configs")
 
 
@@ -128,7 +136,7 @@ def layers(subjects: Sequence[Subject]) -> str:
             axes.plot(one.torch_us * calls, place, "D", color=TORCH, markersize=6)
     axes.set_yticks(range(len(subjects)), [name_of(one) for one in subjects], fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("ms of all calls: measured dark, predicted light\nblack mark: floor; diamond: torch")
+    axes.set_xlabel("ms of all calls: measured dark, others light\nblack mark: floor; diamond: torch")
     return _svg(figure, f"Times of {len(subjects)} layers")
 
 

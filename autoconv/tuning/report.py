@@ -29,6 +29,7 @@ class Row:
     device: str
     found: Found | None  # None: nothing is tuned for it
     seconds: float | None  # of a call; None where nobody measured or predicted it
+    provenance: str  # where that comes from: "measured", "contended" or "predicted"; "" where there is none
     torch_seconds: float | None  # of torch's own convolution, where a GPU measured it
     floor_seconds: float
     bound: str  # what limits the kernel, by the model; "" of torch's own
@@ -38,13 +39,6 @@ class Row:
     def kernel(self) -> str:
         """What computes it."""
         return "torch" if self.found is None or self.found.config == ATEN else self.found.config.kernel
-
-    @property
-    def provenance(self) -> str:
-        """Where its time comes from: "measured" or "predicted"; "" where there is none."""
-        if self.found is None or self.seconds is None:
-            return ""
-        return "measured" if self.found.measured_us is not None else "predicted"
 
     def cells(self) -> tuple[str, ...]:
         """Return what the table shows of it."""
@@ -133,13 +127,28 @@ def row(asked: Asked, tuner: Tuner, job: Job) -> Row:
     found = tuner.find(problem, job.environment)
     torchs = tuner.torch_seconds(problem, job.environment)
     floor = floor_seconds(problem, device)
-    if found is None or found.config == ATEN:
-        why = "nothing is tuned" if found is None else "torch won"
-        return Row(asked, device.name, found, torchs if found else None, torchs, floor, "", why)
+    if found is None:
+        return Row(asked, device.name, None, None, "", torchs, floor, "", "nothing is tuned")
+    seconds, provenance = _time(found)
+    if found.config == ATEN:
+        if torchs is not None:
+            seconds, provenance = torchs, "measured"
+        return Row(asked, device.name, found, seconds, provenance, torchs, floor, "", "torch won")
     predicted = _prediction(problem, found.config, job)
-    own = found.measured_us if found.measured_us is not None else found.predicted_us
-    seconds = predicted.seconds if own is None else own / 1e6
-    return Row(asked, device.name, found, seconds, torchs, floor, predicted.bound)
+    if seconds is None:
+        seconds, provenance = predicted.seconds, "predicted"
+    return Row(asked, device.name, found, seconds, provenance, torchs, floor, predicted.bound)
+
+
+def _time(found: Found) -> tuple[float | None, str]:
+    """Return the best of an entry's own times, in seconds, and its provenance."""
+    times = {
+        "measured": found.measured_us,
+        "contended": found.contended_us,
+        "predicted": found.predicted_us,
+    }
+    known = ((us / 1e6, provenance) for provenance, us in times.items() if us is not None)
+    return next(known, (None, ""))
 
 
 def _prediction(problem: Problem, config: Config, job: Job) -> Prediction:

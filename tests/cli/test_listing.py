@@ -12,8 +12,10 @@ import pytest
 
 from autoconv import lookup
 from autoconv.config import Config
+from autoconv.cost.version import predictor_of
 from autoconv.device import find
 from autoconv.environment import Environment
+from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
 from autoconv.lookup.listing import placed
 from autoconv.problem import Problem
@@ -167,6 +169,60 @@ def test_what_was_wrong_once_has_no_place() -> None:
         (16, None),
         (16, None),
     ]
+
+
+TODAY = source_of("dense") or ""
+MODEL = predictor_of("dense")
+
+
+@pytest.mark.parametrize(
+    ("other", "measured"),
+    [
+        (Trial(config(), "ok", predicted_us=5.0, source=TODAY, predictor="old-dense"), False),
+        (Trial(config(), "ok", predicted_us=5.0, source="old", predictor=MODEL), False),
+        (Trial(config(), "ok", measured_us=5.0, source="old"), True),
+        (Trial(config(), "ok", measured_us=5.0, source="old"), False),
+    ],
+    ids=["another model", "an older kernel", "both measured", "only the older kernel measured"],
+)
+def test_what_does_not_compare_with_today_s_comes_after_it_with_places_of_its_own(
+    other: Trial, measured: bool, run: Run, tmp_path: Path
+) -> None:
+    def trial(time: float, **numbers: int) -> Trial:
+        times = {"measured_us" if measured else "predicted_us": time}
+        return Trial(config(**numbers), "ok", source=TODAY, predictor=MODEL, **times)
+
+    found = placed([other, trial(12.0, BLOCK_L=64), trial(9.0, BLOCK_L=32)])
+    assert [(one.trial.config["BLOCK_L"], one.place, one.best_pct) for one in found] == [
+        (32, 1, 100), (64, 2, 75), (16, 1, 100),
+    ]  # fmt: skip
+    record(tmp_path / "t.db", ODD, *(one.trial for one in found))
+    rows = listed(run("db", "show", str(ODD), "--json", "--file", str(tmp_path / "t.db")))
+    assert [(row["config"]["BLOCK_L"], row["place"]) for row in rows] == [(32, 1), (64, 2), (16, 1)]
+
+
+def test_two_versions_of_a_kernel_s_model_do_not_compare_either() -> None:
+    model = MODEL.partition("-")[0]
+    trials = [
+        Trial(config(), "ok", predicted_us=5.0, source=TODAY, predictor=f"{model}-before"),
+        Trial(config(BLOCK_L=32), "ok", predicted_us=9.0, source=TODAY, predictor=MODEL),
+    ]
+    assert [(one.trial.predicted_us, one.place) for one in placed(trials)] == [(9.0, 1), (5.0, 1)]
+
+
+def test_torch_s_own_competes_with_today_s_kernels_or_with_those_before_where_there_are_none() -> None:
+    torchs = [Trial(ATEN.document(), "ok", measured_us=7.0, source="torch 1, cuDNN 1")]
+    before = [Trial(config(), "ok", measured_us=5.0, source="old")]
+    today = [Trial(config(BLOCK_L=32), "ok", measured_us=9.0, source=TODAY)]
+
+    def times(*trials: Trial) -> list[tuple[float | None, int | None]]:
+        return [(one.trial.measured_us, one.place) for one in placed(trials)]
+
+    assert times(*before, *today, *torchs) == [(7.0, 1), (9.0, 2), (5.0, 1)]
+    assert times(*before, *torchs) == [(5.0, 1), (7.0, 2)]
+    assert times(*torchs) == [(7.0, 1)]
+    newer = Trial(ATEN.document(), "ok", measured_us=11.0, source=source_of("aten") or "")
+    assert times(*today, *torchs, newer) == [(9.0, 1), (11.0, 2), (7.0, 1)]
 
 
 @pytest.mark.parametrize("width", [80, 100, 119, 120, 160])

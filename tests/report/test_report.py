@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,13 @@ import pytest
 pytest.importorskip("matplotlib", reason="needs the extra `report`")
 
 from autoconv import lookup, settings
+from autoconv.config import Config
+from autoconv.cost.version import predictor_of
 from autoconv.device import find
 from autoconv.environment import Environment
+from autoconv.errors import ProblemError
 from autoconv.kernels.aten import ATEN
+from autoconv.kernels.source import source_of
 from autoconv.lookup import published
 from autoconv.problem import Problem
 from autoconv.report.facts import Asked, Subject, gather, total
@@ -70,18 +75,107 @@ def test_what_was_never_tried_is_estimated() -> None:
     assert one.provenance == "estimated, not compiled (the best estimate of all candidates)"
 
 
+L4 = Environment.current(find("l4"))
+
+
+def gathered_of(folder: Path, *sweeps: tuple[Environment, list[Trial]]) -> Subject:
+    """What is told of these sweeps alone, on an l4."""
+    problem = Problem.parse(UNTRIED)
+    with TuningDB.open(folder / "t.db", columns=lookup.COLUMNS, application=lookup.APPLICATION) as db:
+        for environment, trials in sweeps:
+            records = lookup.records(problem, environment)
+            db.record(records[1], records[0], trials, origin="sweep")
+        return gather(Asked(problem), find("l4"), L4, Layers([("one", db)], pytest.fail))
+
+
+def tried(block: int, **known: Any) -> Trial:
+    """A trial of one of today's kernels, told from others by a tile."""
+    config = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": block, "BLOCK_R": 16}, num_warps=4, num_stages=2)
+    fields = {"outcome": "ok", "source": source_of("dense"), **known}
+    return Trial(config.document(), **fields)
+
+
+def predicted(block: int, time: float, **known: Any) -> Trial:
+    return tried(block, predicted_us=time, **{"predictor": predictor_of("dense"), **known})
+
+
+def beside(trial: Trial) -> Trial:
+    return replace(trial, detail={"contended": True})
+
+
+TORCH = Trial(ATEN.document(), "ok", measured_us=40.0, source="torch 1, cuDNN 1")
+
+
 def test_what_failed_is_told(tmp_path: Path) -> None:
-    device = find("l4")
-    failed = Trial({**ATEN.document(), "kernel": "dense"}, "resources", error="<b>shared</b> memory")
-    good = gathered(UNTRIED, "l4").best.config.document()
-    with TuningDB.open(tmp_path / "t.db", columns=lookup.COLUMNS, application=lookup.APPLICATION) as db:
-        records = lookup.records(Problem.parse(UNTRIED), Environment.current(device))
-        trials = [failed, Trial(good, "ok", predicted_us=9.0, predictor="m-k")]
-        db.record(records[1], records[0], trials, origin="sweep")
-        layers = Layers([("one", db)], pytest.fail)
-        one = gather(Asked(Problem.parse(UNTRIED)), device, Environment.current(device), layers)
+    failed = tried(16, outcome="resources", error="<b>shared</b> memory")
+    one = gathered_of(tmp_path, (L4, [failed, predicted(32, 9.0)]))
     assert [tried.trial.outcome for tried in one.failed] == ["resources"]
     assert "&lt;b&gt;shared&lt;/b&gt; memory" in page([one], "failed")
+
+
+def test_a_time_taken_beside_other_work_is_not_told_as_measured(tmp_path: Path) -> None:
+    trials = [beside(tried(16, measured_us=20.0, predicted_us=9.0)), beside(TORCH)]
+    one = gathered_of(tmp_path, (L4, trials))
+    assert [(point.measured_us, point.contended_us) for point in one.points] == [(None, 20.0), (None, 40.0)]
+    assert (one.best.time_us, one.best.provenance, one.measured) == (20.0, "contended", False)
+    assert one.provenance == "timed beside other work, not measured"
+    assert (one.torch_us, one.gain) == (None, None)
+    summed = total([one])
+    assert (summed.best_us, summed.torch_us, summed.provenance) == (20.0, None, one.provenance)
+    text = page([one, one], "beside")
+    assert '<th class="n">beside other work</th>' in text and "times as fast" not in text
+    assert "beside other work half" in text
+    measured, estimated = gathered(SEED, "h200"), gathered(UNTRIED, "h200")
+    assert total([one, measured]).provenance == "in part timed beside other work, not measured"
+    assert total([one, estimated]).provenance == "timed beside other work or predicted, not measured"
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_of_several_sweeps_the_measured_comes_first_then_that_beside_other_work(
+    first: int, tmp_path: Path
+) -> None:
+    sweeps = [
+        (replace(L4, triton="3.5"), [tried(16, measured_us=30.0)]),
+        (replace(L4, triton="3.4"), [beside(tried(16, measured_us=20.0))]),
+        (L4, [predicted(16, 10.0)]),
+    ]
+    one = gathered_of(tmp_path, *reversed(sweeps[first:]))
+    assert one.best.time_us == (30.0, 20.0, 10.0)[first]
+    assert one.best.provenance == ("measured", "contended", "predicted")[first]
+
+
+def test_only_what_was_compiled_and_left_over_is_counted_as_that(tmp_path: Path) -> None:
+    trials = [
+        tried(16, measured_us=20.0),
+        beside(tried(32, measured_us=9.0)),
+        predicted(64, 8.0),
+        tried(128, outcome="compiled", predicted_us=30.0),
+    ]
+    one = gathered_of(tmp_path, (L4, trials))
+    assert (len(one.points), one.compiled, one.apart, one.failed) == (1, 1, 2, ())
+    assert "1 compiled and left over,\n2 set aside, whose times do not compare with these," in page([one], "")
+
+
+def test_what_serves_is_of_today_s_kernels_and_model(tmp_path: Path) -> None:
+    before = [
+        predicted(16, 5.0, predictor="old-dense"),
+        predicted(32, 4.0, source="old"),
+        tried(64, measured_us=3.0, source="old"),
+    ]
+    one = gathered_of(tmp_path, (L4, [*before, predicted(128, 9.0)]))
+    assert (one.best.config.tiles["BLOCK_L"], one.best.time_us, one.tied) == (128, 9.0, ())
+    assert (len(one.points), one.apart) == (1, 3)
+
+
+def test_a_sweep_of_today_s_kernels_comes_before_a_measured_one_of_before(tmp_path: Path) -> None:
+    other = replace(L4, triton="3.4")
+    one = gathered_of(
+        tmp_path, (L4, [tried(16, measured_us=3.0, source="old")]), (other, [predicted(32, 9.0)])
+    )
+    assert one.best.time_us == 9.0
+    (tmp_path / "t.db").unlink()
+    one = gathered_of(tmp_path, (L4, [tried(16, measured_us=3.0, source="old"), TORCH]))
+    assert (one.best.time_us, one.torch_us) == (3.0, 40.0)  # there is nothing of today
 
 
 def test_the_sum_counts_calls_and_knows_what_it_does_not_know() -> None:
@@ -213,17 +307,57 @@ def test_the_command_reports_on_a_published_model(run: Run, tmp_path: Path) -> N
     assert run("report", SEED, "--model", "whisper-tiny", "--device", "h200").exit_code == 2
 
 
+FIELDS = {"N": 3, "Cin": 5, "Cout": 7, "K": 4, "L": 61}
+
+
 @pytest.mark.parametrize(
-    ("line", "said"),
-    [("{no json", "JSONDecodeError"), ("[]", "AttributeError"), ('{"problem": "N=0"}', "ProblemError")],
+    ("text", "name", "calls"),
+    [
+        (f"# a comment\n\n{UNTRIED}\n", "", 1),
+        (json.dumps([{**FIELDS, "model": "vocoder", "layer": "up", "count": 3}]), "vocoder up", 3),
+        (json.dumps({"problem": UNTRIED, "layer": "up", "count": 3}), "up", 3),
+        (json.dumps({"problem": UNTRIED, "calls": 2, "modules": ["a", "b"]}), "a, b", 2),
+    ],
+    ids=["text", "an array of fields", "a layer and its count", "modules and calls"],
 )
-def test_a_file_that_is_none_of_problems_is_a_wrong_call(
-    line: str, said: str, run: Run, tmp_path: Path
+def test_the_command_takes_every_file_that_tune_takes(
+    text: str, name: str, calls: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "bad.jsonl").write_text(line + "\n")
+    file, seen = tmp_path / "problems", []
+    file.write_text(text)
+
+    def keep(asked: Asked, *_: Any) -> Subject:
+        seen.append(asked)
+        raise ProblemError("N", 3, "was seen", "look elsewhere")
+
+    monkeypatch.setattr("autoconv.report.facts.gather", keep)
+    run("report", str(file), "--device", "h200", "-o", str(tmp_path / "page.html"))
+    assert seen == [Asked(Problem.parse(UNTRIED), name, calls)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("\n\n{no json", "line 3: text={no json: is not JSON"),
+        ("[[]]", "entry 1: entry=[]: is neither an object nor a text"),
+        ('{"problem": "N=1,Cin=4,Cout=4,K=0,L=9"}', "line 1: K=0: "),
+        ('{"problem": "N=1,Cin=4,Cout=4,K=3,L=9", "calls": 0}',
+         "line 1: calls=0: is not a number of calls; give a whole number"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_none_of_problems_is_a_wrong_call(
+    text: str, said: str, run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.jsonl").write_text(text + "\n")
     shown = run("report", str(tmp_path / "bad.jsonl"), "--device", "h200")
-    assert shown.exit_code == 2 and "line 1" in shown.stderr and said in shown.stderr
-    assert run("report", str(tmp_path / "absent"), "--device", "h200").exit_code == 2
+    assert shown.exit_code == 2 and f"bad.jsonl, {said}" in shown.stderr, shown.stderr
+
+
+def test_what_names_neither_a_problem_nor_a_file_is_a_wrong_call(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff")
+    for name, said in (("absent", "neither name=value nor a file"), ("binary", "cannot be read")):
+        shown = run("report", str(tmp_path / name), "--device", "h200")
+        assert shown.exit_code == 2 and said in shown.stderr
     assert run("report").exit_code == 2
 
 
