@@ -138,7 +138,9 @@ def load() -> Settings:
 
 def child_environment(**extra: str) -> dict[str, str]:
     """Return a copy of this process's environment variables with `extra` set, for a child process."""
-    return {**os.environ, **extra}
+    # Another thread may set or unset one meanwhile, as `environment` does.
+    own = {name: value for name in list(os.environ) if (value := os.environ.get(name)) is not None}
+    return {**own, **extra}
 
 
 @contextmanager

@@ -68,19 +68,23 @@ class Chooser:
         known = found is not None and found.grade != "carried"
         if not known and self.policy == "sweep" and not self._plans.forked:
             found = self._swept_for(plan.subject, plan) or found
-            known = found is not None and found.grade != "carried"
-        plan.missed = not known or (plan.missed and found is not None and found.grade == "bucket")
+        plan.missed = _is_missed(plan, found)
         if found is None and self.policy == "strict":
             self._plans.note(plan.subject, "none")
+            self._background.wake()
             raise MissError(str(problem), self._tuner.why_missing(problem, environment))
         if found is None and self.policy == "predict":
             return self._tuner.provisional(problem, environment, device)
-        if self.beside and not self._tuner.layers.pinned:
-            self._queue(plan, found)
+        if self.beside and not self._tuner.layers.pinned and not self._queue(plan, found):
+            found = self._tuner.find(problem, environment)  # its sweep may have ended since
+            plan.missed = _is_missed(plan, found)
         return found
 
-    def _queue(self, plan: Plan, found: Found | None) -> None:
-        """Have swept beside what is not tuned, or only predicted where it can be measured."""
+    def _queue(self, plan: Plan, found: Found | None) -> bool:
+        """Have swept beside what is not tuned, or only predicted where it can be measured.
+
+        Return False where it ought to be, and `plan` does not wait for it.
+        """
         assert plan.subject is not None
         problem = plan.subject.problem
         if found is None or found.grade == "carried":
@@ -90,10 +94,10 @@ class Chooser:
         elif found.grade == "bucket":
             why = "the model knows of something much better than what serves"
             self._background.look(Wanted(problem, self.job(plan, why, SHARE), [plan]))
-            return
+            return True
         else:
-            return
-        self._background.sweep(Wanted(problem, self.job(plan, why, SHARE), [plan]))
+            return True
+        return self._background.sweep(Wanted(problem, self.job(plan, why, SHARE), [plan]))
 
     def _swept_for(self, subject: Subject, plan: Plan) -> Found | None:
         """Sweep now; None where nothing was found, or where another process is at it for too long."""
@@ -118,3 +122,10 @@ class Chooser:
             # Processes, files, compilers: whatever a sweep fails of, a convolution must not fail.
             warn_once(f"the sweep of {problem} failed, torch serves: {outcome_of(error).reason}")
         return None
+
+
+def _is_missed(plan: Plan, found: Found | None) -> bool:
+    """Return whether calls of `plan` are of a problem that is to be tuned, where `found` is what is known."""
+    if found is None or found.grade == "carried":
+        return True
+    return plan.missed and found.grade == "bucket"

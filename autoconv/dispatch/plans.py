@@ -135,9 +135,10 @@ class Plans:
             return Counter(self._calls)
 
     def _count_up(self, plan: Plan) -> None:
-        calls, plan.calls = plan.calls, 0
-        if not calls:
+        # Below 0 where a call was taken back that was counted up already; the next one makes up for it.
+        if plan.calls <= 0:
             return
+        calls, plan.calls = plan.calls, 0
         plan.counted += calls
         self._calls[plan.served] += calls
         if plan.missed and plan.subject is not None and not self.forked:

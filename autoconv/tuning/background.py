@@ -56,6 +56,10 @@ not, and stay with what serves them."""
 
 MOST_LOOKS = 64  # sizes that wait to be looked at; a look takes half a second of a core
 
+MOST_TRIES = 3  # of one sweep or compilation, where the machine or the moment is at fault
+
+RETRY_SECONDS = 5.0  # between a task that failed and the next: what it lacked may be there by then
+
 
 class Background(Generic[P]):
     """The queue, and the thread that works it as long as there is something to do.
@@ -96,20 +100,24 @@ class Background(Generic[P]):
         """Whether this is the process whose queue it is; in a forked child nothing is ever done."""
         return os.getpid() == self._process
 
-    def sweep(self, wanted: Wanted[P]) -> None:
-        """Have `wanted` swept beside, once a process; where very many wait already, another process may."""
+    def sweep(self, wanted: Wanted[P]) -> bool:
+        """Have `wanted` swept beside, once a process; where very many wait already, another process may.
+
+        Return whether its plans wait now: not where it was swept, which may have been a moment ago.
+        """
         with self._changed:
             if wanted.key in self._wanted:
-                self._wanted[wanted.key].plans += wanted.plans
+                self._wanted[wanted.key].join(wanted.plans)
             elif wanted.key not in self._swept and len(self._wanted) < MOST_WANTED:
                 self._wanted[wanted.key] = wanted
             self._wake()
+            return wanted.key in self._wanted
 
     def join(self, wanted: Wanted[P]) -> None:
         """Have its plans wait too, where it waits to be swept already."""
         with self._changed:
             if wanted.key in self._wanted:
-                self._wanted[wanted.key].plans += wanted.plans
+                self._wanted[wanted.key].join(wanted.plans)
 
     def compile(self, uncompiled: Uncompiled[P]) -> None:
         """Have a config compiled beside, and its plans released then."""
@@ -137,7 +145,8 @@ class Background(Generic[P]):
     def wait(self, timeout: float | None) -> bool:
         """Wait until the queue is done, and what was missed is written; return whether the queue is done.
 
-        Under torch's deterministic algorithms it is not worked, and so there is nothing to wait for.
+        Under torch's deterministic algorithms it is not worked, and so there is nothing to wait for; nor is
+        there where the thread cannot be started, or died.
         """
         if not self.here:
             return True
@@ -146,7 +155,7 @@ class Background(Generic[P]):
             if self._anything():
                 self._wake()
             try:
-                self._changed.wait_for(lambda: self._done() or _paused(), timeout)
+                self._changed.wait_for(lambda: self._done() or _paused() or self._thread is None, timeout)
             finally:
                 self._waiting -= 1
             done = self._done()
@@ -154,7 +163,7 @@ class Background(Generic[P]):
         return done
 
     def flush_at_exit(self) -> None:
-        """Write what was missed, unless the database is busy: nobody's exit waits for that."""
+        """Write what was missed, unless the database is busy: nobody's exit waits for others."""
         if self.here:
             with without_waiting():
                 self._flush()
@@ -171,28 +180,39 @@ class Background(Generic[P]):
         """Start the thread, or wake it if it has to do something sooner; to be called with the lock."""
         self._asked = time.monotonic()
         if self._thread is None and self.here:
-            self._thread = threading.Thread(target=self._run, name="autoconv tuner", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="autoconv tuner", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # too many are there; the next request tries again
+                with suppress(RuntimeWarning):
+                    warn_once(f"the background tuner cannot be started now: {error}")
+            else:
+                self._thread = thread
         elif self._due() < self._asleep:  # else it would take the interpreter from a call, once a layer
             self._changed.notify_all()
 
     def _run(self) -> None:
-        hash_once()  # now, so that no call has to wait for that
-        with WorkerPool(niceness=NICENESS) as pool:  # no worker starts before it has a task
-            while (work := self._next()) is not None:
-                try:
-                    work(pool)
-                    self._flush()
-                except Cancelled:  # by the interpreter's exit
-                    return
-                except Exception as error:  # processes, files, compilers: no call depends on any of it
-                    with suppress(RuntimeWarning):  # where a filter makes errors of warnings
-                        warn_once(f"the background tuner gave up a task: {outcome_of(error).reason}")
+        try:
+            with suppress(Cancelled):  # by the interpreter's exit
+                self._work()
+        finally:
+            with self._changed:
+                # Where it ended because nothing came, that is told, and another may have been started.
+                if self._thread is threading.current_thread():
+                    self._thread, self._busy = None, False
+                    self._changed.notify_all()
 
-    def _next(self) -> Callable[[WorkerPool], None] | None:
-        """Return what to do next; None, and the thread is to end, where nothing came for a while."""
+    def _work(self) -> None:
+        _tried(hash_once)  # now, so that no call has to wait for that
+        with WorkerPool(niceness=NICENESS) as pool:  # no worker starts before it has a task
+            rest = 0.0
+            while (work := self._next(rest)) is not None:
+                rest = 0.0 if _tried(work, pool) and _tried(self._flush) else RETRY_SECONDS
+
+    def _next(self, rest: float) -> Callable[[WorkerPool], None] | None:
+        """Return what to do after `rest` seconds; None, and the thread is to end, where nothing came."""
         with self._changed:
-            self._free = time.monotonic()
+            self._free = time.monotonic() + rest
             self._busy = False
             self._changed.notify_all()
             while (left := self._due() - time.monotonic()) > 0:
@@ -202,8 +222,7 @@ class Background(Generic[P]):
             if self._workable():
                 self._busy = True
                 return self._taken()
-        with suppress(RuntimeWarning):
-            self._flush()
+        _tried(self._flush)
         with self._changed:
             self._thread = None
             if self._workable():  # came meanwhile
@@ -219,7 +238,7 @@ class Background(Generic[P]):
             return self._free + IDLE_SECONDS
         if self._uncompiled or self._waiting:
             return self._free
-        return min(self._asked + QUIET_SECONDS, self._free + LONGEST_QUIET_SECONDS)
+        return max(self._free, min(self._asked + QUIET_SECONDS, self._free + LONGEST_QUIET_SECONDS))
 
     def _taken(self) -> Callable[[WorkerPool], None]:
         """Return the next task; to be called with the lock. A call may want it: nothing is weighed here."""
@@ -237,29 +256,49 @@ class Background(Generic[P]):
     # --- its tasks ----------------------------------------------------------------------------------
 
     def _compile(self, batch: list[Uncompiled[P]], pool: WorkerPool) -> None:
-        """Compile each specialisation once, and release the plans of those that do."""
-        tasks = {one.name: one.task for one in batch}
-        answers = dict(zip(tasks, pool.compilers.perform(tasks.values()), strict=True))
+        """Compile each specialisation once, and release the plans of those that do.
+
+        What has no answer, as where no worker can be started, goes back into the queue.
+        """
+        alike: dict[str, list[Uncompiled[P]]] = {}
         for one in batch:
-            answer = answers[one.name]
-            if answer is True:
+            alike.setdefault(one.name, []).append(one)
+        tasks = {name: ones[0].task for name, ones in alike.items()}
+        try:
+            for name, answer in zip(tasks, pool.compilers.perform(tasks.values()), strict=True):
+                self._compiled(alike.pop(name), answer)
+        finally:
+            left = [one for ones in alike.values() for one in ones if one.tries + 1 < MOST_TRIES]
+            with self._changed:
+                self._uncompiled.extend(replace(one, tries=one.tries + 1) for one in left)
+
+    def _compiled(self, alike: list[Uncompiled[P]], answer: object) -> None:
+        """See to those that wait for one specialisation."""
+        if answer is True:
+            for one in alike:
                 self._release(one.plans)
-            elif isinstance(answer, Failed) and tasks.pop(one.name, None) is not None:
-                trial = failed_trial(one.task.config, answer, "compile")
-                self._tuner.record(one.task.problem, one.job.environment, trial, origin="background")
-                does_not = f"{one.task.config} does not compile for {one.job.device.name}"
-                warn_once(f"{does_not} ({answer.reason}); torch serves {one.task.problem}")
+        elif isinstance(answer, Failed):
+            task, job = alike[0].task, alike[0].job
+            trial = failed_trial(task.config, answer, "compile")
+            self._tuner.record(task.problem, job.environment, trial, origin="background")
+            does_not = f"{task.config} does not compile for {job.device.name}"
+            warn_once(f"{does_not} ({answer.reason}); torch serves {task.problem}")
 
     def _tune(self, wanted: Wanted[P], pool: WorkerPool) -> None:
         """Sweep, unless something serves by now; then see to the plans that wait, of other sizes too."""
+        again = False
         try:
             if self._known(wanted) is None and wanted.key not in self._swept:
                 self.sweeps += 1
-                self._swept.add(wanted.key)
+                wanted.tries += 1
+                again = wanted.tries < MOST_TRIES  # where it raises
                 self._tuner.tune(wanted.problem, self._beside(wanted), wait=2 * wanted.job.seconds, pool=pool)
+                again = False
                 self._tuner.forget()  # whoever swept it
         finally:
-            if not _paused():  # else it stays, and is seen to later
+            if wanted.tries and not again:
+                self._swept.add(wanted.key)
+            if not (again or _paused()):  # else it stays, and is seen to later
                 self._take_out(wanted)
         with self._changed:
             alike = [one for one in self._wanted.values() if one.shape == wanted.shape]
@@ -304,6 +343,23 @@ class Background(Generic[P]):
                 plan.missed = True
             wanted.exactly = True
             self.sweep(wanted)
+
+
+def _tried(task: Callable[..., object], *given: object) -> bool:
+    """Do a task of the thread's; return whether it went well. What fails is a warning: no call depends on it.
+
+    Raises:
+        Cancelled: by the interpreter's exit.
+    """
+    try:
+        task(*given)
+    except Cancelled:
+        raise
+    except Exception as error:  # processes, files, compilers
+        with suppress(RuntimeWarning):  # where a filter makes errors of warnings
+            warn_once(f"the background tuner gave up a task: {outcome_of(error).reason}")
+        return False
+    return True
 
 
 def _paused() -> bool:

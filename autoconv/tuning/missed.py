@@ -11,9 +11,13 @@ from autoconv import lookup
 from autoconv.environment import Environment
 from autoconv.problem import Problem
 from tuning_db import Layers, Miss, TuningDBError
+from tuning_db.connection import WRITE_TIMEOUT_S, patience
 
 MOST = 4096
 """Problems kept while the database cannot be written; the oldest go."""
+
+TURN_SECONDS = 1.0
+"""Waited, even by what must not wait for the database, for another thread that is writing."""
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Missed:
         self._layers = layers
         self._warn = warn
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._notes: dict[tuple[Problem, Environment], _Note] = {}
 
     def add(self, problem: Problem, environment: Environment, calls: int, served: str, since: str) -> None:
@@ -52,16 +57,34 @@ class Missed:
                 del self._notes[next(iter(self._notes))]
 
     def flush(self) -> None:
-        """Write what was taken down; it is kept where that fails."""
+        """Write what was taken down; it is kept where that fails.
+
+        What another thread is writing meanwhile is written too when this returns, unless that takes longer
+        than the database may be busy.
+        """
+        turn = self._writing.acquire(timeout=max(TURN_SECONDS, patience(WRITE_TIMEOUT_S)))
+        try:
+            self._write()
+        finally:
+            if turn:
+                self._writing.release()
+
+    def _write(self) -> None:
         with self._lock:
             notes, self._notes = self._notes, {}
-        user = self._layers.database("user") if notes else None
-        if user is not None:
-            try:
+        try:
+            user = self._layers.database("user") if notes else None
+            if user is not None:
                 user.note_misses([_miss(*key, note) for key, note in notes.items()])
-                return
-            except TuningDBError as error:
-                self._warn(f"the misses of this process are not written yet: {error}")
+                notes = {}
+        except TuningDBError as error:
+            self._warn(f"the misses of this process are not written yet: {error}")
+        finally:
+            if notes:
+                self._restore(notes)
+
+    def _restore(self, notes: dict[tuple[Problem, Environment], _Note]) -> None:
+        """Take `notes` back, older than what came since."""
         with self._lock:
             later, self._notes = self._notes, notes
         for (problem, environment), note in later.items():

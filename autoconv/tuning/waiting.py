@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
@@ -16,6 +17,10 @@ from autoconv.sweep.sweep import Job
 from autoconv.sweep.tasks import Specialise
 
 Key: TypeAlias = tuple[Problem, Environment]
+
+
+MOST_WAITING = 64
+"""Plans that wait for one problem, each of another form; of more, the oldest are evicted as like as not."""
 
 
 class Plan(Protocol):
@@ -40,6 +45,11 @@ class Wanted(Generic[P]):
     job: Job
     plans: list[P]
     exactly: bool = False  # another size's entry does not do
+    tries: int = 0  # how often its sweep was begun
+
+    def join(self, plans: Sequence[P]) -> None:
+        """Have these wait too, each once, and the newest MOST_WAITING in all."""
+        self.plans = [*(one for one in self.plans if one not in plans), *plans][-MOST_WAITING:]
 
     @property
     def key(self) -> Key:
@@ -68,6 +78,7 @@ class Uncompiled(Generic[P]):
     task: Specialise
     job: Job
     plans: tuple[P, ...]
+    tries: int = 0  # that brought no answer
 
 
 def uncompiled_for(found: Found, problem: Problem, job: Job, plan: P) -> Uncompiled[P] | None:

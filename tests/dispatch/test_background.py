@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,15 +22,21 @@ from autoconv.dispatch import plans
 from autoconv.dispatch.dispatcher import Dispatcher
 from autoconv.dispatch.launchers import ByTorch
 from autoconv.dispatch.machines import Recorded
+from autoconv.dispatch.planning import Planner
 from autoconv.kernels.aten import ATEN
 from autoconv.lookup import Found
+from autoconv.sweep.outcomes import Unavailable
+from autoconv.sweep.pool import Workers
 from autoconv.sweep.sweep import Job
-from autoconv.tuning import background
+from autoconv.sweep.tasks import Specialise
+from autoconv.tuning import background, waiting
 from autoconv.tuning.tuner import Tuned, Tuner
+from tuning_db import TuningDB
 
 DEVICE = "rtx4090"
 PROBLEM = Problem(1, 16, 16, 1, 16)  # with one tile: its sweep is the shortest there is
 X, WEIGHT = torch.randn(PROBLEM.x_shape), torch.randn(PROBLEM.w_shape)
+ELSEWHERE = torch.randn(17)[1:].view(16, 1, 1).expand(16, 16, 1)  # another plan of the same problem
 SMALL = Config("dense", {"BLOCK_CO": 16, "BLOCK_L": 16, "BLOCK_R": 16}, num_warps=1, num_stages=2)
 
 
@@ -44,6 +51,18 @@ def by_torch(y: torch.Tensor, x: torch.Tensor = X) -> bool:
 
 def kernels() -> dict[tuple[str, str], int]:
     return autoconv.stats().calls
+
+
+def planner() -> Planner:
+    assert serving.current is not None
+    return serving.current._planner
+
+
+def idle() -> None:
+    """Wait until the tuner's thread has ended for want of work."""
+    thread = planner().background._thread
+    if thread is not None:
+        thread.join()
 
 
 # --- a miss ---------------------------------------------------------------------------------------
@@ -134,10 +153,107 @@ def test_what_fails_in_the_thread_is_a_warning_and_no_call_s_affair(monkeypatch,
         raise OverflowError("too large")
 
     monkeypatch.setattr(Tuner, "tune", broken)
+    monkeypatch.setattr(background, "RETRY_SECONDS", 0.0)
     with autoconv.recorded(DEVICE), pytest.warns(RuntimeWarning, match="gave up a task: OverflowError"):
         assert by_torch(autoconv.conv1d(X, WEIGHT))
         assert autoconv.wait(60)
         assert by_torch(autoconv.conv1d(X, WEIGHT))
+
+
+@pytest.mark.parametrize("failures", [1, background.MOST_TRIES])
+def test_a_sweep_that_the_moment_fails_is_made_again_but_not_for_ever(failures, sweeps, monkeypatch):
+    scripted, tried = sweeps.tune, []
+
+    def tune(*args: Any, **rest: Any) -> Tuned:
+        tried.append(args)
+        if len(tried) <= failures:
+            raise Unavailable("no process can be started")
+        return scripted(*args, **rest)
+
+    monkeypatch.setattr(sweeps, "tune", tune)
+    monkeypatch.setattr(background, "RETRY_SECONDS", 0.0)
+    with autoconv.recorded(DEVICE) as launches:
+        with pytest.warns(RuntimeWarning, match="gave up a task: no process"):
+            autoconv.conv1d(X, WEIGHT)
+            assert autoconv.wait(60)
+        autoconv.conv1d(X, WEIGHT)
+        autoconv.conv1d(X, ELSEWHERE)
+        assert autoconv.wait(60)
+    assert len(tried) == min(failures + 1, background.MOST_TRIES)
+    assert len(launches) == (2 if failures == 1 else 0)
+
+
+def test_a_sweep_that_ends_while_a_call_looks_it_up_serves_that_call(sweeps, monkeypatch):
+    with autoconv.recorded(DEVICE) as launches:
+        autoconv.conv1d(X, WEIGHT)
+        assert autoconv.wait(60)
+        find, stale = Tuner.find, [None]
+        monkeypatch.setattr(Tuner, "find", lambda *given: stale.pop() if stale else find(*given))
+        autoconv.conv1d(X, ELSEWHERE)
+    assert (len(launches), len(sweeps.problems)) == (1, 1)
+
+
+def test_only_so_many_plans_wait_for_a_problem_however_often_they_are_made_anew(
+    sweeps, deterministic, monkeypatch
+):
+    monkeypatch.setattr(plans, "MOST_PLANS", 1)
+    monkeypatch.setattr(waiting, "MOST_WAITING", 4)
+    with autoconv.recorded(DEVICE):
+        for _ in range(5):
+            autoconv.conv1d(X, WEIGHT)
+            autoconv.conv1d(X, ELSEWHERE)
+        (wanted,) = planner().background._wanted.values()
+        assert planner().plans.evicted == 9
+        assert len(wanted.plans) == 4
+        newest = wanted.plans[-1]
+        wanted.join([newest])
+        assert wanted.plans[-1] is newest and len(set(map(id, wanted.plans))) == 4
+        torch.use_deterministic_algorithms(False)
+        assert autoconv.wait(60)
+
+
+# --- the thread -----------------------------------------------------------------------------------
+
+
+def test_a_thread_that_cannot_be_started_is_started_by_a_later_request(sweeps, monkeypatch):
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with autoconv.recorded(DEVICE) as launches:
+        with monkeypatch.context() as crowded:
+            crowded.setattr(threading.Thread, "start", refuse)
+            with pytest.warns(RuntimeWarning, match="cannot be started now: can't start new thread"):
+                assert by_torch(autoconv.conv1d(X, WEIGHT))
+                assert not autoconv.wait(60)
+        assert autoconv.wait(60)
+        autoconv.conv1d(X, WEIGHT)
+    assert len(launches) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_died_is_replaced_and_nobody_waits_for_it(sweeps, monkeypatch):
+    def dies(*_: Any, **__: Any) -> None:
+        raise OSError("no more files")
+
+    with autoconv.recorded(DEVICE) as launches:
+        with monkeypatch.context() as full:
+            full.setattr(background, "WorkerPool", dies)
+            autoconv.conv1d(X, WEIGHT)
+            assert not autoconv.wait(60)
+        assert autoconv.wait(60)
+        autoconv.conv1d(X, WEIGHT)
+    assert len(launches) == 1
+
+
+def test_what_is_only_to_save_time_may_fail(sweeps, monkeypatch):
+    def fails() -> None:
+        raise OSError("no more files")
+
+    monkeypatch.setattr(background, "hash_once", fails)
+    with autoconv.recorded(DEVICE), pytest.warns(RuntimeWarning, match="gave up a task: OSError"):
+        autoconv.conv1d(X, WEIGHT)
+        assert autoconv.wait(60)
+    assert sweeps.problems == [PROBLEM]
 
 
 # --- what is known and not compiled yet -----------------------------------------------------------
@@ -192,6 +308,37 @@ def test_a_config_that_does_not_compile_beside_leaves_the_calls_to_torch(monkeyp
     with lookup.open_user(settings.load()) as database:
         (failed,) = database.trials(PROBLEM.key())
     assert (dict(failed.config), failed.outcome) == (bad.document(), "compile")
+
+
+@pytest.mark.parametrize("failures", [1, background.MOST_TRIES])
+def test_what_the_machine_did_not_compile_waits_on_and_what_it_did_serves(
+    failures, monkeypatch, compiled_here, deterministic
+):
+    """Both are in one batch, and the machine fails of the second."""
+    Elsewhere(monkeypatch)
+    usual, tried = Workers.perform, []
+
+    def perform(workers: Workers, tasks: Iterable[Any], *_: object) -> Iterator[Any]:
+        for task in tasks:
+            if isinstance(task, Specialise) and task.problem.L == 33:
+                tried.append(task)
+                if len(tried) <= failures:
+                    raise Unavailable("no process can be started")
+            yield from usual(workers, [task])
+
+    monkeypatch.setattr(Workers, "perform", perform)
+    monkeypatch.setattr(background, "RETRY_SECONDS", 0.0)
+    with autoconv.recorded(DEVICE) as launches:
+        for length in (48, 33):
+            autoconv.conv1d(torch.zeros(1, 16, length), WEIGHT)
+        torch.use_deterministic_algorithms(False)
+        with pytest.warns(RuntimeWarning, match="gave up a task: no process"):
+            assert autoconv.wait(60)
+        for length in (48, 33):
+            autoconv.conv1d(torch.zeros(1, 16, length), WEIGHT)
+    assert len(tried) == min(failures + 1, background.MOST_TRIES)
+    assert [task.problem.L for task in compiled_here] == ([48, 33] if failures == 1 else [48])
+    assert len(launches) == len(compiled_here)
 
 
 @pytest.mark.parametrize("policy", ["predict", "strict"])
@@ -340,6 +487,85 @@ def test_waiting_writes_what_was_missed_even_where_nothing_is_tuned(sweeps, dete
         assert misses() == []
         assert not autoconv.wait(60)
         assert [(miss.problem.key, miss.calls) for miss in misses()] == [(PROBLEM.key(), 1)]
+
+
+def test_a_strict_process_writes_its_misses_while_it_runs(monkeypatch):
+    monkeypatch.setenv("AUTOCONV_ON_MISS", "strict")
+    monkeypatch.setattr(background, "IDLE_SECONDS", 0.0)
+    with autoconv.recorded(DEVICE):
+        with pytest.raises(autoconv.MissError):
+            autoconv.conv1d(X, WEIGHT)
+        idle()
+        assert [miss.calls for miss in misses()] == [1]
+
+
+def test_misses_are_counted_rightly_where_a_renewal_s_call_is_counted_up_beside(monkeypatch, compiled_here):
+    Elsewhere(monkeypatch, "carried")
+    monkeypatch.setattr(Tuner, "tune", lambda *_, **__: Tuned(None, None))
+    renew = Planner._renew
+
+    def counted_first(planner: Planner, *given: Any) -> None:
+        planner._flush()  # as the tuner's thread may do
+        renew(planner, *given)
+
+    monkeypatch.setattr(Planner, "_renew", counted_first)
+    with autoconv.recorded(DEVICE) as launches:
+        for _ in range(3):
+            autoconv.conv1d(X, WEIGHT)
+            assert autoconv.wait(60)
+        counted = autoconv.stats()
+        assert sum(counted.calls.values()) + sum(counted.by_torch.values()) == 3
+    assert len(launches) == 2
+    assert [miss.calls for miss in misses()] == [3]
+
+
+def test_whatever_keeps_misses_from_being_written_loses_none_and_ends_no_tuner(monkeypatch, compiled_here):
+    monkeypatch.setenv("AUTOCONV_ON_MISS", "predict")
+    monkeypatch.setattr(background, "IDLE_SECONDS", 0.0)
+
+    def refuse(*_: object) -> None:
+        raise ValueError("calls=0 is no count of calls")
+
+    with autoconv.recorded(DEVICE):
+        with monkeypatch.context() as broken, pytest.warns(RuntimeWarning, match="gave up a task: ValueE"):
+            broken.setattr(TuningDB, "note_misses", refuse)
+            autoconv.conv1d(X, WEIGHT)
+            idle()  # maybe before the call was counted
+            planner().background.wake()
+            idle()
+        assert misses() == []
+        autoconv.conv1d(torch.zeros(1, 16, 48), WEIGHT)
+        idle()
+        planner().background.wake()
+        idle()
+        assert sorted(miss.calls for miss in misses()) == [1, 1]
+
+
+def test_who_waits_for_misses_to_be_written_waits_for_those_that_the_thread_writes(
+    monkeypatch, compiled_here
+):
+    monkeypatch.setenv("AUTOCONV_ON_MISS", "predict")
+    note_misses, at_it, go_on = TuningDB.note_misses, threading.Event(), threading.Event()
+
+    def slowly(database: TuningDB, misses: Any) -> None:
+        at_it.set()
+        assert go_on.wait(60)
+        note_misses(database, misses)
+
+    monkeypatch.setattr(TuningDB, "note_misses", slowly)
+    with autoconv.recorded(DEVICE):
+        autoconv.conv1d(X, WEIGHT)
+        writing = threading.Thread(target=planner()._flush)
+        writing.start()
+        assert at_it.wait(60)
+        waiting_for_it = threading.Thread(target=autoconv.wait, args=(60,))
+        waiting_for_it.start()
+        waiting_for_it.join(1.0)
+        assert waiting_for_it.is_alive()
+        go_on.set()
+        for thread in (writing, waiting_for_it):
+            thread.join()
+    assert [miss.calls for miss in misses()] == [1]
 
 
 def test_a_hit_is_no_miss(remember):

@@ -13,6 +13,7 @@ from autoconv.device import find
 from autoconv.kernels.aten import ATEN
 from autoconv.lookup import Found
 from autoconv.problem import Problem
+from autoconv.sweep.outcomes import Unavailable
 from autoconv.tuning.ahead import TRUSTED, compiled_ahead
 
 PROBLEM = Problem(1, 16, 16, 1, 16)
@@ -70,6 +71,16 @@ def test_one_that_does_not_compile_is_told_as_a_trial():
     assert failed.error.startswith("CompilationError")
 
 
-def test_one_that_takes_too_long_is_told_as_a_trial():
-    failed = ahead(SITE, seconds=0.01)
+def test_one_that_takes_too_long_is_told_as_a_trial(tmp_path, monkeypatch):
+    hanging = tmp_path / "ptxas"
+    hanging.write_text("#!/bin/sh\nexec sleep 600\n")
+    hanging.chmod(0o755)
+    monkeypatch.setenv("TRITON_PTXAS_PATH", str(hanging))
+    failed = ahead(SITE, seconds=1.0)
     assert failed is not None and (failed.outcome, failed.samples_us) == ("timeout", ())
+
+
+def test_a_worker_that_starts_slowly_is_no_config_s_fault(monkeypatch):
+    monkeypatch.setattr("autoconv.sweep.process.START_SECONDS", 0.1)
+    with pytest.raises(Unavailable, match=r"took over 0\.1 s to start"):
+        ahead(SITE, seconds=0.01)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import UserDict
 from pathlib import Path
 
 import platformdirs
@@ -94,6 +95,22 @@ def test_child_environment_is_a_copy_with_extras(monkeypatch):
     child["AUTOCONV_DB"] = "other.db"
     assert os.environ["AUTOCONV_DB"] == "mine.db"
     assert "AUTOCONV_ON_MISS" not in os.environ
+
+
+def test_a_variable_unset_by_another_thread_meanwhile_is_left_out(monkeypatch):
+    """As a call does, for the time that Triton compiles, while the tuner's thread starts a worker."""
+
+    class Changing(UserDict[str, str]):
+        def __iter__(self):
+            names = list(self.data)
+            self.data.pop("TRITON_CACHE_DIR", None)
+            return iter(names)
+
+    changing = Changing({"AUTOCONV_DB": "mine.db", "TRITON_CACHE_DIR": "of a call"})
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(os, "environ", changing)
+        child = settings.child_environment(TRITON_INTERPRET="1")
+    assert child == {"AUTOCONV_DB": "mine.db", "TRITON_INTERPRET": "1"}
 
 
 def test_the_table_of_variables_is_the_variables_read():
