@@ -151,7 +151,8 @@ def show(problem: str, file: Path | None, device: str | None, best: int | None, 
     """Show what was tried on PROBLEM, the best first.
 
     In each layer, device and Triton, each trial has its time, how its speed compares with the best's, what
-    came of it, and what went wrong. Exit status 1: nothing was tried.
+    came of it, and what went wrong. What is outdated, of a kernel or a model that has changed since, has
+    places of its own after the others. Exit status 1: nothing was tried.
     """
     from autoconv.lookup.listing import sweeps
 
@@ -180,6 +181,7 @@ def tried_fields(one: Tried) -> dict[str, Any]:
         "kernel": one.kernel,
         "config": one.numbers,
         "outcome": one.trial.outcome,
+        "outdated": one.kind is not None and (one.kind.outdated or one.kind.foreign),
         "predicted_ms": milliseconds(one.trial.predicted_us),
         "measured_ms": None if one.trial.contended else milliseconds(one.trial.measured_us),
         "contended_ms": milliseconds(one.trial.measured_us) if one.trial.contended else None,
@@ -206,7 +208,9 @@ def _trial_cells(row: dict[str, Any]) -> dict[str, str]:
         "% of best": percent(row["best_pct"]),
         "kernel": row["kernel"],
         "config": numbers(row["config"]) if row["kernel"] != "aten" else "torch's own",
-        "outcome": row["outcome"] + (f": {row['error']}" if row["error"] else ""),
+        "outcome": row["outcome"]
+        + (", outdated" if row["outdated"] else "")
+        + (f": {row['error']}" if row["error"] else ""),
     }
 
 

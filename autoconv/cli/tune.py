@@ -98,7 +98,8 @@ def tune(
 
     The problem with the most time in it comes first, and without a GPU as many are tuned at once as there are
     cores. Ctrl-C and the end of the budget lose nothing that is finished: the same call goes on from there.
-    Exit status 1: no candidate of some problem passed its check, or the budget left some over.
+    Exit status 1: no candidate of some problem passed its check, a result could not be recorded, or the
+    budget left some over.
 
     On a Ray cluster as many are tuned at once as it has GPUs, or else cores, and this process alone writes
     what its nodes find.
@@ -136,7 +137,7 @@ def tune(
         note(told.so_far())
     if left:
         note(f"the budget left {left} of {len(wanted)} over; the same command goes on from there")
-    if told.failed or left:
+    if told.failed or told.unrecorded or left:
         raise SystemExit(1)
 
 

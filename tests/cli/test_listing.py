@@ -198,7 +198,15 @@ def test_what_does_not_compare_with_today_s_comes_after_it_with_places_of_its_ow
     ]  # fmt: skip
     record(tmp_path / "t.db", ODD, *(one.trial for one in found))
     rows = listed(run("db", "show", str(ODD), "--json", "--file", str(tmp_path / "t.db")))
-    assert [(row["config"]["BLOCK_L"], row["place"]) for row in rows] == [(32, 1), (64, 2), (16, 1)]
+    assert [(row["config"]["BLOCK_L"], row["place"], row["outdated"]) for row in rows] == [
+        (32, 1, False), (64, 2, False), (16, 1, True),
+    ]  # fmt: skip
+    person = run("db", "show", str(ODD), "--file", str(tmp_path / "t.db")).stdout
+    assert [line.rstrip().endswith("ok, outdated") for line in person.splitlines()[-3:]] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_two_versions_of_a_kernel_s_model_do_not_compare_either() -> None:

@@ -187,7 +187,7 @@ def test_what_no_file_took_stays_among_the_missed(
     other = replace(SMALL, L=4 * SMALL.L)
     note(miss(SMALL), miss(other))
     shown = run("tune", "--missed")
-    assert shown.exit_code == 0, shown.output
+    assert shown.exit_code == 1, shown.output
     assert shown.stderr.count(f"results of {other} are not recorded") == 1
     assert "the disk is full" in shown.stderr and f"results of {SMALL}" not in shown.stderr
     assert "2 of 2 ended, 1 of them not recorded" in shown.stderr
