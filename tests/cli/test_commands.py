@@ -248,7 +248,7 @@ def test_lookup_gives_what_would_serve_under_predict(tuned, run):
     )  # fmt: skip
     assert (near["kernel"], near["config"]) == (tuned.fields["kernel"], tuned.fields["config"])
     assert near["predicted_ms"] > 0 and near["measured_ms"] is None
-    far = one_object(run("lookup", "N=1,Cin=64,Cout=64,K=3,L=4096", "--device", "rtx4090", "--json"))
+    far = one_object(run("lookup", "N=1,Cin=64,Cout=64,K=33,L=4096", "--device", "rtx4090", "--json"))
     assert (far["found"], far["grade"], far["layer"], far["provenance"]) == (
         False, "default", "none", "predicted",
     )  # fmt: skip
