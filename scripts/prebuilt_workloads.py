@@ -6,8 +6,9 @@ tuning_db/prebuilt/models.json lists the layers by model, with where each was se
 calls it. Of the sizes of a module shape a few are swept whose buckets hold all of them, each with the
 shortest of shortlists. What is found is kept in build/prebuilt-DEVICE-tritonX.Y.db: a build that was
 interrupted, or that --limit cut short, goes on from there. Of each swept problem the winner's trial alone is
-written to tuning_db/prebuilt/DEVICE-tritonX.Y-workloads.jsonl at the end. Whenever a kernel's source or the
-cost model changes, what is outdated is swept anew.
+written to tuning_db/prebuilt/DEVICE-tritonX.Y-workloads.jsonl at the end. What that text has at the start is
+not swept again, so a build goes on in a new clone, too. Whenever a kernel's source or the cost model
+changes, what is outdated is swept anew.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.sweep import Job, Swept
 from autoconv.tuning.cover import cover
 from autoconv.tuning.tuner import no_progress
-from tuning_db import Layers, TuningDB, export_lines
+from tuning_db import DamagedError, Layers, TuningDB, export_lines, import_lines
 from tuning_db.ranking import best
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,13 +64,15 @@ def main() -> None:
     files = replace(
         settings.load(), database=ROOT / "build" / f"prebuilt-{name}.db", site_databases=(), override=None
     )
+    text = TEXTS / f"{name}-workloads.jsonl"
+    if text.exists():
+        take_up(text, files)
     problems = [problem for problem in listed(MODELS) if supporting(problem)]  # the others are torch's
     begun = time.monotonic()
     done = sum(1 for _ in build(problems, device, environment, files, given.lanes, given.limit))
     left = len(unserved(problems, environment, files))
     seconds = time.monotonic() - begun
     print(f"{done} sweeps in {seconds:.0f} s; {left} problems of {len(problems)} left")
-    text = TEXTS / f"{name}-workloads.jsonl"
     text.write_text("".join(winning_lines(files, environment)), encoding="utf-8")
     print(f"{text.name}: {text.stat().st_size / 1e6:.2f} MB")
 
@@ -83,6 +86,18 @@ def listed(path: Path) -> list[Problem]:
     return [
         Problem.parse(text) for text in sorted({text for one in models.values() for text in one["calls"]})
     ]
+
+
+def take_up(text: Path, files: Settings) -> None:
+    """Take over the winners that an earlier build wrote, maybe elsewhere.
+
+    Raises:
+        DamagedError: a line of the text is not as it was written.
+    """
+    with lookup.open_user(files) as database, text.open(encoding="utf-8") as lines:
+        summary = import_lines(database, lines)
+    if summary.quarantined:
+        raise DamagedError(text, summary.reasons[0], "restore it, or remove it to sweep all anew")
 
 
 def unserved(problems: Sequence[Problem], environment: Environment, files: Settings) -> list[Problem]:

@@ -24,7 +24,7 @@ from autoconv.lookup.published import MODELS
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from scripts import prebuilt_workloads as script
-from tuning_db import Layers, TuningDB
+from tuning_db import DamagedError, Layers, TuningDB
 from tuning_db.prebuilt.build import build as build_database
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "sweep"))
@@ -81,6 +81,26 @@ def test_a_build_goes_on_where_it_stopped_and_writes_the_winners_alone(
             found, best = known(packaged, problem), known(full, problem)
             assert found is not None and found.provenance == "predicted" and best is not None
             assert best.grade != "exact" or found.config == best.config, "its trial alone says who won"
+
+
+def test_a_build_without_its_database_goes_on_from_the_text(files: Settings, tmp_path: Path) -> None:
+    built(files)
+    text, anew = tmp_path / "rows.jsonl", replace(files, database=tmp_path / "anew.db")
+    text.write_text("".join(script.winning_lines(files, ENVIRONMENT)), encoding="utf-8")
+    for _ in range(2):
+        script.take_up(text, anew)
+    assert script.unserved(PROBLEMS, ENVIRONMENT, anew) == [] and built(anew) == 0
+    assert "".join(script.winning_lines(anew, ENVIRONMENT)) == text.read_text(encoding="utf-8")
+
+
+def test_a_text_that_was_changed_is_not_gone_on_from(files: Settings, tmp_path: Path) -> None:
+    built(files)
+    text, anew = tmp_path / "rows.jsonl", replace(files, database=tmp_path / "anew.db")
+    lines = "".join(script.winning_lines(files, ENVIRONMENT))
+    text.write_text(lines.replace('"BLOCK_L":', '"BLOCK_L":1', 1), encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(DamagedError, match=r"rows\.jsonl.*restore it"):
+            script.take_up(text, anew)
 
 
 def test_what_another_model_predicted_is_swept_anew(files: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
