@@ -33,8 +33,22 @@ PredictorOf = Callable[[str], str]
 """What predicts times of a kernel today: MODEL-KERNEL, of which MODEL is alike for all kernels."""
 
 
+class HasTimes:
+    """What has times of its own, microseconds, each None where there is none."""
+
+    measured_us: float | None
+    contended_us: float | None  # taken beside other work; where there is one, nothing was measured
+    predicted_us: float | None
+
+    @property
+    def times(self) -> dict[str, float]:
+        """The times that there are, microseconds, by what they rest on: of OF_ITS_OWN, in that order."""
+        times = {"measured": self.measured_us, "contended": self.contended_us, "predicted": self.predicted_us}
+        return {provenance: time for provenance, time in times.items() if time is not None}
+
+
 @dataclass(frozen=True)
-class Found:
+class Found(HasTimes):
     """A config for a problem, with where it came from and how well it fits."""
 
     config: Config
@@ -55,7 +69,7 @@ class Found:
     @property
     def has_time(self) -> bool:
         """Whether it has a time of its own, of whatever provenance."""
-        return (self.measured_us, self.contended_us, self.predicted_us) != (None, None, None)
+        return bool(self.times)
 
     def without_times(self) -> Found:
         """Return this where its times are another's: another size's, or another device's."""
@@ -63,7 +77,7 @@ class Found:
 
 
 class Times(TypedDict):
-    """The times of a `Found`, microseconds."""
+    """The times of what has them, by field."""
 
     measured_us: float | None
     predicted_us: float | None

@@ -15,7 +15,7 @@ from autoconv.environment import IDENTITY
 from autoconv.errors import ConfigError, ProblemError
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.source import source_of
-from autoconv.lookup.found import TIMED, PredictorOf, Times, times_of
+from autoconv.lookup.found import TIMED, HasTimes, PredictorOf, times_of
 from autoconv.problem import Problem
 from tuning_db import EnvironmentRecord, Layers, Trial, Winner
 from tuning_db.records import PROVENANCES
@@ -38,7 +38,7 @@ class _InEnvironment:
 
 
 @dataclass(frozen=True)
-class Entry(_InEnvironment):
+class Entry(_InEnvironment, HasTimes):
     """The best that one layer has of a problem in one environment."""
 
     problem: Problem
@@ -46,7 +46,9 @@ class Entry(_InEnvironment):
     layer: str
     config: Config
     provenance: str  # of PROVENANCES
-    times: Times
+    measured_us: float | None
+    predicted_us: float | None
+    contended_us: float | None
     default_us: float | None  # of the config that served without tuning, and that this one competed with
     floor_us: float | None  # None where nothing is known of the device
     today: bool  # whether it is of today's kernel, and of today's model where predicted
@@ -54,12 +56,7 @@ class Entry(_InEnvironment):
     @property
     def time_us(self) -> float:
         """The time that its place rests on."""
-        time = {
-            "measured": self.times["measured_us"],
-            "contended": self.times["contended_us"],
-            "predicted": self.times["predicted_us"],
-        }[self.provenance]
-        return math.inf if time is None else time
+        return self.times.get(self.provenance, math.inf)
 
     @property
     def floor_pct(self) -> float | None:
@@ -96,10 +93,17 @@ def _entry(layer: str, winner: Winner, problem: Problem, predictor_of: Predictor
         config.kernel
     )  # torch's own needs no torch to be told
     model = winner.provenance in TIMED or winner.predictor == predictor_of(config.kernel)
-    times = times_of(winner)
-    floor = floor_us(problem, device_of(winner.environment))
-    known = problem, winner.environment, layer, config, winner.provenance, times, winner.default_us, floor
-    return Entry(*known, today=ours and model)
+    return Entry(
+        problem,
+        winner.environment,
+        layer,
+        config,
+        winner.provenance,
+        **times_of(winner),
+        default_us=winner.default_us,
+        floor_us=floor_us(problem, device_of(winner.environment)),
+        today=ours and model,
+    )
 
 
 def device_of(environment: EnvironmentRecord) -> Device | None:

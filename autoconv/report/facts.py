@@ -18,7 +18,7 @@ from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.errors import ConfigError
 from autoconv.kernels.aten import ATEN
-from autoconv.lookup.found import same_device
+from autoconv.lookup.found import HasTimes, same_device
 from autoconv.lookup.listing import Sweep, Tried, sweeps
 from autoconv.problem import Problem
 from autoconv.sweep.candidates import best_guess
@@ -36,7 +36,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Point:
+class Point(HasTimes):
     """One config with its times; what they rest on is told by which of them there is."""
 
     config: Config
@@ -48,15 +48,12 @@ class Point:
     @property
     def provenance(self) -> str:
         """What its time rests on: "measured", "contended" or "predicted"."""
-        if self.measured_us is not None:
-            return "measured"
-        return "predicted" if self.contended_us is None else "contended"
+        return next(iter(self.times), "predicted")
 
     @property
     def time_us(self) -> float | None:
         """The measured time, or else the one taken beside other work, or else the predicted one."""
-        times = {"measured": self.measured_us, "contended": self.contended_us, "predicted": self.predicted_us}
-        return times[self.provenance]
+        return self.times.get(self.provenance)
 
 
 @dataclass(frozen=True)

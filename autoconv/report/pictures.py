@@ -84,10 +84,8 @@ def sweep(subject: Subject) -> str:
     figure, axes = _figure(1.3 + 0.21 * len(shown))
     for place, one in enumerate(shown):
         color = _color(one, subject)
-        times = {"measured": one.measured_us, "contended": one.contended_us, "predicted": one.predicted_us}
-        for provenance, time in times.items():
-            if time is not None:
-                axes.plot(time / 1e3, place, "o", color=color, markersize=7, **_FILLED[provenance])
+        for provenance, time in one.times.items():
+            axes.plot(time / 1e3, place, "o", color=color, markersize=7, **_FILLED[provenance])
     best = (subject.best.time_us or 0.0) / 1e3
     axes.axvspan(best, best * (1 + subject.tolerance), color=BEST, alpha=0.12, linewidth=0)
     _line(axes, subject.floor_us / 1e3, "floor", FLOOR)

@@ -184,8 +184,7 @@ class Background(Generic[P]):
             try:
                 thread.start()
             except RuntimeError as error:  # too many are there; the next request tries again
-                with suppress(RuntimeWarning):
-                    warn_once(f"the background tuner cannot be started now: {error}")
+                _warn(f"the background tuner cannot be started now: {error}")
             else:
                 self._thread = thread
         elif self._due() < self._asleep:  # else it would take the interpreter from a call, once a layer
@@ -282,7 +281,7 @@ class Background(Generic[P]):
             trial = failed_trial(task.config, answer, "compile")
             self._tuner.record(task.problem, job.environment, trial, origin="background")
             does_not = f"{task.config} does not compile for {job.device.name}"
-            warn_once(f"{does_not} ({answer.reason}); torch serves {task.problem}")
+            _warn(f"{does_not} ({answer.reason}); torch serves {task.problem}")
 
     def _tune(self, wanted: Wanted[P], pool: WorkerPool) -> None:
         """Sweep, unless something serves by now; then see to the plans that wait, of other sizes too."""
@@ -356,10 +355,15 @@ def _tried(task: Callable[..., object], *given: object) -> bool:
     except Cancelled:
         raise
     except Exception as error:  # processes, files, compilers
-        with suppress(RuntimeWarning):  # where a filter makes errors of warnings
-            warn_once(f"the background tuner gave up a task: {outcome_of(error).reason}")
+        _warn(f"the background tuner gave up a task: {outcome_of(error).reason}")
         return False
     return True
+
+
+def _warn(message: str) -> None:
+    """Warn, once a text; a filter that makes errors of warnings ends neither a call nor the thread."""
+    with suppress(RuntimeWarning):
+        warn_once(message)
 
 
 def _paused() -> bool:

@@ -129,7 +129,8 @@ def row(asked: Asked, tuner: Tuner, job: Job) -> Row:
     floor = floor_seconds(problem, device)
     if found is None:
         return Row(asked, device.name, None, None, "", torchs, floor, "", "nothing is tuned")
-    seconds, provenance = _time(found)
+    provenance, us = next(iter(found.times.items()), ("", None))
+    seconds = None if us is None else us / 1e6
     if found.config == ATEN:
         if torchs is not None:
             seconds, provenance = torchs, "measured"
@@ -138,17 +139,6 @@ def row(asked: Asked, tuner: Tuner, job: Job) -> Row:
     if seconds is None:
         seconds, provenance = predicted.seconds, "predicted"
     return Row(asked, device.name, found, seconds, provenance, torchs, floor, predicted.bound)
-
-
-def _time(found: Found) -> tuple[float | None, str]:
-    """Return the best of an entry's own times, in seconds, and its provenance."""
-    times = {
-        "measured": found.measured_us,
-        "contended": found.contended_us,
-        "predicted": found.predicted_us,
-    }
-    known = ((us / 1e6, provenance) for provenance, us in times.items() if us is not None)
-    return next(known, (None, ""))
 
 
 def _prediction(problem: Problem, config: Config, job: Job) -> Prediction:
