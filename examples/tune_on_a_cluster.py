@@ -23,7 +23,8 @@ def autoconv(*arguments: str, **settings: str) -> None:
 def tune(problems: Path, folder: Path, *options: str) -> None:
     """Tune this task's share of the problems."""
     task, tasks = int(os.environ.get("SLURM_PROCID", "0")), int(os.environ.get("SLURM_NTASKS", "1"))
-    share = problems.read_text(encoding="utf-8").split()[task::tasks]
+    lines = filter(None, map(str.strip, problems.read_text(encoding="utf-8").splitlines()))
+    share = list(lines)[task::tasks]
     folder.mkdir(parents=True, exist_ok=True)
     if share:
         autoconv("tune", *share, *options, AUTOCONV_DB=str(folder / f"task-{task}.db"))

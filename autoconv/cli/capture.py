@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -43,16 +44,20 @@ def capture(
     if not as_module and not Path(script).is_file():
         raise click.BadParameter(f"{printable(script)}: there is no such file", param_hint="SCRIPT")
     seen = capturing()
-    status = 1
-    try:
-        with _printing_to_stderr(), _fake(fake), seen:
-            status = _run(script, arguments, as_module)
-    finally:
-        with nullcontext(sys.stdout) if output is None else written(output) as file:
-            for one in seen.problems:
-                file.write(f"{json.dumps(one.to_json())}\n")
-        for left in seen.left:
-            note(f"left to torch: {left}")
+    interrupted = None
+    # Opened before: a program may take hours, and then it is late to say that nothing can be written.
+    with nullcontext(sys.stdout) if output is None else written(output) as file:
+        try:
+            with _printing_to_stderr(), _fake(fake), seen:
+                status = _run(script, arguments, as_module)
+        except KeyboardInterrupt as ctrl_c:
+            interrupted = ctrl_c
+        for one in seen.problems:
+            file.write(f"{json.dumps(one.to_json())}\n")
+    for left in seen.left:
+        note(f"left to torch: {left}")
+    if interrupted is not None:
+        raise interrupted
     raise SystemExit(status)
 
 
@@ -69,6 +74,9 @@ def _run(script: str, arguments: tuple[str, ...], as_module: bool) -> int:
         if ended.code is None or isinstance(ended.code, int):
             return ended.code or 0
         click.echo(ended.code, err=True)
+        return 1
+    except Exception:  # the program's, not this command's, whatever it is
+        traceback.print_exc()
         return 1
     return 0
 

@@ -24,6 +24,7 @@ def written(path: Path) -> Iterator[TextIO]:
         click.BadParameter: it cannot be opened.
         click.ClickException: writing failed; what was there is there still.
     """
+    path = path.absolute()  # the block may go elsewhere
     try:
         file, part = _begun(path)
     except OSError as error:

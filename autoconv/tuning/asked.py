@@ -78,8 +78,8 @@ def read(text: str, source: str) -> list[Asked]:
 
     A JSON object has the problem's text under "problem", or its fields, of which `transposed` may stand for
     op and `input_contiguous` for layout; "calls" or "count" says how often it is called, "modules", or
-    "model" and "layer", by whom. Other keys are passed over, and so are empty lines and those that begin
-    with #.
+    "model" and "layer", by whom. Other keys are passed over unless they resemble a field that is missing, and
+    so are empty lines and those that begin with #.
 
     Args:
         text: All of the file.
@@ -124,8 +124,17 @@ def _of_object(entry: Any) -> list[Asked]:
     calls = entry.get("calls", entry.get("count", 1))
     if type(calls) is not int or calls < 1:
         raise ProblemError("calls", calls, "is not a number of calls", "give a whole number from 1 on")
-    text = entry["problem"] if "problem" in entry else _as_text(entry)
-    return [replace(one, calls=calls, names=_names(entry)) for one in parsed(str(text))]
+    text = _text_alone(entry) if "problem" in entry else _as_text(entry)
+    return [replace(one, calls=calls, names=_names(entry)) for one in parsed(text)]
+
+
+def _text_alone(entry: Mapping[str, Any]) -> str:
+    """Return the text that an object has under "problem", which says all of the problem."""
+    for name in (*_FIELDS, *_SPELLINGS):
+        if name in entry:
+            remedy = "write it into the problem's text, or give all fields in its place"
+            raise ProblemError(name, entry[name], 'is given beside "problem"', remedy)
+    return str(entry["problem"])
 
 
 def _as_text(entry: Mapping[str, Any]) -> str:
@@ -141,17 +150,27 @@ def _as_text(entry: Mapping[str, Any]) -> str:
                 reason = "is not true or false" if field not in given else f"is given beside {field}"
                 raise ProblemError(name, entry[name], reason, f"give it alone, or give {field}")
             given[field] = values[entry[name]]
-    for name in entry.keys() - {*_FIELDS, *_SPELLINGS}:
-        near = suggestion(name, [field for field in _FIELDS if field not in given])
+    free = [field for field in _FIELDS if field not in given]
+    free += [name for name, (field, _) in _SPELLINGS.items() if field not in given]
+    for name in sorted(entry.keys() - {*_FIELDS, *_SPELLINGS}):
+        near = suggestion(name, free)
         if near:
             raise ProblemError(name, entry[name], f"is not a field{near}", "leave it out, or mend its name")
-    return ",".join(f"{name}={_value(value)}" for name, value in given.items())
+    return ",".join(f"{name}={_value(name, value)}" for name, value in given.items())
 
 
-def _value(value: object) -> str:
+def _value(name: str, value: object) -> str:
+    """Return a field's value as the text form has it."""
     if isinstance(value, list):
-        return ":".join(map(_value, value))
-    return str(int(value)) if isinstance(value, bool) else str(value)
+        return ":".join(_value(name, one) for one in value)
+    if isinstance(value, bool) and name == "bias":
+        return str(int(value))
+    text = str(value)
+    if isinstance(value, bool) or set(text) & set(",="):
+        raise ProblemError(
+            name, value, "is not one value of that field", "give a number or a name, as listed"
+        )
+    return text
 
 
 def _names(entry: Mapping[str, Any]) -> tuple[str, ...]:

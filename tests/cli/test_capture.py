@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 
 from autoconv.problem import Problem
 from autoconv.settings import child_environment
 from autoconv.tuning.asked import read
+
+Run = Callable[..., Result]
 
 PROGRAM = """
 import sys, torch
@@ -61,6 +65,45 @@ def test_what_was_seen_is_written_though_the_program_fails(program: Path, tmp_pa
     done = capture("--output", str(output), "--fake", str(program), "raise")
     assert (done.returncode, done.stdout) == (1, "") and "ZeroDivisionError" in done.stderr
     assert len(read(output.read_text(encoding="utf-8"), "f")) == 2
+
+
+def test_a_failure_of_the_program_is_told_as_python_does_and_the_file_is_where_it_was_named(
+    tmp_path: Path,
+) -> None:
+    """Of a kind that this command has words of its own for, after the program went to another folder."""
+    (tmp_path / "program.py").write_text(
+        "import os, torch\nos.chdir('/')\ntorch.nn.Conv1d(4, 8, 3)(torch.zeros(2, 4, 40))\n"
+        "raise ConnectionRefusedError(111, 'nobody answers')",
+        encoding="utf-8",
+    )
+    done = capture("--output", "seen.jsonl", "program.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.rstrip().endswith("ConnectionRefusedError: [Errno 111] nobody answers")
+    assert len(read((tmp_path / "seen.jsonl").read_text(encoding="utf-8"), "f")) == 1
+
+
+@pytest.mark.parametrize(
+    "raised", ["EOFError('no more')", "click.Abort()", "FieldError('a', 'b', 1, 'is', 'no')"]
+)
+def test_no_failure_of_the_program_is_taken_for_this_command_s(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    script = tmp_path / "program.py"
+    script.write_text(
+        f"import click\nfrom autoconv.errors import FieldError\nraise {raised}", encoding="utf-8"
+    )
+    shown = run("capture", str(script))
+    assert shown.exit_code == 1 and f"raise {raised}" in shown.stderr
+
+
+def test_where_nothing_can_be_written_the_program_is_not_run(run: Run, tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
+    shown = run("capture", "--output", str(tmp_path / "absent" / "seen.jsonl"), str(script))
+    assert shown.exit_code == 2 and "it cannot be written" in shown.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_module_is_run_as_python_does(program: Path) -> None:

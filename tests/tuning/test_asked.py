@@ -19,6 +19,7 @@ LAYER = {  # as published workloads have it
     "bias": True, "transposed": True, "output_padding": 0, "dtype": "float16", "input_contiguous": False,
     "L_out": 80, "flops": 1, "ideal_bytes": 1, "assumed": "dtype",
 }  # fmt: skip
+UNSPELT = {name: LAYER[name] for name in ("N", "Cin", "Cout", "K", "L")}
 PROBLEM = Problem(
     1, 16, 8, 4, 40, stride=2, padding=1, bias=True, op="conv_transpose", dtype="float16", layout="nlc"
 )
@@ -63,6 +64,19 @@ def test_a_list_of_misses_is_such_a_file() -> None:
         (json.dumps({**LAYER, "K": 3.5}), "f, line 1: K=3.5: is not a whole number"),
         ('{"N": 1, "Cin": 4, "Cout": 4, "K": 3, "L": 9, "stides": 2}',
          "f, line 1: stides=2: is not a field, did you mean stride?; leave it out"),
+        (json.dumps({**UNSPELT, "transpose": True}),
+         "f, line 1: transpose=True: is not a field, did you mean transposed?; leave it out"),
+        (json.dumps({**UNSPELT, "is_transposed": True}),
+         "f, line 1: is_transposed=True: is not a field, did you mean transposed?; leave it out"),
+        (json.dumps({**UNSPELT, "input_contigous": False}),
+         "f, line 1: input_contigous=False: is not a field, did you mean input_contiguous?; leave it out"),
+        (json.dumps({"problem": SMALL, "transposed": True}),
+         'f, line 1: transposed=True: is given beside "problem"; write it into'),
+        (json.dumps({"problem": SMALL, "dtype": "float16"}),
+         'f, line 1: dtype=float16: is given beside "problem"; write it into'),
+        (json.dumps({**LAYER, "N": True}), "f, line 1: N=True: is not one value of that field; give"),
+        (json.dumps({**LAYER, "dtype": "float16,stride=2"}),
+         "f, line 1: dtype=float16,stride=2: is not one value of that field;"),
         ('{"problem": "N=1,L=4..3"}', "f, line 1: L=4..3: ends before it begins; write L=3..4"),
     ],
 )  # fmt: skip
