@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from functools import lru_cache
+from typing import Any
 
 from autoconv import device as devices
 from autoconv.config import Config
@@ -43,7 +44,7 @@ def module_shape(problem: Problem) -> Shape:
 
 def serves(tuned: Problem, asked: Problem) -> bool:
     """Return whether `asked` lies in the bucket of `tuned`, a problem of the same module shape."""
-    return _near(tuned.L_out, asked.L_out) and _near(tuned.N * tuned.L_out, asked.N * asked.L_out)
+    return bool(near(tuned.L_out, asked.L_out) and near(tuned.N * tuned.L_out, asked.N * asked.L_out))
 
 
 def farness(tuned: Problem, asked: Problem) -> tuple[float, float, int, int, str]:
@@ -53,8 +54,9 @@ def farness(tuned: Problem, asked: Problem) -> tuple[float, float, int, int, str
     return of_columns, of_length, -columns, -length, tuned.key()
 
 
-def _near(one: int, other: int) -> bool:
-    return one <= FACTOR * other and other <= FACTOR * one
+def near(one: Any, other: Any) -> Any:
+    """Return whether two numbers, or those of two arrays, are within the factor of a bucket of each other."""
+    return (one <= FACTOR * other) & (other <= FACTOR * one)
 
 
 def _ratio(one: int, other: int) -> float:

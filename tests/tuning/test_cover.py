@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoconv.lookup.buckets import module_shape, serves
+from autoconv.lookup.buckets import module_shape, near, serves
 from autoconv.problem import Problem
 from autoconv.tuning.cover import cover
 
@@ -29,6 +30,15 @@ def test_the_fewest_are_chosen_and_each_module_shape_for_itself() -> None:
 
 def test_the_batch_counts_too() -> None:
     assert len(cover([*of_lengths(1000), *of_lengths(1000, batch=2), *of_lengths(1000, batch=16)])) == 2
+
+
+def test_of_thousands_of_lengths_no_pair_is_compared_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four thousand took a minute so, and a capture of a day's calls has as many."""
+    calls: list[None] = []
+    monkeypatch.setattr("autoconv.tuning.cover.near", lambda *pair: calls.append(None) or near(*pair))
+    asked = of_lengths(*range(1000, 9000, 2))
+    assert len(cover(asked)) == 2
+    assert len(calls) < 8 * len(asked)
 
 
 @given(st.lists(st.tuples(st.integers(1, 64), st.integers(1, 5000)), min_size=1, max_size=12))
