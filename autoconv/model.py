@@ -76,6 +76,7 @@ def tune(
     Raises:
         FieldError: an argument cannot be used, or the model refuses a size.
         DeviceError: no device has that name.
+        Unavailable: the machine is at fault, as where its disk is full; what was finished is recorded.
     """
     begun = time.monotonic()
     allowed, tried = seconds_of(budget), effort_called(effort)
@@ -114,7 +115,6 @@ class _Tuning:
             left = until - time.monotonic()
             with closing(tune_all(orders, self._tune_one, seconds=left, show=progress)) as results:
                 for ended in results:
-                    self.unfinished -= 1
                     self._take(ended)
 
     def _orders(self) -> list[Order]:
@@ -141,6 +141,9 @@ class _Tuning:
     def _take(self, ended: Ended) -> None:
         if isinstance(ended.error, Unavailable):
             raise ended.error
+        if ended.tuned is not None and ended.tuned.pending:
+            return
+        self.unfinished -= 1
         if ended.tuned is not None and ended.tuned.swept is not None:
             self.swept += 1
         if ended.tuned is None or ended.tuned.found is None:

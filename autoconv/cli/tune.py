@@ -24,6 +24,7 @@ from autoconv.errors import FieldError, ProblemError
 from autoconv.kernels.aten import ATEN
 from autoconv.kernels.registry import kernel as kernel_called
 from autoconv.lookup import HITS, open_user
+from autoconv.sweep.outcomes import GivenUp, Unavailable
 from autoconv.sweep.pool import WorkerPool
 from autoconv.tuning.accuracy import model_error_pct
 from tuning_db import TuningDBError
@@ -98,11 +99,11 @@ def tune(
 
     The problem with the most time in it comes first, and without a GPU as many are tuned at once as there are
     cores. Ctrl-C and the end of the budget lose nothing that is finished: the same call goes on from there.
-    Exit status 1: no candidate of some problem passed its check, a result could not be recorded, or the
-    budget left some over.
+    Exit status 1: no candidate of some problem passed its check, a result could not be recorded, or some
+    are left over, by the budget or because another process was sweeping them.
 
     On a Ray cluster as many are tuned at once as it has GPUs, or else cores, and this process alone writes
-    what its nodes find.
+    what its nodes find. A problem in whose sweeps three nodes were lost is given up, with exit status 1.
 
     With --missed the problems are those that calls asked for and did not find; each is forgotten when it is
     tuned. They are those of the GPU here, or, with no GPU, of every device that asked, each for its own.
@@ -127,17 +128,20 @@ def tune(
     try:
         with _cluster(address) if executor == "ray" and wanted else nullcontext() as cluster:
             _tune(wanted, orders, how, allowed, told, cluster)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Unavailable):
         note(f"{told.so_far()}; the same command goes on from there")
         raise
-    left = len(wanted) - told.ended
+    left = len(wanted) - told.ended - told.pending
     if len(wanted) > 1 and not as_json:
         print_summary(told.rows)
     if told.unrecorded and len(wanted) > 1:
         note(told.so_far())
+    if told.pending:
+        others = f"{told.pending} of {len(wanted)} are being swept by another process"
+        note(f"{others}; the same command tells what it found, or goes on in its place")
     if left:
         note(f"the budget left {left} of {len(wanted)} over; the same command goes on from there")
-    if told.failed or told.unrecorded or left:
+    if told.failed or told.unrecorded or told.pending or left:
         raise SystemExit(1)
 
 
@@ -174,11 +178,10 @@ def _tune(
         where: dict[str, Any] = {"pool": pool, "executor": cluster, "progress": progress}
         return tuner.tune(order.problem, order.job, content=order.content, **how, **where)
 
-    lanes = cluster.lanes if cluster else None
+    elsewhere: dict[str, Any] = {"lanes": cluster.lanes, "stop": cluster.close} if cluster else {}
     with (
         tuning_bar("tune") as show,
-        closing(tune_all(orders, tune_one, seconds=seconds, lanes=lanes, show=show)) as results,
-        closing(cluster) if cluster else nullcontext(),  # first, for the threads wait for what runs there
+        closing(tune_all(orders, tune_one, seconds=seconds, show=show, **elsewhere)) as results,
     ):
         for ended in results:
             told.take(ended)
@@ -194,6 +197,7 @@ class _Told:
         self._strict = strict
         self.rows: list[dict[str, Any]] = []
         self.ended = 0
+        self.pending = 0  # that another process sweeps
         self.unrecorded = 0  # of those that ended
         self.failed = False
 
@@ -208,9 +212,17 @@ class _Told:
         """Tell of one, and forget that it was missed where its result is recorded."""
         order, found = ended.order, ended.tuned.found if ended.tuned else None
         one = self._wanted[order.problem, order.job.device.name]
-        self.ended += 1
+        if ended.tuned is not None and ended.tuned.pending:
+            self.pending += 1
+            return
+        if isinstance(ended.error, GivenUp):
+            note(f"{one.problem} is given up: {ended.error}")
+            self.ended += 1
+            self.unrecorded += 1
+            return
         if ended.error is not None and (self._strict or not isinstance(ended.error, ProblemError)):
             raise ended.error
+        self.ended += 1
         if ended.error is not None:
             note(f"torch serves {one.problem}: {ended.error}")
         recorded = ended.tuned is None or _recorded(ended.tuned)

@@ -8,7 +8,9 @@ ran on it, which are gone on with elsewhere: what had ended is not tried again.
 from __future__ import annotations
 
 import logging
+import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,17 +24,19 @@ from ray.exceptions import (
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
+    RayError,
     RaySystemError,
     RayTaskError,
     WorkerCrashedError,
 )
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autoconv import gpu, settings
 from autoconv.environment import Environment
 from autoconv.lookup import records
 from autoconv.sweep.executor import Request, Sweep, requested
 from autoconv.sweep.ledger import Ledger
-from autoconv.sweep.outcomes import Unavailable
+from autoconv.sweep.outcomes import GivenUp, Unavailable, outcome_of
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.process import Cancelled
 from autoconv.sweep.recorder import Recording
@@ -44,6 +48,12 @@ ATTEMPTS = 3
 
 SLICE_SECONDS = 0.5
 """How long a node is waited for at a time: between two waits it is seen whether the cluster was closed."""
+
+ASK_SECONDS = 60.0
+"""How long nodes are waited for to say which GPUs they have; one whose GPUs are all in use says nothing."""
+
+MISSING_SECONDS = 300.0
+"""How long a cluster is waited for that has no node which could sweep: an autoscaler may be starting one."""
 
 _LOST = (NodeDiedError, ObjectLostError, OutOfMemoryError, RaySystemError, WorkerCrashedError)
 
@@ -160,14 +170,26 @@ def on_node(request: Request, known: Known, sweeper: Sweep) -> Iterator[Message]
 
 
 def _job_here(job: Job) -> Job:
-    """Return the job as this node can do it: measured where it has the device, in its own folders."""
-    job = replace(job, cache=settings.load().cache)
+    """Return the job as this node can do it: measured where it has the device, in its own folders.
+
+    Raises:
+        Unavailable: this node's compiler is not that of who asks, whose lookups would not find the results.
+    """
     found = gpu.current(0) if gpu.present() else None
-    if found is None or found.name != job.device.name:
-        return replace(job, on_gpu=False)
-    driver, power = gpu.driver_and_power(0)
-    here = Environment.current(found, cuda_driver=driver, power_limit_w=power)
-    return replace(job, on_gpu=True, environment=here, ordinal=0)
+    on_gpu = found is not None and found.name == job.device.name
+    driver, power = gpu.driver_and_power(0) if on_gpu else (None, None)
+    device = found if found is not None and on_gpu else job.device
+    here = Environment.current(device, cuda_driver=driver, power_limit_w=power)
+    if here.triton != job.environment.triton:
+        versions = f"Triton {here.triton_patch}, and who asks has {job.environment.triton_patch}"
+        raise Unavailable(f"the node {socket.gethostname()} has {versions}: install one version on all")
+    return replace(job, on_gpu=on_gpu, environment=here, ordinal=0, cache=settings.load().cache)
+
+
+def gpu_here() -> str | None:
+    """Return the name of this node's GPU, None where it has none that is known."""
+    found = gpu.current(0) if gpu.present() else None
+    return None if found is None else found.name
 
 
 # --- the one writer -------------------------------------------------------------------------------
@@ -221,7 +243,12 @@ class Writer:
 
 
 class Cluster:
-    """Runs sweeps on a Ray cluster, used as a context manager."""
+    """Runs sweeps on a Ray cluster, used as a context manager.
+
+    Attributes:
+        devices: names of the GPUs that its nodes have. A sweep goes to any node that is free, and one without
+            the device predicts: where results are to be measured, the nodes are of one kind.
+    """
 
     def __init__(self, address: str | None = None, *, sweeper: Sweep = sweep) -> None:
         """Join the cluster at `address`, or that of RAY_ADDRESS, or else start one on this machine.
@@ -237,8 +264,10 @@ class Cluster:
         if self._joined:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         self._gpus = int(ray.cluster_resources().get("GPU", 0))
+        self._kind = "GPU" if self._gpus else "CPU"
         needs = {"num_gpus": 1} if self._gpus else {"num_cpus": 1}
         self._remote = ray.remote(num_returns="streaming", max_retries=0, **needs)(on_node)
+        self.devices = _devices() if self._gpus else frozenset[str]()
 
     def __enter__(self) -> Cluster:
         """Return the cluster itself."""
@@ -275,7 +304,7 @@ class Cluster:
             except _LOST as lost:
                 _log.warning("the node that swept %s is lost (%s)", request.problem, type(lost).__name__)
                 request = replace(request, again=False)  # but for what is known since it was asked for
-        raise Unavailable(f"{ATTEMPTS} nodes were lost in sweeps of {request.problem}")
+        raise GivenUp(f"{ATTEMPTS} nodes were lost in sweeps of {request.problem}")
 
     def _swept(self, request: Request, writer: Writer, progress: Progress) -> Swept:
         for message in self._said(self._remote.remote(request, writer.known, self._sweeper)):
@@ -290,16 +319,40 @@ class Cluster:
 
     def _said(self, references: ray.ObjectRefGenerator) -> Iterator[Message]:
         """Yield what a node says as it comes, until this is closed."""
+        able = time.monotonic()  # when the cluster was last seen to be able to sweep
         while not self._closed.is_set():
             ready, _ = ray.wait([references], timeout=SLICE_SECONDS)
-            if not ready:
-                continue
-            reference = next(references, None)
-            if reference is None:
-                return
-            yield ray.get(reference)
+            if ready:
+                reference = next(references, None)
+                if reference is None:
+                    return
+                yield ray.get(reference)
+            if ready or ray.cluster_resources().get(self._kind, 0) >= 1:
+                able = time.monotonic()
+            elif time.monotonic() - able > MISSING_SECONDS:
+                ray.cancel(references)
+                raise Unavailable(f"no node of the Ray cluster has a {self._kind} any more; add one")
         ray.cancel(references)
         raise Cancelled
+
+
+def _devices() -> frozenset[str]:
+    """Ask each node that has GPUs which they are."""
+    ask = ray.remote(num_gpus=1, max_retries=0)(gpu_here)
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+    asked = [ask.options(scheduling_strategy=strategy).remote() for strategy in there]
+    answers, silent = ray.wait(asked, num_returns=len(asked), timeout=ASK_SECONDS)
+    found = set()
+    for answer in answers:
+        try:
+            found.add(ray.get(answer))
+        except RayError as error:
+            _log.warning("a node does not tell its GPU: %s", outcome_of(error).reason)
+    for one in silent:
+        _log.warning("a node does not tell its GPU within %.0f s; others may use it", ASK_SECONDS)
+        ray.cancel(one)
+    return frozenset(found - {None})
 
 
 def known_of(problem: ProblemRecord, database: Ledger) -> Known:

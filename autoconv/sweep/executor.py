@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,12 +32,17 @@ class Executor(Protocol):
     def lanes(self) -> int:
         """How many sweeps it runs at once."""
 
+    @property
+    def devices(self) -> Collection[str]:
+        """Names of the GPUs that it times on whatever this process has."""
+
     def sweep(self, request: Request, database: Ledger | None, progress: Progress) -> Swept:
         """Sweep, with every trial recorded in `database`, by this process, as it ends.
 
         Raises:
             Cancelled: the executor was closed meanwhile.
             ProblemError: no kernel runs this problem.
+            GivenUp: the machines that it was given to were lost.
             Unavailable: no machine is left that could do it.
         """
 
@@ -51,6 +56,7 @@ class Local:
 
     pool: WorkerPool
     lanes: int = 1
+    devices: Collection[str] = ()  # the jobs say where they run
 
     def sweep(self, request: Request, database: Ledger | None, progress: Progress) -> Swept:
         """Sweep here."""

@@ -57,6 +57,10 @@ class Unavailable(Outcome):
     """The machine's fault, or the moment's: memory, device, disk or permission is not to be had."""
 
 
+class GivenUp(Unavailable):
+    """The machines that had a problem were lost, one after the other: it may be at fault, others are not."""
+
+
 def outcome_of(error: BaseException) -> Failed | Unavailable:
     """Return whose fault it is that a task raised `error`; an Outcome is its own."""
     if isinstance(error, (Failed, Unavailable)):

@@ -97,7 +97,7 @@ class Report:
     sections: tuple[Section, ...]
     left: tuple[str, ...]  # convolutions that no kernel runs, a line each
     swept: int  # problems that were swept now
-    unfinished: int  # that the budget left over
+    unfinished: int  # that the budget left over, or another process is sweeping
     seconds: float
 
     @property
@@ -109,7 +109,7 @@ class Report:
         """A table for each device, batch size and length; what is left to torch; what tuning took."""
         took = f"{self.swept} sweeps in {self.seconds:.0f} s"
         if self.unfinished:
-            took += f"; the budget left {self.unfinished} over: the same call goes on with them"
+            took += f"; {self.unfinished} are left over: the same call goes on with them"
         left = [f"left to torch: {line}" for line in self.left]
         return "\n\n".join([*map(str, self.sections), "\n".join([*left, took])])
 

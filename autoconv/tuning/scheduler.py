@@ -60,6 +60,7 @@ def tune_all(
     lanes: int | None = None,
     pool: Callable[[int], WorkerPool] = WorkerPool,
     show: Show = no_progress,
+    stop: Callable[[], None] | None = None,
 ) -> Generator[Ended, None, None]:
     """Tune `orders`, that with the most time in it first, and yield each as it ends.
 
@@ -77,6 +78,8 @@ def tune_all(
         lanes: How many to tune at once, by default one for each core, or one where a GPU is used.
         pool: Makes a pool of so many workers of a kind.
         show: Told of the progress of all.
+        stop: Ends what `tune_one` has running elsewhere than in its workers; called at the end, however it
+            comes.
     """
     groups = _by_problem(orders)
     cores = min(MOST_LANES, os.cpu_count() or 1)
@@ -88,6 +91,8 @@ def tune_all(
         pools = SimpleQueue[WorkerPool]()
         for _ in range(lanes):
             pools.put(stack.enter_context(pool(max(1, cores // lanes))))
+        if stop is not None:
+            stack.callback(stop)
 
         def work(group: Sequence[Order]) -> None:
             workers = pools.get()

@@ -47,6 +47,7 @@ class Tuned:
 
     found: Found | None  # None: no candidate passed its check
     swept: Swept | None
+    pending: bool = False  # another process sweeps it; `found` serves until that has ended
 
 
 class Tuner:
@@ -162,13 +163,16 @@ class Tuner:
             ProblemError: no kernel runs this problem.
             Unavailable: the machine is at fault.
         """
+        if executor is not None and job.device.name in executor.devices:
+            job = replace(job, on_gpu=True)
         key = f"{problem.key()} {job.environment.hash}"
         with single_flight(self._settings.database, key, wait, self._warn) as mine:
             known = None if again else self.known(problem, job, ("exact",) if revalidate else content)
             if known is not None:
                 return Tuned(known, None)
             if not mine:
-                return Tuned(self.provisional(problem, job.environment, job.device), None)
+                found = self.provisional(problem, job.environment, job.device)
+                return Tuned(found, None, pending=True)
             first = self._priors(problem, job, pool)
             old = NOTHING_BEFORE
             if revalidate:
@@ -182,11 +186,11 @@ class Tuner:
         if swept.winner is None:
             self._in_vain.add((problem, job.environment))
             return Tuned(None, swept)
-        found = self._own(problem, job.environment) if swept.recorded else None
-        if found is None:
+        own = self._own(problem, job.environment) if swept.recorded else None
+        if own is None:
             self._shelf.remember(problem, job.environment, swept.trials)
-            found = _unwritten(swept.winner)
-        return Tuned(found, swept)
+            own = _unwritten(swept.winner)
+        return Tuned(own, swept)
 
     def _priors(self, problem: Problem, job: Job, pool: WorkerPool | None) -> list[Config]:
         """Return what a sweep tries first: what was best elsewhere for this problem, then for the nearest."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,16 @@ def test_the_budget_leaves_the_rest_over(run: Run, monkeypatch: pytest.MonkeyPat
     shown = run("tune", PROBLEM, LARGE, "--device", "l4", "--budget", "30m", "--json")
     assert (shown.exit_code, given) == (1, [1800.0])
     assert "the budget left 2 of 2 over; the same command goes on from there" in shown.stderr
+
+
+def test_what_another_process_sweeps_is_left_over(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guess that serves meanwhile is no result."""
+    monkeypatch.setattr(tuner, "FLIGHT_SECONDS", 0.0)
+    monkeypatch.setattr(tuner, "single_flight", lambda *_: nullcontext(enter_result=False))
+    shown = run("tune", PROBLEM, "--device", "l4", "--json")
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    assert "1 of 1 are being swept by another process; the same command tells what it found" in shown.stderr
+    assert "budget" not in shown.stderr
 
 
 @pytest.mark.parametrize(

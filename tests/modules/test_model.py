@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -122,6 +123,13 @@ def test_a_budget_that_left_all_over_shows_no_time(monkeypatch: pytest.MonkeyPat
     assert "2 without a time" in total and ", 2" not in total and report.unfinished == 2
 
 
+def test_what_another_process_sweeps_is_left_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoconv.tuning.tuner.single_flight", lambda *_: nullcontext(enter_result=False))
+    report = autoconv.tune(Vocoder().eval(), torch.randn(2, 8, 40), devices="l4")
+    assert (report.swept, report.unfinished, len(report.misses)) == (0, 2, 2)
+    assert str(report).endswith("2 are left over: the same call goes on with them")
+
+
 def test_a_time_that_was_measured_is_shown_as_that_beside_torch_s() -> None:
     problem, at = Problem(2, 8, 16, 3, 40), target("l4", print)
     config, _ = best_guess(problem, at.device)
@@ -228,7 +236,7 @@ def test_the_budget_leaves_the_rest_over_and_the_next_call_goes_on(
     monkeypatch.setattr("autoconv.model.tune_all", lambda orders, one, **_: tune_all(orders[:1], one))
     report = autoconv.tune(Vocoder().eval(), torch.randn(2, 8, 40), devices="l4", budget="8h")
     assert (report.swept, report.unfinished, len(report.misses)) == (1, 1, 1)
-    assert "the budget left 1 over" in str(report)
+    assert "1 are left over" in str(report)
     monkeypatch.setattr("autoconv.model.tune_all", tune_all)
     assert autoconv.tune(Vocoder().eval(), torch.randn(2, 8, 40), devices="l4").swept == 1
 

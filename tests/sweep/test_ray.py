@@ -15,11 +15,13 @@ from typing import Any, cast
 
 import pytest
 
+from autoconv import gpu
 from autoconv.errors import ProblemError
 from autoconv.lookup import open_user, records
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.executor import Request
+from autoconv.sweep.outcomes import Unavailable
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.process import Cancelled
 from autoconv.sweep.sweep import Job, sweep
@@ -165,6 +167,37 @@ def test_who_waits_when_the_cluster_is_closed_is_told(
         assert isinstance(waits.exception(100), Cancelled)
 
 
+def test_a_cluster_without_a_node_that_could_sweep_is_not_waited_for_without_end(
+    nodes: Nodes, job: Job, settings_for: SettingsFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoconv.sweep.cluster.MISSING_SECONDS", 1.0)
+    bare = ray.cluster_resources
+    monkeypatch.setattr(ray, "cluster_resources", lambda: bare() | {"GPU": 1.0})
+    monkeypatch.setattr("autoconv.sweep.cluster._devices", frozenset)
+    lost = Cluster(nodes.address, sweeper=scripted)  # its GPU is gone by the time of the sweep
+    monkeypatch.undo()
+    monkeypatch.setattr("autoconv.sweep.cluster.MISSING_SECONDS", 1.0)
+    tuner = Tuner(settings_for(tmp_path / "tuning.db"))
+    with pytest.raises(Unavailable, match="no node of the Ray cluster has a GPU any more"):
+        tuner.tune(PROBLEMS[0], job, executor=lost)
+
+
+def test_nodes_are_asked_for_their_gpus(nodes: Nodes) -> None:
+    """This machine has none, whatever its node says it has."""
+    node = nodes.add_node(num_gpus=1, num_cpus=0, object_store_memory=80 << 20)
+    try:
+        nodes.wait_for_nodes()
+        cluster = Cluster(nodes.address, sweeper=scripted)
+        assert (cluster.lanes, set(cluster.devices)) == (1, present_here())
+    finally:
+        nodes.remove_node(node)
+
+
+def present_here() -> set[str]:
+    found = gpu.current(0) if gpu.present() else None
+    return set() if found is None else {found.name}
+
+
 # --- who writes, and what nodes are told, without a cluster ---------------------------------------
 
 
@@ -226,6 +259,23 @@ def take_in_turn(writer: Writer, run: RunRecord, outcomes: list[str]) -> None:
     for outcome in outcomes:
         writer.take(Added(run.id, Trial({"kernel": "dense"}, outcome, predicted_us=1.0)))
     writer.take(Finished(run.id))
+
+
+def test_a_node_with_another_compiler_is_refused(small: Problem, job: Job) -> None:
+    """What it finds would be filed as found by the Triton of who asks."""
+    elsewhere = replace(job.environment, triton="3.1", triton_patch="3.1.0")
+    (said,) = on_node(Request(small, replace(job, environment=elsewhere)), Known(), here)
+    assert isinstance(said, Unavailable)
+    assert f"has Triton {job.environment.triton_patch}, and who asks has 3.1.0" in said.reason
+
+
+def test_what_a_node_predicts_is_filed_without_the_driver_of_who_asks(
+    small: Problem, job: Job, database: TuningDB
+) -> None:
+    asks = replace(job, environment=replace(job.environment, cuda_driver="580.1", power_limit_w=450))
+    said = on_node(Request(small, asks), Known(), here)
+    (started,) = (one for one in said if isinstance(one, Started))
+    assert started.run.environment == records(small, job.environment)[1]
 
 
 def test_every_run_that_a_sweep_needed_ends(small: Problem, job: Job, database: TuningDB) -> None:

@@ -135,6 +135,21 @@ def test_closing_ends_what_is_in_work_at_once() -> None:
     assert len(seen) <= 2
 
 
+@pytest.mark.parametrize("wanted", [1, 3])
+def test_what_runs_elsewhere_is_stopped_before_threads_are_waited_for(wanted: int) -> None:
+    stopped = threading.Event()
+    made: Any = Pool
+
+    def tune_one(order: Order, pool: Any, progress: Any) -> Tuned:
+        if order.worth < wanted:
+            assert stopped.wait(60), "nobody stopped it"
+        return DONE
+
+    with closing(tune_all(orders(3, 2, 1), tune_one, lanes=1, pool=made, stop=stopped.set)) as results:
+        assert next(results).order.worth == 3
+    assert stopped.is_set()
+
+
 def test_progress_adds_up_and_never_goes_back() -> None:
     told: list[tuple[float, int]] = []
 
