@@ -74,21 +74,21 @@ def _autotune(traced: Traced, kernel: Kernel, configs: Sequence[Config], names: 
     """
     main = next(launch for launch in traced.launches if launch.jit is kernel.jit)
     key: list[str] = []
-    told: set[Any] = set()  # the sizes that the key knows of
+    told: set[Any] = set()  # the sizes that the key has as they are; one in units of what divides it is not
     for name, value in main.keywords.items():
         of = {part.of for part in parts_of(value) if not part.operands} - {*X_STRIDES}
         if type(value_of(value)) is int and not of <= told:
-            told |= of
             key.append(name)
+            if not value.operands:
+                told |= of
     quoted = [f'"{name}"' for name in key]
-    *lines, last = declared_with(f"{INDENT}key=[", quoted, "]")
+    lines = declared_with(f"{INDENT}key=[", quoted, "],")
     return [
         "@triton.autotune(",
         f"{INDENT}configs=[",
         *(f"{INDENT * 2}{_config(kernel, config, names)}," for config in configs),
         f"{INDENT}],",
         *lines,
-        f"{last},",
         ")",
     ]
 

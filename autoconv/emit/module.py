@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autoconv.emit.kinds import Kind, declared
-from autoconv.emit.layout import declared_with, enclosed, indented
+from autoconv.emit.layout import INDENT, declared_with, enclosed, indented
 from autoconv.emit.tracing import parameters
 from autoconv.problem import Problem
 
@@ -91,7 +91,8 @@ def module(problem: Problem, kind: Kind) -> list[str]:
     theirs = [f"{one}={one}" for one in window if one != "activation" and not (pair and one == "padding")]
     made = ["in_channels", "out_channels", "kernel_size", *theirs, "bias=bias"]
     what = "its weight's gradient computed" if problem.op == "conv_weight" else "computed"
-    given = ["x", f"self.{own}.weight", f"self.{own}.bias", "*self.window"]
+    tensors = ["x", f"self.{own}.weight", f"self.{own}.bias"]
+    given = [*tensors, "*self.window"]
     by_torch = [f"            return self.{own}(x)"]
     if problem.op == "conv_weight" and pair:
         by_torch = [f"            return self.{own}(nn.functional.pad(x, self.window[1]))"]
@@ -111,6 +112,12 @@ def module(problem: Problem, kind: Kind) -> list[str]:
         *indented(["def forward(self, x: torch.Tensor) -> torch.Tensor:"]),
         *indented(["if not x.is_cuda or x.dim() != 3:"], 2),
         *by_torch,
-        *indented(["with torch.cuda.device_of(x):  # which need not be the current one"], 2),
-        *enclosed("            return Convolution.apply(", given, ")"),
+        *indented([
+            f"given = [{', '.join(tensors)}]",
+            'if torch.is_autocast_enabled("cuda"):',
+            f'{INDENT}dtype = torch.get_autocast_dtype("cuda")',
+            f"{INDENT}given = [one if one is None else one.to(dtype) for one in given]",
+            "with torch.cuda.device_of(x):  # which need not be the current one",
+            f"{INDENT}return Convolution.apply(*given, *self.window)",
+        ], 2),
     ]  # fmt: skip

@@ -78,15 +78,17 @@ def by_kernel(kernel: Kernel, problem: Problem, kind: Kind, traced: Traced, tuni
     names.update({one.key: name for name, one in locals_.items()})
     names[("//", (kind.of_group,), ("groups",))] = f"{kind.of_group.lower()}_g"
     opening = [
-        f'"""Return {kind.gives}."""',
         "N, Cin, L = x.shape",
         *kind.unpacking,
         *(["left, right = padding"] if isinstance(problem.padding, tuple) else []),
         f"L_out = {text_of(traced.L_out)}",
     ]
     lines = [
+        f'{INDENT}"""Return {kind.gives}."""',
+        f"{INDENT}# Torch computes what the kernel does not run, and refuses what is wrong.",
+        *_by_torch_if(_no_window(problem), problem, kind, operands),
         *indented(opening),
-        *_left_to_torch(problem, kind, traced, operands),
+        *_by_torch_if(_not_run(problem, kind, traced), problem, kind, operands),
         "",
         *indented(_packed(problem, kind)),
         *(f"{INDENT}{tile} = {tuning.config.tiles[tile]}" for tile in kernel.tiles if tile in held),
@@ -127,20 +129,38 @@ def _head(opening: str, problem: Problem, kind: Kind, *, defaults: bool) -> tupl
     return declared_with(opening, [*typed, *further], ") -> torch.Tensor:"), operands
 
 
-def _left_to_torch(problem: Problem, kind: Kind, traced: Traced, operands: Sequence[str]) -> list[str]:
-    """Return the statement that has torch compute, or refuse, what the kernel does not run."""
-    tests = [
+def _by_torch_if(
+    tests: Sequence[Sequence[str]], problem: Problem, kind: Kind, operands: Sequence[str]
+) -> list[str]:
+    """Return the statement that leaves the call to torch where one of the tests holds."""
+    return [
+        *either(f"{INDENT}if", tests, ":"),
+        *enclosed(f"{INDENT * 2}return {kind.name}_torch(", [*operands, *parameters(problem)], ")"),
+    ]
+
+
+def _no_window(problem: Problem) -> list[list[str]]:
+    """Return the tests that the numbers make no window, before any size is computed of them."""
+    least = {"kernel_size": 1, "stride": 1, "dilation": 1, "groups": 1, "padding": 0, "output_padding": 0}
+    pair = isinstance(problem.padding, tuple)
+    shown = {name: f"min({name})" if pair and name == "padding" else name for name in least}
+    tests = [[f"{shown[name]} < {least[name]}"] for name in parameters(problem) if name in least]
+    return tests + [["output_padding >= max(stride, dilation)"]] * (problem.op == "conv_transpose")
+
+
+def _not_run(problem: Problem, kind: Kind, traced: Traced) -> list[list[str]]:
+    """Return the tests that the kernel does not run tensors of these dtypes and sizes."""
+    second = kind.tensors["w"]
+    bias = ["(bias is not None and (bias.shape != (Cout,) or bias.dtype != x.dtype))"]
+    return [
+        ["x.dtype not in (torch.float32, torch.float16, torch.bfloat16)"],
+        [f"{second}.dtype != x.dtype"],
         *([one] for one in kind.refused),
-        *([["(bias is not None and bias.shape != (Cout,))"]] if "b" in kind.tensors else []),
-        [f"0 in (*x.shape, *{kind.tensors['w']}.shape)"],
+        *([bias] if "b" in kind.tensors else []),
+        [f"0 in (*x.shape, *{second}.shape)"],
         ["L_out < 1"],
         *([[known_activations()]] if "activation" in parameters(problem) else []),
         *(denied(condition) for condition in traced.conditions),
-    ]
-    return [
-        f"{INDENT}# Torch computes what the kernel does not run, and refuses what is wrong.",
-        *either(f"{INDENT}if", tests, ":"),
-        *enclosed(f"{INDENT * 2}return {kind.name}_torch(", [*operands, *parameters(problem)], ")"),
     ]
 
 

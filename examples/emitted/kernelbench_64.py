@@ -253,13 +253,23 @@ def conv_transpose1d_triton(
     output_padding: int = 0,
 ) -> torch.Tensor:
     """Return y (N, Cout, L_out) from x (N, Cin, L), weight (Cin, Cout, K) and bias (Cout,)."""
+    # Torch computes what the kernel does not run, and refuses what is wrong.
+    if (
+        stride < 1
+        or padding < 0
+        or dilation < 1
+        or output_padding < 0
+        or output_padding >= max(stride, dilation)
+    ):
+        return conv_transpose1d_torch(x, weight, bias, stride, padding, dilation, output_padding)
     N, Cin, L = x.shape
     Cin_w, Cout, K = weight.shape
     L_out = (L - 1) * stride - 2 * padding + dilation * (K - 1) + 1 + output_padding
-    # Torch computes what the kernel does not run, and refuses what is wrong.
     if (
-        Cin != Cin_w
-        or (bias is not None and bias.shape != (Cout,))
+        x.dtype not in (torch.float32, torch.float16, torch.bfloat16)
+        or weight.dtype != x.dtype
+        or Cin != Cin_w
+        or (bias is not None and (bias.shape != (Cout,) or bias.dtype != x.dtype))
         or 0 in (*x.shape, *weight.shape)
         or L_out < 1
         or stride != 1
@@ -384,7 +394,9 @@ class ModelNew(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not x.is_cuda or x.dim() != 3:
             return self.conv1d_transpose(x)
+        given = [x, self.conv1d_transpose.weight, self.conv1d_transpose.bias]
+        if torch.is_autocast_enabled("cuda"):
+            dtype = torch.get_autocast_dtype("cuda")
+            given = [one if one is None else one.to(dtype) for one in given]
         with torch.cuda.device_of(x):  # which need not be the current one
-            return Convolution.apply(
-                x, self.conv1d_transpose.weight, self.conv1d_transpose.bias, *self.window
-            )
+            return Convolution.apply(*given, *self.window)

@@ -107,6 +107,65 @@ def test_a_model_has_the_results_and_the_gradients_of_torchs(
         torch.testing.assert_close(by_kernel.as_subclass(torch.Tensor), by_torch, rtol=1e-3, atol=1e-3)
 
 
+def test_a_model_casts_as_autocast_does(tmp_path: Path) -> None:
+    """Its weights are float32, and a layer before it handed it half."""
+    problem = CASES[1]
+    text = emitted(kernels()["tap_major"], problem, [config_of("tap_major", problem)])
+    model = load(text, tmp_path / "t.py").ModelNew(problem.Cin, problem.Cout, problem.K, padding=1, bias=True)
+    x = torch.randn(problem.x_shape).half()
+    before = torch.is_autocast_enabled("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        with torch.no_grad():
+            y = model(x.as_subclass(OnGPU)).as_subclass(torch.Tensor)
+    finally:
+        torch.set_autocast_enabled("cuda", before)
+    assert y.dtype == torch.float16
+    torch.testing.assert_close(y.float(), model.conv1d.half()(x).float(), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(("name", "problem"), BY_KERNEL)
+def test_what_is_no_window_is_refused_as_torch_does(name: str, problem: Problem, tmp_path: Path) -> None:
+    module = load(emitted(kernels()[name], problem, [config_of(name, problem)]), tmp_path / f"{name}.py")
+    given, numbers = tensors(problem), window(problem)
+    wrong = [
+        *[(field, 0) for field in ("stride", "dilation", "groups", "kernel_size")],
+        *[("padding", -1), ("output_padding", -1), ("output_padding", 9)],
+    ]
+    for field, value in wrong:
+        if field not in numbers or (field == "padding" and isinstance(numbers[field], tuple)):
+            continue
+        by_torch, ours = (
+            outcome(wrapper(module, problem, by), operands(problem, given), {**numbers, field: value})
+            for by in ("torch", "triton")
+        )
+        assert ours == by_torch, f"{field}={value}"
+
+
+def outcome(conv: Any, given: list[Any], call: dict[str, Any]) -> object:
+    """What torch says, or the result."""
+    try:
+        return conv(*given, **call).tolist()
+    except (RuntimeError, ValueError) as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(("name", "problem"), BY_KERNEL)
+def test_other_dtypes_are_torch_s_and_so_is_to_refuse_a_mixture(
+    name: str, problem: Problem, tmp_path: Path
+) -> None:
+    module = load(emitted(kernels()[name], problem, [config_of(name, problem)]), tmp_path / f"{name}.py")
+    conv, given = wrapper(module, problem), tensors(problem, dtype="float64")
+    y = conv(*operands(problem, given), **window(problem))
+    torch.testing.assert_close(y, expected(problem, given), rtol=1e-12, atol=1e-12)
+    for place, one in enumerate(operands(problem, tensors(problem))):
+        if one is not None:
+            mixed = operands(problem, tensors(problem))
+            mixed[place] = one.half()
+            with pytest.raises(RuntimeError):
+                conv(*mixed, **window(problem))
+
+
 def test_what_the_kernel_does_not_run_torch_does(tmp_path: Path) -> None:
     problem = CASES[1]
     module = load(

@@ -121,6 +121,25 @@ def test_no_file_sets_a_number_of_its_config_twice(folder: Path) -> None:
         assert all(name.startswith("BLOCK_") for name in in_configs)
 
 
+@pytest.mark.parametrize("name", ["dense", "tap_major", "pointwise"])
+def test_a_file_that_tunes_itself_does_so_anew_for_each_length(name: str) -> None:
+    """125 and 2000 are 125 units each, of 1 and of 16."""
+    kernel = kernels()[name]
+    lengths = (125, 250, 1000, 2000)
+    taps = 1 if name == "pointwise" else 3
+    problems = [Problem(1, 64, 64, taps, length, padding=taps // 2, dtype="float16") for length in lengths]
+    configs = first_configs(name, problems[0], 2)
+    (call,) = (
+        node
+        for node in ast.walk(ast.parse(emitted(kernel, problems[0], configs, "launch")))
+        if isinstance(node, ast.Call) and called(node) == "triton.autotune"
+    )
+    (names,) = (ast.literal_eval(word.value) for word in call.keywords if word.arg == "key")
+    launches = [kernel.main_launch(problem, configs[0]).keywords for problem in problems]
+    keys = {tuple(keywords[name] for name in names) for keywords in launches}
+    assert len(keys) == len(lengths)
+
+
 def called(node: ast.Call) -> str:
     return ast.unparse(node.func)
 
