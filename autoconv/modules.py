@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]  # TorchScript compiles what runs where True
 from torch.nn import functional
+from torch.nn.modules.module import _has_any_global_hook
 
 from autoconv.ops import conv1d, conv_transpose1d
 from autoconv.settings import on_miss
@@ -19,9 +20,9 @@ def parameters_of(module: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     Both are found in nn.Module.__getattr__ otherwise, which takes 0.9 us each time under torch 2.13. What is
     no parameter of this module's own is there as ever: a property, or a tensor that a hook has set.
     """
-    own = module._parameters
-    weight = own["weight"] if "weight" in own else module.weight  # noqa: SIM401 - get would read both
-    return weight, own["bias"] if "bias" in own else module.bias  # noqa: SIM401
+    own, cls = module._parameters, type(module)
+    weight = own["weight"] if "weight" in own and not hasattr(cls, "weight") else module.weight
+    return weight, own["bias"] if "bias" in own and not hasattr(cls, "bias") else module.bias
 
 
 def _is_plain(held: Any) -> bool:
@@ -29,10 +30,14 @@ def _is_plain(held: Any) -> bool:
 
     Hooks may compute the weight, as `torch.nn.utils.weight_norm` has it.
     """
+    cls = type(held)
     return (
-        type(held).forward is nn.Conv1d.forward
-        and not held._forward_pre_hooks
-        and not held._forward_hooks
+        cls.forward is nn.Conv1d.forward
+        and cls._conv_forward is nn.Conv1d._conv_forward
+        and "forward" not in held.__dict__
+        and not (held._forward_pre_hooks or held._forward_hooks)
+        and not (held._backward_pre_hooks or held._backward_hooks)
+        and not _has_any_global_hook()
         and held.padding_mode == "zeros"
     )
 
@@ -60,13 +65,14 @@ class Conv1d(nn.Conv1d):
             "gelu", "silu" or "tanh". All other arguments are torch.nn.Conv1d's.
     """
 
-    __constants__ = [*nn.Conv1d.__constants__, "activation"]  # noqa: RUF012 - of TorchScript, as torch has it
-    activation = "none"  # of a module that was swapped, whose __init__ was nn.Conv1d's
-    on_miss: str | None = None  # the policy on misses of this module alone, which `accelerate` may set
+    __constants__ = [*nn.Conv1d.__constants__, "_fused"]  # noqa: RUF012 - of TorchScript, as torch has it
+    # Of a module that was swapped, whose __init__ was another: by names that no such module has for its own.
+    _fused = "none"  # the activation
+    _on_miss: str | None = None  # the policy on misses of this module alone, which `accelerate` may set
 
     def __init__(self, *args: Any, activation: str = "none", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.activation = activation
+        self._fused = activation
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the convolution of input, (N, Cin, L) or (Cin, L)."""
@@ -83,16 +89,16 @@ class Conv1d(nn.Conv1d):
                 input = functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
                 padding = 0
             window = self.stride, padding, self.dilation, self.groups
-            if self.on_miss is None:
-                return conv1d(input, weight, bias, *window, activation=self.activation)
-            with on_miss(self.on_miss):
-                return conv1d(input, weight, bias, *window, activation=self.activation)
+            if self._on_miss is None:
+                return conv1d(input, weight, bias, *window, activation=self._fused)
+            with on_miss(self._on_miss):
+                return conv1d(input, weight, bias, *window, activation=self._fused)
         if self.padding_mode != "zeros":
             input = functional.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
             y = functional.conv1d(input, weight, bias, self.stride, 0, self.dilation, self.groups)
         else:
             y = functional.conv1d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        return _activated(y, self.activation)
+        return _activated(y, self._fused)
 
 
 class ConvTranspose1d(nn.ConvTranspose1d):
@@ -105,13 +111,13 @@ class ConvTranspose1d(nn.ConvTranspose1d):
     if TYPE_CHECKING:  # it takes tuples too; and TorchScript reads what is said of types inside forward
         _output_padding: Any
 
-    __constants__ = [*nn.ConvTranspose1d.__constants__, "activation"]  # noqa: RUF012
-    activation = "none"
-    on_miss: str | None = None
+    __constants__ = [*nn.ConvTranspose1d.__constants__, "_fused"]  # noqa: RUF012
+    _fused = "none"
+    _on_miss: str | None = None
 
     def __init__(self, *args: Any, activation: str = "none", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.activation = activation
+        self._fused = activation
 
     def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         """Return the transposed convolution of input, (N, Cin, L) or (Cin, L)."""
@@ -122,14 +128,14 @@ class ConvTranspose1d(nn.ConvTranspose1d):
         if not is_scripting():
             window: Any = self.stride, self.padding, tuple(extra), self.groups, self.dilation
             weight, bias = parameters_of(self)
-            if self.on_miss is None:
-                return conv_transpose1d(input, weight, bias, *window, activation=self.activation)
-            with on_miss(self.on_miss):
-                return conv_transpose1d(input, weight, bias, *window, activation=self.activation)
+            if self._on_miss is None:
+                return conv_transpose1d(input, weight, bias, *window, activation=self._fused)
+            with on_miss(self._on_miss):
+                return conv_transpose1d(input, weight, bias, *window, activation=self._fused)
         y = functional.conv_transpose1d(
             input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
         )
-        return _activated(y, self.activation)
+        return _activated(y, self._fused)
 
 
 def told(name: str) -> str:

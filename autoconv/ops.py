@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.overrides import handle_torch_function
 
-from autoconv import library, serving
+from autoconv import library, serving, settings
 from autoconv.dispatch.launchers import ACTIVATIONS
 from autoconv.dispatch.signature import DTYPES, NO_MEMORY, precision_setting, window
 from autoconv.errors import ProblemError
@@ -33,6 +33,7 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_mode = torch._C._is_torch_function_mode_enabled
 _any_autocast = torch._C._is_any_autocast_enabled
 _grad_enabled = torch.is_grad_enabled
+_policy = settings.policy
 
 
 def conv1d(
@@ -66,7 +67,7 @@ def conv1d(
             torch.nn.functional has it by default. Fused into the kernel where no gradient is wanted.
 
     Returns:
-        (N, Cout, L_out) or (Cout, L_out), contiguous, of the input's dtype.
+        (N, Cout, L_out) or (Cout, L_out), of the input's dtype; of CUDA tensors contiguous, whoever serves.
 
     Raises:
         RuntimeError: whatever torch.nn.functional.conv1d raises for the same arguments.
@@ -103,7 +104,7 @@ def conv_transpose1d(
         activation: As in `conv1d`.
 
     Returns:
-        (N, Cout, L_out) or (Cout, L_out), contiguous, of the input's dtype.
+        As `conv1d`.
 
     Raises:
         RuntimeError: whatever torch.nn.functional.conv_transpose1d raises for the same arguments.
@@ -149,6 +150,7 @@ def _convolved(
         and x_at > NO_MEMORY < w_at
         and (bias is None or (not (b_at := bias.data_ptr()) & 15 and b_at > NO_MEMORY))
         and (last.precision is None or last.precision == precision_setting())
+        and last.policy is _policy.name
     ):
         plan = last.plan
         plan.calls += 1

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from autoconv import settings
+from autoconv.dispatch.apart import raised_by_a_handler
+from autoconv.errors import SettingError
 
 if TYPE_CHECKING:
     from autoconv.dispatch.dispatcher import Dispatcher
@@ -33,9 +35,9 @@ class _Making(threading.local):
 
     lock = threading.RLock()
     held = False
-    cut_off = (
-        False  # this is a child forked, after all, while another thread imported: it leaves all to torch
-    )
+    cut_off = False
+    """Whether this process leaves all to torch: no dispatcher can be made, or it is a child that was forked,
+    after all, while another thread imported."""
 
     def before_fork(self) -> None:
         self.held = _Making.lock.acquire(timeout=FORK_SECONDS)
@@ -139,16 +141,30 @@ def wait(timeout: float | None = None) -> bool:
 
 
 def made_for(x: torch.Tensor) -> Dispatcher | None:
-    """Make this process's dispatcher, if `x` is one for it to serve."""
+    """Make this process's dispatcher, if `x` is one for it to serve and it can be made; else torch serves."""
     if not x.is_cuda or _making.cut_off:
         return None
+    with _making.lock:
+        if current is None and not _making.cut_off:
+            try:
+                _put(_dispatcher(), _watches)
+            except SettingError:
+                raise
+            except Exception as error:  # as where Triton cannot be imported: a convolution must not fail
+                if raised_by_a_handler(error):
+                    raise
+                _Making.cut_off = True
+                from autoconv.lookup import warn_once
+
+                warn_once(f"no kernel can be launched, torch serves all: {type(error).__name__}: {error}")
+        return current
+
+
+def _dispatcher() -> Dispatcher:
     from autoconv.dispatch.dispatcher import Dispatcher
     from autoconv.dispatch.machines import Cuda
 
-    with _making.lock:
-        if current is None:
-            _put(Dispatcher(Cuda(), settings.load()), _watches)
-        return current
+    return Dispatcher(Cuda(), settings.load())
 
 
 @contextmanager

@@ -68,26 +68,27 @@ class Settings:
 _override: Path | None = None
 
 
-class _Policy(threading.local):
+class Policy(threading.local):
+    """The policy that `on_miss` put in force in this thread.
+
+    Attributes:
+        name: of ON_MISS; None where it is that of the settings.
+    """
+
     name: str | None = None
 
 
-_policy = _Policy()
+policy = Policy()
 
 
 @contextmanager
-def on_miss(policy: str) -> Iterator[None]:
-    """Have `policy`, one of ON_MISS, be in force for what this thread calls first during the block."""
-    before, _policy.name = _policy.name, policy
+def on_miss(name: str) -> Iterator[None]:
+    """Have the policy of this name, one of ON_MISS, be in force for what this thread calls in the block."""
+    before, policy.name = policy.name, name
     try:
         yield
     finally:
-        _policy.name = before
-
-
-def forced_policy() -> str | None:
-    """Return the policy that `on_miss` put in force in this thread; None where it is that of the settings."""
-    return _policy.name
+        policy.name = before
 
 
 def check_policy(field: str, value: str) -> str:
@@ -96,12 +97,12 @@ def check_policy(field: str, value: str) -> str:
     Raises:
         SettingError: it is none.
     """
-    policy = value.strip().lower()
-    if policy not in ON_MISS:
-        reason = f"is not a policy{suggestion(policy, ON_MISS)}"
+    name = value.strip().lower()
+    if name not in ON_MISS:
+        reason = f"is not a policy{suggestion(name, ON_MISS)}"
         remedy = f"give {', '.join(ON_MISS[:-1])} or {ON_MISS[-1]}"
         raise SettingError(field, value, reason, remedy)
-    return policy
+    return name
 
 
 @contextmanager

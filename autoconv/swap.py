@@ -74,7 +74,7 @@ def accelerate(
             module.__class__ = tuned(cls)
             module.__dict__[_MARK] = True
             if policy is not None:
-                module.__dict__["on_miss"] = policy
+                module.__dict__["_on_miss"] = policy
             swapped.append(name)
         elif reason:
             left.append((name, reason))
@@ -91,10 +91,11 @@ def restore(model: nn.Module) -> tuple[str, ...]:
     """
     restored = []
     for name, module in model.named_modules():
-        if module.__dict__.pop(_MARK, False):
-            module.__dict__.pop("on_miss", None)
+        if _MARK in module.__dict__:
             cls: Any = type(module)
             module.__class__ = _plain_class(cls)
+            module.__dict__.pop(_MARK)
+            module.__dict__.pop("_on_miss", None)
             restored.append(name or type(module).__name__)
     return tuple(restored)
 
@@ -157,13 +158,21 @@ def _tuned_parametrized(cls: Any) -> type[nn.Module]:
 
 
 def _plain_class(cls: Any) -> type[nn.Module]:
-    """Return the class that `cls` was made from; one like it if torch made or changed it meanwhile."""
+    """Return the class that `cls` was made from; one like it if torch made or changed it meanwhile.
+
+    Others derive classes of their own from a module's, as fully sharded data parallelism does: in such a one
+    only the base that was made here is changed back.
+    """
     if cls in _PLAIN:
         return _PLAIN[cls]
     before: type[nn.Module] | None = vars(cls).get(_BEFORE)
     if before is not None and _properties(before) == _properties(cls):
         return before
-    return _rebased(cls, _plain_class(cls.__bases__[0]))
+    return _rebased(cls, *(_plain_class(base) if _is_made_here(base) else base for base in cls.__bases__))
+
+
+def _is_made_here(cls: type) -> bool:
+    return any(one in _PLAIN or _BEFORE in vars(one) for one in cls.__mro__)
 
 
 def _properties(cls: type[nn.Module]) -> dict[str, property]:
@@ -171,19 +180,22 @@ def _properties(cls: type[nn.Module]) -> dict[str, property]:
     return {name: value for name, value in vars(cls).items() if isinstance(value, property)}
 
 
-def _rebased(cls: Any, base: type[nn.Module]) -> type[nn.Module]:
+def _rebased(cls: Any, *bases: type[nn.Module]) -> type[nn.Module]:
     """Return a class like `cls`, which torch made for one module, with its parameters as properties.
 
     torch takes its first base when the parametrization is removed.
     """
     not_of_torch = "__dict__", "__weakref__", _BEFORE
     of_torch = {key: value for key, value in vars(cls).items() if key not in not_of_torch}
-    return type(cls.__name__, (base,), of_torch)
+    return type(cls.__name__, bases, of_torch)
 
 
 def _reduce(module: nn.Module, _protocol: Any) -> tuple[Any, ...]:
-    """Pickle and copy a module of a class made here by the class that it was made from."""
-    return _remade, (type(module).__bases__[0],), dict(module.__dict__)
+    """Pickle and copy a module of a class made here by the class that it was made from, in that one's way."""
+    plain: Any = type(module).__bases__[0]
+    chosen = getattr(plain, "__getstate__", None)
+    own = chosen is not getattr(object, "__getstate__", None)  # which object has from Python 3.11 on
+    return _remade, (plain,), chosen(module) if chosen is not None and own else dict(module.__dict__)
 
 
 def _remade(cls: Any) -> nn.Module:

@@ -31,21 +31,24 @@ class Stats:
     """Counts of this process's convolutions: until it was made or, used as a context manager, in the block.
 
     Counted is what came to autoconv's dispatcher: CPU tensors, and calls inside a compiled graph of torch's
-    own, do not. A call counts once, and so do the convolutions of its backward pass.
+    own, do not. A call counts once, and so do the convolutions of its backward pass. Blocks of `recorded`,
+    `interpreted` and `override` inside the block are served by dispatchers of their own, which count apart.
     """
 
     def __init__(self, model: nn.Module | None = None) -> None:
         """Count now; `stats` is how to get one."""
         self._model = model
+        self._of: Any = None  # the dispatcher that served when the block began
         self._begun = _NONE
-        self._ended: Figures | None = _figures()
+        self._ended: Figures | None = self._now()
         self._hooks = ExitStack()
         self.modules: Mapping[str, ModuleCalls] = {}
         """Calls by the qualified names of the model's convolutions, those that were never called too."""
 
     def __enter__(self) -> Stats:
         """Count from now on; in each module of the model, too."""
-        self._begun, self._ended = _figures(), None
+        self._of = serving.current
+        self._begun, self._ended = self._now(), None
         if self._model is not None:
             in_progress: _InProgress = defaultdict(list)
             self._hooks.enter_context(serving.watched_by(partial(_Noting, in_progress)))
@@ -62,7 +65,7 @@ class Stats:
     ) -> None:
         """Count no further."""
         self._hooks.close()
-        self._ended = _figures()
+        self._ended = self._now()
 
     @property
     def calls(self) -> dict[tuple[str, str], int]:
@@ -117,7 +120,11 @@ class Stats:
 
     @property
     def _end(self) -> Figures:
-        return self._ended or _figures()
+        return self._ended or self._now()
+
+    def _now(self) -> Figures:
+        dispatcher = self._of or serving.current
+        return _NONE if dispatcher is None else dispatcher.figures()
 
     @property
     def _calls(self) -> Counter[Served]:
@@ -139,11 +146,6 @@ def stats(model: nn.Module | None = None) -> Stats:
 
 
 _NONE = Figures(Counter())
-
-
-def _figures() -> Figures:
-    dispatcher = serving.current
-    return _NONE if dispatcher is None else dispatcher.figures()
 
 
 def _convolutions(model: nn.Module) -> dict[str, nn.Module]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
+
 from autoconv.dispatch.apart import begun
 from autoconv.dispatch.machines import Machine
 from autoconv.dispatch.plans import Plan, Plans, Subject
 from autoconv.errors import MissError
 from autoconv.lookup import Found, warn_once
-from autoconv.settings import Settings, forced_policy
+from autoconv.settings import Settings, policy
 from autoconv.sweep.outcomes import outcome_of
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.process import Cancelled
@@ -39,7 +41,7 @@ class Chooser:
     @property
     def policy(self) -> str:
         """What a call of this thread does on a miss."""
-        return forced_policy() or self._settings.on_miss
+        return policy.name or self._settings.on_miss
 
     @property
     def beside(self) -> bool:
@@ -66,7 +68,8 @@ class Chooser:
         problem, device, environment = plan.subject
         found = self._tuner.find(problem, environment)
         known = found is not None and found.grade != "carried"
-        if not known and self.policy == "sweep" and not self._plans.forked:
+        fixed = torch.are_deterministic_algorithms_enabled()
+        if not known and self.policy == "sweep" and not self._plans.forked and not fixed:
             found = self._swept_for(plan.subject, plan) or found
         plan.missed = _is_missed(plan, found)
         if found is None and self.policy == "strict":

@@ -22,7 +22,7 @@ from autoconv.dispatch.signature import (
     precision_setting,
 )
 from autoconv.problem import Problem
-from autoconv.settings import Settings
+from autoconv.settings import Settings, policy
 
 UNKEYED = Served(why="its tensors have no memory of their own")
 
@@ -92,12 +92,12 @@ class Dispatcher:
             x_at, weight_at = x.data_ptr(), weight.data_ptr()
             key = (
                 # Strides matter to a kernel only where x is not packed; no kernel reads an unpacked weight.
-                x.shape, x.is_contiguous() or (x.stride(), x.is_neg()), dtype, x.get_device(),
-                weight.shape, weight.is_contiguous(), weight.dtype, weight.get_device(),
+                x.shape, x.is_contiguous() or x.stride(), x.is_neg(), dtype, x.get_device(),
+                weight.shape, weight.is_contiguous(), weight.is_neg(), weight.dtype, weight.get_device(),
                 # The compiler was told which pointers are multiples of 16.
                 x_at % 16 if x_at > NO_MEMORY else None, weight_at % 16 if weight_at > NO_MEMORY else None,
                 bias is not None and (
-                    bias.shape, bias.is_contiguous(), bias.dtype, bias.get_device(),
+                    bias.shape, bias.is_contiguous(), bias.is_neg(), bias.dtype, bias.get_device(),
                     bias_at % 16 if (bias_at := bias.data_ptr()) > NO_MEMORY else None,
                 ),
                 # 1 == 1.0 == True, of which torch takes the first alone, itself or alone in a tuple.
@@ -107,6 +107,7 @@ class Dispatcher:
                 groups, type(groups) is int or type(groups[0]),  # type: ignore[index]
                 kind, kind and (type(kind[1]) is int or type(kind[1][0])),
                 dtype is _FLOAT32 and precision_setting(),
+                policy.name,
             )  # fmt: skip
             plan = self._plans.get(key)
         except (RuntimeError, TypeError, IndexError):

@@ -53,7 +53,10 @@ class ByTorch:
         stride: Any = self.stride
         if self.plain:
             if self.op == "conv":
-                return functional.conv1d(x, weight, bias, stride, padding, self.dilation, self.groups)
+                # As the weight lies, torch may leave the channels innermost.
+                return functional.conv1d(
+                    x, weight, bias, stride, padding, self.dilation, self.groups
+                ).contiguous()
             more: Any = self.output_padding, self.groups, self.dilation
             return functional.conv_transpose1d(x, weight, bias, stride, padding, *more).contiguous()
         extra = 0, 0

@@ -19,6 +19,7 @@ import torch
 
 from autoconv.dispatch.plans import Plan
 from autoconv.dispatch.signature import NO_MEMORY
+from autoconv.settings import policy
 
 Place: TypeAlias = tuple[int, int, int]  # the identities of weight and bias, and how many elements x has
 Alike: TypeAlias = Callable[..., bool]
@@ -42,6 +43,7 @@ class Recent:
         activation: likewise.
         differentiable: whether a tensor wants a gradient.
         precision: how float32 products were asked for; None of the other dtypes.
+        policy: on misses, that was in force in the thread.
     """
 
     alike: Alike
@@ -54,6 +56,7 @@ class Recent:
     activation: str
     differentiable: bool
     precision: object
+    policy: str | None
 
 
 def recent(
@@ -80,7 +83,8 @@ def recent(
         return None
     of_float32 = precision if tensors[0].dtype == torch.float32 else None
     alike = compare(*tensors)
-    return Recent(alike, plan, *numbers, differentiable, of_float32)  # type: ignore[call-arg]  # not counted
+    rest = differentiable, of_float32, policy.name
+    return Recent(alike, plan, *numbers, *rest)  # type: ignore[call-arg]  # not counted
 
 
 def _constant(number: Any) -> bool:

@@ -95,22 +95,25 @@ def convolved(
         extra: Further zeros before and after x, which torch pads alike; of conv_transpose, further elements
             cropped from the result.
     """
-    functional, conv1d_weight = _torchs()
+    torch, functional, conv1d_weight = _torchs()
     if op == "conv_transpose":
         y = functional.conv_transpose1d(x, w, bias, stride, padding, output_padding, groups, dilation)
-        left, right = extra
-        return y[..., left : y.shape[-1] - right].contiguous()
+        if any(extra):  # copied: a view may not leave a torch.autograd.Function, as what follows is in place
+            left, right = extra
+            y = y[..., left : y.shape[-1] - right].clone(memory_format=torch.contiguous_format)
+        return y.contiguous()
     if any(extra):
         x = functional.pad(x, extra)
     if op == "conv_weight":
         shape = (w.shape[1], x.shape[1] // groups, taps)
         return conv1d_weight(x, shape, w, stride, padding, dilation, groups)
-    return functional.conv1d(x, w, bias, stride, padding, dilation, groups)
+    return functional.conv1d(x, w, bias, stride, padding, dilation, groups).contiguous()
 
 
 @lru_cache(maxsize=1)  # a plan that leaves its calls to torch comes by in each of them
-def _torchs() -> tuple[Any, Callable[..., torch.Tensor]]:
+def _torchs() -> tuple[Any, Any, Callable[..., torch.Tensor]]:
+    import torch
     from torch.nn import functional
     from torch.nn.grad import conv1d_weight
 
-    return functional, conv1d_weight
+    return torch, functional, conv1d_weight

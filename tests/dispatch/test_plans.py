@@ -152,6 +152,17 @@ def test_an_input_whose_sign_lies_elsewhere_is_torchs(launches):
     assert len(launches) == 1
 
 
+@pytest.mark.parametrize("place", range(3))
+def test_a_packed_tensor_whose_sign_lies_elsewhere_is_torchs(place, launches):
+    """Its memory holds the numbers with the other sign, and it looks like any other."""
+    call = [torch.randn(2, 16, 96), torch.randn(16, 16, 3), torch.randn(16)]
+    autoconv.conv1d(*call)  # makes a plan for these shapes
+    call[place] = torch._neg_view(call[place])
+    assert call[place].is_contiguous()
+    torch.testing.assert_close(autoconv.conv1d(*call), functional.conv1d(*call))
+    assert len(launches) == 1
+
+
 def test_batched_tensors_have_no_address_and_are_torchs(launches):
     x, weight = torch.randn(5, 2, 16, 30), torch.randn(8, 16, 3)
     y = torch.vmap(lambda sample: autoconv.conv1d(sample, weight))(x)

@@ -128,6 +128,17 @@ class Gpus(Recorded):
     on_gpu = True
 
 
+def test_under_deterministic_algorithms_no_call_sweeps(monkeypatch, no_workers):
+    policy(monkeypatch, "sweep")
+    torch.use_deterministic_algorithms(True)
+    try:
+        with autoconv.recorded(DEVICE) as launches, autoconv.stats() as seen:
+            autoconv.conv1d(X, WEIGHT)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert (launches, seen.sweeps) == ([], 0)
+
+
 def test_a_sweep_is_for_the_device_of_the_call(monkeypatch):
     jobs = []
 

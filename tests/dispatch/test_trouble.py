@@ -44,6 +44,60 @@ def convolve() -> torch.Tensor:
     return autoconv.conv1d(X, WEIGHT)
 
 
+# --- where torch serves ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_kernels(monkeypatch):
+    """As on a GPU that no kernel is compiled for."""
+    monkeypatch.setattr(Recorded, "device", lambda *_: None)
+    with autoconv.recorded(DEVICE) as launches:
+        yield
+    assert launches == []
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_what_torch_serves_may_be_changed_in_place(without_kernels, transposed, padding):
+    kind = torch.nn.ConvTranspose1d if transposed else torch.nn.Conv1d
+    model = torch.nn.Sequential(kind(1, 1, 3, padding=padding), torch.nn.LeakyReLU(0.1, inplace=True))
+    expected = [model(torch.ones(1, 1, length)) for length in (16, 17)]
+    autoconv.accelerate(model)
+    for length, y in zip((16, 17), expected, strict=True):
+        ours = model(torch.ones(1, 1, length))
+        assert torch.equal(ours, y)
+        ours.sum().backward()
+
+
+def test_a_gradient_inside_autocast_has_the_precision_of_its_layer(without_kernels):
+    x, weight = torch.randn(2, 16, 70, requires_grad=True), torch.randn(32, 16, 3, requires_grad=True)
+    of_output = torch.randn(2, 32, 68)
+    expected = torch.autograd.grad(functional.conv1d(x, weight), (x, weight), of_output)
+    y = autoconv.conv1d(x, weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(y, (x, weight), of_output)
+        assert torch.is_autocast_enabled("cpu")
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+LYING_OTHERWISE = [
+    (torch.randn(16, 3, 8).transpose(1, 2), {}),
+    (torch.randn(64).as_strided((8, 8, 1), (8, 1, 8)), {}),
+    (torch.randn(8, 3).as_strided((8, 1, 3), (3, 1, 1)), {"groups": 8}),
+]
+
+
+@pytest.mark.parametrize(("weight", "rest"), LYING_OTHERWISE)
+def test_what_torch_serves_is_contiguous_however_the_weight_lies(without_kernels, weight, rest):
+    x = torch.randn(2, 8, 64)
+    for _ in range(2):
+        y = autoconv.conv1d(x, weight, **rest)
+        assert y.is_contiguous() and torch.equal(y, functional.conv1d(x, weight, **rest))
+        y = autoconv.conv_transpose1d(x, weight.transpose(0, 1) if not rest else weight, **rest)
+        assert y.is_contiguous()
+
+
 # --- configs --------------------------------------------------------------------------------------
 
 

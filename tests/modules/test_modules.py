@@ -56,6 +56,48 @@ def test_a_state_dict_goes_either_way(bias):
     assert torch.equal(another(x), ours(x))
 
 
+class Twice(nn.Conv1d):
+    def _conv_forward(self, *given):
+        return 2 * super()._conv_forward(*given)
+
+
+def with_a_forward_of_its_own(held: nn.Module) -> None:
+    held.forward = lambda x: 3 * nn.Conv1d.forward(held, x)
+
+
+def with_a_class_of_its_own(held: nn.Module) -> None:
+    held.__class__ = Twice
+
+
+@pytest.mark.parametrize("change", [with_a_forward_of_its_own, with_a_class_of_its_own])
+def test_the_held_convolution_is_called_as_what_it_is(change):
+    model = ModelNew(4, 6, 3)
+    change(model.conv1d)
+    x = torch.randn(2, 4, 20)
+    assert torch.equal(model(x), model.conv1d(x))
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        lambda held, seen: held.register_full_backward_hook(lambda *_: seen.append(1)),
+        lambda held, seen: held.register_full_backward_pre_hook(lambda *_: seen.append(1)),
+        lambda _, seen: nn.modules.module.register_module_forward_hook(
+            lambda module, *_: seen.append(1) if type(module) is nn.Conv1d else None
+        ),
+    ],
+    ids=["backward", "before backward", "global"],
+)
+def test_hooks_on_the_held_convolution_are_called(hook):
+    model, seen = ModelNew(4, 6, 3), []
+    handle = hook(model.conv1d, seen)
+    try:
+        model(torch.randn(2, 4, 20, requires_grad=True)).sum().backward()
+    finally:
+        handle.remove()
+    assert seen == [1]
+
+
 @pytest.mark.parametrize("rest", [{}, {"stride": 3, "dilation": 4}, {"bias": True}], ids=str)
 @pytest.mark.parametrize("shape", [(2, 4, 30), (4, 30)], ids=str)
 def test_on_the_cpu_results_and_gradients_are_nn_conv1ds_to_the_bit(rest, shape):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import threading
 import weakref
 
 import pytest
@@ -181,6 +182,97 @@ def test_each_module_has_its_own_policy(monkeypatch):
         accelerate(made)
         made[0](X)
     assert len(launches) == 3
+
+
+def test_a_policy_is_of_its_module_whoever_planned_that_shape_before(monkeypatch):
+    monkeypatch.setenv("AUTOCONV_ON_MISS", "predict")
+    made = nn.ModuleList([nn.Conv1d(4, 6, 3, bias=False), nn.Conv1d(4, 6, 3, bias=False)])
+    accelerate(made[0], on_miss="strict")
+    accelerate(made[1])
+    with torch.no_grad(), autoconv.recorded("l4") as launches:
+        for _ in range(3):
+            made[1](X)
+            with pytest.raises(autoconv.MissError):
+                made[0](X)
+    assert len(launches) == 3
+
+
+# --- what a module has of its own ---------------------------------------------------------------------
+
+
+class Gained(nn.Conv1d):
+    """A user's, with attributes of its own."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.activation, self.on_miss = nn.GELU(), "skip"
+
+    def _conv_forward(self, *given):
+        return self.activation(super()._conv_forward(*given))
+
+
+class Masked(nn.Conv1d):
+    """A weight that is computed from the parameter of that name."""
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return 2 * self._parameters["weight"] if "weight" in self._parameters else None
+
+
+class Locked(nn.Conv1d):
+    """Has what cannot be copied, and says what of it can."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.lock = threading.Lock()
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "lock"}
+
+
+def masked() -> nn.Conv1d:
+    made = nn.Conv1d(4, 6, 3)
+    made.__class__ = Masked
+    return made
+
+
+def with_activation(value: object) -> nn.Conv1d:
+    made = nn.Conv1d(4, 6, 3)
+    made.activation = value
+    return made
+
+
+@pytest.mark.parametrize(
+    "made", [Gained(4, 6, 3), masked(), with_activation("relu"), with_activation(None)], ids=repr
+)
+def test_names_that_a_module_has_for_its_own_mean_what_they_did(made):
+    expected = made(X)
+    assert accelerate(made).swapped
+    assert torch.equal(made(X), expected)
+    restore(made)
+    assert torch.equal(made(X), expected)
+
+
+def test_a_class_with_its_own_way_to_be_copied_is_copied_so():
+    made = Locked(4, 6, 3)
+    accelerate(made)
+    other = copy.deepcopy(made)
+    assert not hasattr(other, "lock") and torch.equal(other(X), made(X))
+    assert restore(other) and type(other) is Locked
+
+
+class Sharded:
+    """Stands in for FSDPModule, which torch puts before a module's own class."""
+
+
+@pytest.mark.parametrize("plain", [nn.Conv1d, Own])
+def test_a_class_derived_meanwhile_keeps_its_other_bases(plain):
+    made = plain(4, 6, 3)
+    expected = made(X)
+    accelerate(made)
+    made.__class__ = type("FSDPConv1d", (Sharded, type(made)), {})
+    assert restore(made) and type(made).__mro__[1:3] == (Sharded, plain)
+    assert torch.equal(made(X), expected) and restore(made) == ()
 
 
 # --- parameters are those of the moment -------------------------------------------------------------

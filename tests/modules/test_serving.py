@@ -35,6 +35,28 @@ def made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "current", None)
 
 
+def test_where_none_can_be_made_torch_serves_and_it_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without Triton, or with one that has moved what is imported."""
+    tried: list[None] = []
+
+    def fails() -> None:
+        tried.append(None)
+        raise ModuleNotFoundError("No module named 'triton'")
+
+    monkeypatch.setattr(Made, "meanwhile", staticmethod(fails))
+    monkeypatch.setattr(serving._Making, "cut_off", False)
+    with pytest.warns(RuntimeWarning, match="no kernel can be launched, torch serves all: ModuleNotFound"):
+        assert serving.made_for(X) is None
+    assert serving.made_for(X) is None and len(tried) == 1
+
+
+def test_a_setting_that_cannot_be_used_is_told_in_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTOCONV_ON_MISS", "predcit")
+    for _ in range(2):
+        with pytest.raises(autoconv.SettingError, match="AUTOCONV_ON_MISS=predcit"):
+            serving.made_for(X)
+
+
 @pytest.fixture
 def database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Path]:
     def of_name(name: str) -> Path:

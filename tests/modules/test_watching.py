@@ -40,6 +40,19 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Mixed:
     return made
 
 
+def test_a_block_inside_that_has_a_dispatcher_of_its_own_counts_apart(monkeypatch):
+    monkeypatch.setenv("AUTOCONV_ON_MISS", "predict")
+    x, weight = torch.randn(2, 4, 40), torch.randn(6, 4, 3)
+    with autoconv.recorded("l4"), autoconv.stats() as seen:
+        for _ in range(3):
+            autoconv.conv1d(x, weight)
+        with autoconv.recorded("l4"), autoconv.stats() as inner:
+            for _ in range(5):
+                autoconv.conv1d(x, weight)
+            assert sum(seen.calls.values()) == 3
+    assert (sum(seen.calls.values()), sum(inner.calls.values())) == (3, 5)
+
+
 def test_what_is_called_is_told_from_what_is_not(model):
     with autoconv.recorded("l4") as launches, autoconv.stats(model) as seen:
         model(X).sum().backward()
