@@ -109,8 +109,15 @@ def predicted(told: Prediction) -> dict[str, float]:
     return {metric.name: metric.of(told) for metric in METRICS}
 
 
+_OF_A_CALL = ("gpu__time_duration.sum", "dram__bytes_read.sum")
+"""Predicted of all launches of a call together; the other metrics are those of the one that multiplies."""
+
+
 def measured(text: str, problem: Problem, config: Config) -> dict[str, float]:
     """Return what a profile says of a config's launch: the median over its launches, by metric.
+
+    Of a kernel that makes several launches a call, time and bytes are the sums over them, and left out where
+    the profile lacks one.
 
     Args:
         text: What `ncu --csv` printed, its other lines included.
@@ -121,31 +128,50 @@ def measured(text: str, problem: Problem, config: Config) -> dict[str, float]:
         FieldError: it is no such text, or has no launch that can be told to be this one.
     """
     launches = list(_launches(text))
-    name = kernel_called(config.kernel).main_launch(problem, config).jit.__name__
+    kernel = kernel_called(config.kernel)
+    name = kernel.main_launch(problem, config).jit.__name__
     names = sorted({one for one, _ in launches})
     if name not in names and len(names) != 1:
         found = ", ".join(names) or "no kernel"
         reason = f"has {found}, and not {name}"
         raise FieldError("profile", "kernel", name, reason, f"profile it alone: ncu --csv -k {name} ...")
     wanted = name if name in names else names[0]
-    taken: dict[str, list[float]] = {}
-    for one, figures in launches:
-        if one == wanted:
-            for metric, value in figures.items():
-                taken.setdefault(metric, []).append(value)
-    if not taken:
+    seen = _medians(wanted, launches)
+    others = [launch.jit.__name__ for launch in kernel.launches(problem, config)]
+    for other in filter(lambda one: one != name, others):
+        more = _medians(other, launches)
+        for metric in _OF_A_CALL:
+            if metric in seen and metric in more:
+                seen[metric] += more[metric]
+            else:
+                seen.pop(metric, None)
+    if not seen:
         remedy = f"ask for them: ncu --csv --page raw --metrics {','.join(one.name for one in METRICS)} ..."
         raise FieldError("profile", "metrics", None, "it has none of those that are compared", remedy)
-    return {metric.name: statistics.median(taken[metric.name]) for metric in METRICS if metric.name in taken}
+    return {metric.name: seen[metric.name] for metric in METRICS if metric.name in seen}
+
+
+def _medians(kernel: str, launches: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, float]:
+    """Return the median of each metric over the launches of a kernel."""
+    taken: dict[str, list[float]] = {}
+    for one, figures in launches:
+        if one == kernel:
+            for metric, value in figures.items():
+                taken.setdefault(metric, []).append(value)
+    return {metric: statistics.median(values) for metric, values in taken.items()}
 
 
 def _launches(text: str) -> Iterator[tuple[str, dict[str, float]]]:
     """Yield the kernel's name and figures of each launch; the details page has a row for each figure."""
-    rows = list(csv.DictReader(line for line in text.splitlines() if line.startswith('"')))
-    if not rows or "Kernel Name" not in rows[0]:
+    table = csv.DictReader(line for line in text.splitlines() if line.startswith('"'))
+    rows = [row for row in table if row.get("Kernel Name") is not None]  # a last one may be cut off
+    columns = set(table.fieldnames or ())
+    details = "Metric Name" in columns
+    needed = {"Kernel Name", *(("ID", "Metric Value", "Metric Unit") if details else ())}
+    if not rows or not needed <= columns:
         remedy = "give what `ncu --csv` prints on standard output"
         raise FieldError("profile", "text", None, "is not a table with the names of kernels", remedy)
-    if "Metric Name" in rows[0]:
+    if details:
         yield from _of_details(rows)
     else:
         units, *launches = rows  # the raw page begins with a row of units

@@ -19,9 +19,9 @@ from typing import Any
 def autoconv(*arguments: str, **settings: str) -> list[dict[str, Any]]:
     """Run the command line with these settings; return the objects that it prints."""
     command = [sys.executable, "-m", "autoconv", *arguments, "--json"]
-    done = subprocess.run(
-        command, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True, check=True
-    )
+    done = subprocess.run(command, env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True)
+    if done.returncode not in (0, 1):  # 1 is a negative answer, which the object tells
+        raise SystemExit(done.returncode)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 

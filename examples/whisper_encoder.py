@@ -30,9 +30,10 @@ def main() -> None:
         for name, problem in problems(batch=1, width=384).items():
             command = [sys.executable, "-m", "autoconv", "lookup", str(problem), "--device", device, "--json"]
             found = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
-            kind = "measured" if found["measured_ms"] is not None else "predicted"
+            times = {kind: found[f"{kind}_ms"] for kind in ("measured", "contended", "predicted")}
+            told = [f"{kind} {time:.4g} ms" for kind, time in times.items() if time is not None]
             print(f"{device} {name}: {found['kernel']} {found['config']}")
-            print(f"  {kind} {found[f'{kind}_ms']:.4g} ms, floor {found['floor_ms']:.4g} ms")
+            print(f"  {told[0] if told else 'no time'}, floor {found['floor_ms']:.4g} ms")
             if not found["found"]:
                 print(f'  not tuned yet: autoconv tune "{problem}" --device {device}')
 

@@ -67,6 +67,16 @@ def test_a_database_is_shipped():
     assert checked.startswith("checked: ") and checked.endswith(" winners, sound")
 
 
+def test_what_does_not_hold_is_told_by_the_other_side(tmp_path):
+    program = runpy.run_path(str(EXAMPLES / "ship_a_database.py"))
+    text = tmp_path / "trials.jsonl"
+    program["autoconv"]("db", "export", "--packaged", "--output", str(text))
+    whole = text.read_text(encoding="utf-8")
+    text.write_text(whole.replace('"num_warps":', '"num_warps":1', 1), encoding="utf-8")
+    (imported,) = program["autoconv"]("db", "import", str(text), AUTOCONV_DB=str(tmp_path / "there.db"))
+    assert (imported["quarantined"], imported["inserted"]) == (1, whole.count("\n") - 1)
+
+
 @pytest.mark.long
 def test_a_cluster_tunes_and_merges(tmp_path):
     problems, folder = tmp_path / "problems.txt", tmp_path / "tuned"

@@ -99,6 +99,20 @@ def target(name: str) -> Target:
     return targets.target(name, note)
 
 
+def device_called(name: str | None, there: Iterable[str]) -> str | None:
+    """Return the name of a device as `there` or the catalogue has it, to pick rows by; None stays None.
+
+    Raises:
+        DeviceError: it is the name of none, neither in the catalogue nor there.
+    """
+    if name is None:
+        return None
+    wanted = name.strip().lower()
+    if wanted in there:
+        return wanted
+    return target_to_look_up(wanted).device.name if wanted == "auto" else devices.find(wanted).name
+
+
 def target_to_look_up(name: str) -> Target:
     """Return the target called `name`; without torch where it is a device that is certainly not here.
 

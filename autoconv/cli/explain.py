@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from autoconv import nsight
+from autoconv import nsight, settings
 from autoconv.cli.common import (
     PROBLEM_HELP,
     complete_kernels,
@@ -30,6 +30,7 @@ from autoconv.cost.prediction import Prediction
 from autoconv.device import Device
 from autoconv.errors import ConfigError
 from autoconv.problem import Problem
+from autoconv.sweep.outcomes import Unavailable, outcome_of
 from autoconv.tuning.accuracy import OVER_ALL_PCT, TYPICAL_ERROR_PCT, model_error_pct, within_error
 
 RESOURCES = ("registers", "shared", "spills")
@@ -163,12 +164,17 @@ def predicted(problem: Problem, config: Config, device: Device, taken: dict[str,
 
     Raises:
         ConfigError: it does not compile.
+        Unavailable: nothing can be compiled here now.
     """
     from autoconv.cost.predict import compiled_resources, predict
 
     try:
         resources = compiled_resources(problem, config, device)
     except Exception as error:  # Triton and ptxas raise of every type on a config they cannot compile
+        outcome = outcome_of(error)
+        if isinstance(outcome, Unavailable):
+            cache = f"what is compiled is kept in {settings.load().cache}, see AUTOCONV_CACHE"
+            raise Unavailable(f"{problem} cannot be compiled now ({outcome.reason}); {cache}") from error
         said = (str(error).strip().splitlines() or [""])[-1]
         reason = f"does not compile for {device.name} ({type(error).__name__}: {said})"
         raise ConfigError("config", config, reason, "choose other tiles, warps or stages") from error

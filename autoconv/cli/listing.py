@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,9 @@ from autoconv.cli.common import (
     PROBLEM_HELP,
     complete_devices,
     complete_kernels,
+    device_called,
     json_option,
+    kernel_names,
     milliseconds,
     note,
     print_json,
@@ -21,6 +23,7 @@ from autoconv.cli.common import (
     say,
 )
 from autoconv.cli.tables import ms, numbers, percent, print_table, spaced
+from autoconv.errors import FieldError, suggestion
 from autoconv.problem import Problem
 from tuning_db import Layers
 from tuning_db.records import PROVENANCES
@@ -89,12 +92,14 @@ def list_(file: Path | None, sort: str, as_json: bool, **wanted: str | None) -> 
     from autoconv.lookup.listing import entries
 
     rows = [_fields(one) for one in entries(layers_of(file), predictor_of)]
+    wanted["device"] = device_called(wanted["device"], {row["device"] for row in rows})
+    wanted["kernel"] = _kernel_called(wanted["kernel"], {row["kernel"] for row in rows})
     rows = sorted((row for row in rows if _is_wanted(row, wanted)), key=SORTS[sort])
     if as_json:
         for row in rows:
             print_json(row)
     elif rows:
-        _print_rows("", [_cells(row) for row in rows])
+        print_rows("", [_cells(row) for row in rows])
     else:
         say("nothing is tuned that is asked for")
     raise SystemExit(0 if rows else 1)
@@ -117,6 +122,14 @@ def _fields(one: Entry) -> dict[str, Any]:
         "floor_pct": one.floor_pct,
         "outdated": not one.today,
     }
+
+
+def _kernel_called(name: str | None, there: Collection[str]) -> str | None:
+    known = {*there, *kernel_names()}
+    if name is None or name in known:
+        return name
+    reason = f"is not a kernel{suggestion(name, known)}"
+    raise FieldError("list", "kernel", name, reason, f"give one of {', '.join(sorted(known))}")
 
 
 def _is_wanted(row: dict[str, Any], wanted: dict[str, str | None]) -> bool:
@@ -157,7 +170,9 @@ def show(problem: str, file: Path | None, device: str | None, best: int | None, 
     from autoconv.lookup.listing import sweeps
 
     parsed = Problem.parse(problem)
-    found = [one for one in sweeps(layers_of(file), parsed) if device in (None, one.device)]
+    found = sweeps(layers_of(file), parsed)
+    wanted = device_called(device, {one.device for one in found})
+    found = [one for one in found if wanted in (None, one.device)]
     for one in found:
         if as_json:
             for tried in one.tried[:best]:
@@ -194,7 +209,7 @@ def print_tried(title: str, tried: Iterable[Tried], most: int | None = None) -> 
     """Print trials as a table, the best `most` of them; the rest is counted."""
     rows = [tried_fields(one) for one in tried]
     shown = rows[:most]
-    _print_rows(title, [_trial_cells(row) for row in shown])
+    print_rows(title, [_trial_cells(row) for row in shown])
     if len(shown) < len(rows):
         say(f"and {len(rows) - len(shown)} more")
 
@@ -214,8 +229,8 @@ def _trial_cells(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _print_rows(title: str, rows: Sequence[dict[str, str]]) -> None:
-    """Print them as a table; the column of times taken beside other work only where there are some."""
+def print_rows(title: str, rows: Sequence[dict[str, str]]) -> None:
+    """Print rows as a table; the column of times taken beside other work only where there are some."""
     left_out = {"contended"} if all(row["contended"] == ms(None) for row in rows) else set()
     names = [name for name in rows[0] if name not in left_out]
     print_table(title, names, ([row[name] for name in names] for row in rows))

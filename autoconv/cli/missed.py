@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from autoconv import device as devices
 from autoconv import lookup, settings
-from autoconv.cli.common import complete_devices, json_option, note, print_json, say
+from autoconv.cli.common import complete_devices, device_called, json_option, note, print_json, say
 from autoconv.cli.tables import ms, print_table, spaced
 from tuning_db import TuningDB
 
@@ -52,9 +51,7 @@ def missed_of(database: TuningDB, device: str | None) -> list[MissedProblem]:
 
     misses = database.misses()
     if device is not None:
-        wanted = device.strip().lower()
-        if wanted not in map(device_name, misses):
-            devices.find(device)
+        wanted = device_called(device, map(device_name, misses))
         misses = [miss for miss in misses if device_name(miss) == wanted]
     from autoconv.cli.bars import progress_bar
 

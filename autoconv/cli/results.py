@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoconv.cli.listing import print_tried
-from autoconv.cli.tables import ms, numbers, percent, print_facts, print_table, spaced, times
+from autoconv.cli.listing import print_rows, print_tried
+from autoconv.cli.tables import ms, numbers, percent, print_facts, spaced, times
 from tuning_db import Trial
 
 SHOWN = 10  # of what was tried; `autoconv db show` has all of it
@@ -35,20 +35,21 @@ def print_tuned(fields: Mapping[str, Any], trials: Sequence[Trial]) -> None:
 
 
 def print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print one table of several problems that were tuned, in their order."""
-    columns = ("problem", "device", "kernel", "config", "predicted", "measured", "of floor", "from")
-    print_table(f"{len(rows)} problems", columns, map(_cells, rows))
+    """Print one table of several problems that were tuned, in their order; nothing where there is none."""
+    if rows:
+        print_rows(f"{len(rows)} problems", [_cells(row) for row in rows])
 
 
-def _cells(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    time = fields["measured_ms"] or fields["predicted_ms"]
-    return (
-        spaced(fields["problem"]),
-        fields["device"],
-        fields["kernel"] or "torch",
-        numbers(fields["config"]) if fields["kernel"] not in (None, "aten") else "torch's own",
-        ms(fields["predicted_ms"]),
-        ms(fields["measured_ms"]),
-        percent(100 * fields["floor_ms"] / time if time else None),
-        f"{fields['seconds']:.1f} s" if fields["swept"] else "the database",
-    )
+def _cells(fields: Mapping[str, Any]) -> dict[str, str]:
+    time = fields["measured_ms"] or fields["contended_ms"] or fields["predicted_ms"]
+    return {
+        "problem": spaced(fields["problem"]),
+        "device": fields["device"],
+        "kernel": fields["kernel"] or "torch",
+        "config": numbers(fields["config"]) if fields["kernel"] not in (None, "aten") else "torch's own",
+        "predicted": ms(fields["predicted_ms"]),
+        "measured": ms(fields["measured_ms"]),
+        "contended": ms(fields["contended_ms"]),
+        "of floor": percent(100 * fields["floor_ms"] / time if time else None),
+        "from": f"{fields['seconds']:.1f} s" if fields["swept"] else "the database",
+    }

@@ -132,7 +132,8 @@ def layers(subjects: Sequence[Subject]) -> str:
         axes.plot([one.floor_us * calls] * 2, [place - 0.36, place + 0.36], color=ROOF, linewidth=2)
         if one.torch_us is not None:
             axes.plot(one.torch_us * calls, place, "D", color=TORCH, markersize=6)
-    axes.set_yticks(range(len(subjects)), [name_of(one) for one in subjects], fontsize=8)
+    # A layer's name is text, whatever it has of dollars and backslashes.
+    axes.set_yticks(range(len(subjects)), [name_of(one) for one in subjects], fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("ms of all calls: measured dark, others light\nblack mark: floor; diamond: torch")
     return _svg(figure, f"Times of {len(subjects)} layers")

@@ -5,8 +5,9 @@
 DATABASE is one that local sweeps have filled, as scripts/prebuilt_workloads.py fills one in build/. Its first
 problems are swept anew into an empty database, each with that script's shortlist, on a cluster of that many
 node processes with a core each. Once half of them have ended, a node is killed while it sweeps.
-`differing` names the problems of which not all trials are as they were there, times and runs aside; `unended`
-those without a finished run. Exit status 1: there are such, or no node was killed.
+`differing` names the problems of which not all trials are as they were there, but for times, runs and what a
+check draws at random anew: its seed, and so how large the error was. `unended` names those without a finished
+run. Exit status 1: there are such, or no node was killed.
 """
 
 from __future__ import annotations
@@ -166,11 +167,15 @@ def _arguments() -> dict[str, int]:
 
 
 def trials_of(database: TuningDB) -> dict[str, list[str]]:
-    """Return of every problem, by its key, all that is exported of it but for which run it was."""
+    """Return of every problem, by its key, all that is exported of it but for runs and what checks drew."""
     found: dict[str, list[str]] = defaultdict(list)
     for text in export_lines(database):
         line: dict[str, Any] = json.loads(text)
-        found[line["problem"]["key"]].append(json.dumps([line["environment"], line["trial"]], sort_keys=True))
+        trial = line["trial"]
+        del trial["max_err"]
+        for drawn in ("seed", "max_rel_err"):
+            trial["detail"].get("check", {}).pop(drawn, None)
+        found[line["problem"]["key"]].append(json.dumps([line["environment"], trial], sort_keys=True))
     return {key: sorted(trials) for key, trials in found.items()}
 
 

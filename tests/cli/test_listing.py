@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,36 @@ def test_list_takes_filters_and_an_order(tuned: Tuned, run: Run) -> None:
     assert floors == sorted(floors)
     slowest = [row["measured_ms"] or row["predicted_ms"] for row in rows("--sort", "time")]
     assert slowest == sorted(slowest, reverse=True)
+    for alike in ("H200", " h200 "):
+        assert rows("--device", alike) == rows("--device", "h200")
+    assert {row["device"] for row in rows("--device", "auto")} == {"rtx4090"}
     nothing = run("db", "list", "--device", "b200")
     assert (nothing.exit_code, nothing.stdout) == (1, "nothing is tuned that is asked for\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("list", "--device", "rtx409"), "device"),
+        (("show", PROBLEM, "--device", "rtx409"), "device"),
+        (
+            ("list", "--kernel", "densee"),
+            "list: kernel=densee: is not a kernel, did you mean dense?;",
+        ),
+    ],
+)
+def test_a_name_of_nothing_is_a_wrong_call(run: Run, arguments: tuple[str, ...], message: str) -> None:
+    shown = run("db", *arguments)
+    assert (shown.exit_code, shown.stdout) == (2, "") and shown.stderr.startswith(f"Error: {message}")
+
+
+def test_a_device_that_only_the_file_knows_is_one(run: Run, tmp_path: Path) -> None:
+    elsewhere = replace(L4, device="prototype")
+    with TuningDB.open(tmp_path / "o.db", columns=lookup.COLUMNS, application=lookup.APPLICATION) as db:
+        problem_record, environment_record = lookup.records(ODD, elsewhere)
+        db.record(environment_record, problem_record, [FOREIGN], origin="sweep")
+    shown = run("db", "show", str(ODD), "--device", "Prototype", "--file", str(tmp_path / "o.db"), "--json")
+    assert [row["device"] for row in listed(shown)] == ["prototype"]
 
 
 def test_list_of_one_file_alone(tuned: Tuned, run: Run, tmp_path: Path) -> None:

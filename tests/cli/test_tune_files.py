@@ -16,6 +16,8 @@ from click.testing import CliRunner
 from autoconv import lookup
 from autoconv.cli import cli
 from autoconv.config import Config
+from autoconv.cost.prediction import floor_seconds
+from autoconv.device import find
 from autoconv.errors import ProblemError
 from autoconv.problem import Problem
 from autoconv.tuning import tuner
@@ -109,6 +111,19 @@ def test_a_summary_has_a_line_each(run: Run, asked: list[tuple[str, str, int]]) 
         "from",
     ]
     assert sum("dense" in row and "0.0125 ms" in row for row in rows) == 2
+
+
+def test_a_summary_shows_times_taken_beside_other_work_and_rests_on_them(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = replace(FOUND, provenance="contended", contended_us=50.0)
+    monkeypatch.setattr(tuner.Tuner, "tune", lambda *_, **__: tuner.Tuned(beside, None))
+    shown = run("tune", PROBLEM, LARGE, "--device", "l4")
+    _, summary = shown.stdout.split("2 problems")
+    head, *rows = summary.strip().splitlines()
+    assert "contended" in head and sum("0.05 ms" in row for row in rows) == 2
+    floor = floor_seconds(Problem.parse(PROBLEM), find("l4"))
+    assert f"{100 * floor / 50e-6:.0f} %" in summary
 
 
 def test_of_many_problems_there_is_the_summary_alone(

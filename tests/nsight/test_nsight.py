@@ -99,9 +99,28 @@ def test_of_several_kernels_the_config_s_own_is_taken_and_of_its_launches_the_me
         measured(raw(("other", {SM: 1.0}), ("another", {SM: 1.0})), PROBLEM, CONFIG)
 
 
+def test_what_a_call_takes_is_the_sum_over_its_launches() -> None:
+    from autoconv.kernels.registry import kernel
+
+    problem = Problem(1, 256, 64, 3, 128)
+    split_k = kernel("split_k")
+    config = next(iter(split_k.space(problem, DEVICE)))
+    main, second = (launch.jit.__name__ for launch in split_k.launches(problem, config))
+    time, grid = "gpu__time_duration.sum", "launch__grid_size"
+    first, rest = {time: 3.0, grid: 8.0}, {time: 2.0, grid: 4.0}
+    text = raw((main, first), (second, rest), unit_of_time="us")
+    assert measured(text, problem, config) == {time: 5000.0, grid: 8.0}
+    assert measured(raw((main, first), unit_of_time="us"), problem, config) == {grid: 8.0}
+
+
 @pytest.mark.parametrize(
-    "text", ["", "no table", '"a","b"\n"1","2"', raw(("k", {"l1tex__t_bytes.sum": 1.0}))], ids=range(4)
-)
+    "text",
+    [
+        "", "no table", '"a","b"\n"1","2"', raw(("k", {"l1tex__t_bytes.sum": 1.0})),
+        '"Kernel Name","Metric Name"\n"k","Duration"', '"ID","Kernel Name"\n"1"',
+    ],
+    ids=range(6),
+)  # fmt: skip
 def test_what_is_no_profile_is_an_error_that_says_what_to_give(text: str) -> None:
     with pytest.raises(FieldError, match="ncu --csv"):
         measured(text, PROBLEM, CONFIG)
