@@ -167,6 +167,18 @@ def test_a_config_that_does_not_compile(run):
     assert line.endswith("; choose other tiles, warps or stages")
 
 
+@pytest.mark.parametrize("command", ["explain", "emit"])
+def test_a_machine_that_cannot_compile_is_no_fault_of_the_config(run, command, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("AUTOCONV_CACHE", str(tmp_path / "file" / "cache"))
+    shown = run(
+        command, GOOD.replace("L=16", "L=17"), "--kernel", "dense", "--config", CONFIG, "--device", "l4"
+    )
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    assert "cannot be compiled now (NotADirectoryError" in shown.stderr
+    assert "see AUTOCONV_CACHE" in shown.stderr
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [

@@ -276,6 +276,19 @@ def test_the_command_takes_problems_and_files_of_them(run: Run, tmp_path: Path) 
     assert "<h1>Mine</h1>" in text and "conv0" in text and "conv1" in text
 
 
+def test_a_layer_s_name_is_text(run: Run, tmp_path: Path) -> None:
+    """Between dollars it would be a formula."""
+    names = ["enc.$a_{conv$", r"a$\frac$b", "cost $5 to $6"]
+    lines = [
+        {"problem": UNTRIED.replace("N=3,", f"N={n},"), "modules": [name]} for n, name in enumerate(names, 2)
+    ]
+    file, out = tmp_path / "layers.jsonl", tmp_path / "page.html"
+    file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    shown = run("report", str(file), "--device", "l4", "-o", str(out))
+    assert shown.exit_code == 0, shown.output
+    assert out.read_text(encoding="utf-8").count("$") >= 3 * 2
+
+
 def test_the_command_leaves_to_torch_what_is_torch_s(run: Run, tmp_path: Path) -> None:
     shown = run("report", BEYOND, "--device", "h200", "-o", str(tmp_path / "page.html"))
     assert shown.exit_code == 1
