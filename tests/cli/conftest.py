@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from autoconv import lookup
 from autoconv.cli import cli
 from autoconv.settings import child_environment
+from tuning_db.prebuilt.build import build
 
 PROBLEM = "N=1,Cin=16,Cout=16,K=1,L=16"  # one tile and three candidates: the shortest sweep there is
 DEVICE = "rtx4090"
@@ -27,6 +29,20 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Call the command line in this process."""
     monkeypatch.setenv("COLUMNS", "100")
     return lambda *arguments: CliRunner().invoke(cli, list(arguments), prog_name="autoconv")
+
+
+@pytest.fixture(scope="session")
+def part_of_the_packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("packaged") / "few.db"
+    texts = [text for text in lookup.PREBUILT.parent.glob("*.jsonl") if text.stat().st_size < 1 << 19]
+    assert build(texts, path, lookup.COLUMNS, application=lookup.APPLICATION) > 0
+    return path
+
+
+@pytest.fixture
+def few_packaged(part_of_the_packaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a file with a part of the rows serve as the packaged one: going through all takes half a minute."""
+    monkeypatch.setattr(lookup, "PREBUILT", part_of_the_packaged)
 
 
 @dataclass(frozen=True)

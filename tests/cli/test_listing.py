@@ -24,6 +24,8 @@ from tests.cli.conftest import DEVICE, PROBLEM, Run, Tuned
 from tests.cli.test_commands import SEED, documented
 from tuning_db import Trial, TuningDB
 
+pytestmark = pytest.mark.usefixtures("few_packaged")
+
 ODD = Problem.parse(
     "N=2,Cin=8,Cout=16,K=4,L=61,op=conv_transpose,padding=1:2,activation=gelu,bias=1,dtype=float16"
 )

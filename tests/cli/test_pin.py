@@ -20,7 +20,6 @@ from autoconv.problem import Problem
 from tests.cli.conftest import Run
 from tests.cli.test_db import HERE, PROBLEM, config, fields_of, fill, trial
 from tuning_db import Layers, Trial, TuningDB
-from tuning_db.prebuilt.build import build
 
 Serve = Callable[..., "lookup.Found | None"]
 L4 = Environment.current(find("l4"))
@@ -31,18 +30,7 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autoconv.gpu.present", lambda: False)
 
 
-@pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A packaged file with a part of the rows: a lookup each of all of them takes half a minute."""
-    path = tmp_path_factory.mktemp("packaged") / "few.db"
-    texts = lookup.PREBUILT.parent.glob("rtx4090-triton3.?.jsonl")
-    assert build(texts, path, lookup.COLUMNS, application=lookup.APPLICATION) > 0
-    return path
-
-
-@pytest.fixture(autouse=True)
-def _few_packaged(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookup, "PREBUILT", few)
+pytestmark = pytest.mark.usefixtures("few_packaged")
 
 
 @pytest.fixture
