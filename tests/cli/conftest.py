@@ -41,7 +41,7 @@ def part_of_the_packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few_packaged(part_of_the_packaged: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a file with a part of the rows serve as the packaged one: going through all takes half a minute."""
+    """Have a file with a part of the rows serve as the packaged one: all of them take half a minute."""
     monkeypatch.setattr(lookup, "PREBUILT", part_of_the_packaged)
 
 
