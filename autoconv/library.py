@@ -116,7 +116,7 @@ def sides(padding: Sequence[int]) -> int | Sides:
 
 def _computed(call: Call) -> torch.Tensor:
     kind = call.x.device.type
-    if _any_autocast() and torch.is_autocast_enabled(kind):
+    if _any_autocast() and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         # It has cast what it casts, forward; of a backward pass it casts nothing, as torch has it.
         torch.set_autocast_enabled(kind, False)
         try:

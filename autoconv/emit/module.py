@@ -114,7 +114,7 @@ def module(problem: Problem, kind: Kind) -> list[str]:
         *by_torch,
         *indented([
             f"given = [{', '.join(tensors)}]",
-            'if torch.is_autocast_enabled("cuda"):',
+            'if torch.is_autocast_enabled("cuda") and x.dtype != torch.float64:',
             f'{INDENT}dtype = torch.get_autocast_dtype("cuda")',
             f"{INDENT}given = [one if one is None else one.to(dtype) for one in given]",
             "with torch.cuda.device_of(x):  # which need not be the current one",

@@ -395,7 +395,7 @@ class ModelNew(nn.Module):
         if not x.is_cuda or x.dim() != 3:
             return self.conv1d_transpose(x)
         given = [x, self.conv1d_transpose.weight, self.conv1d_transpose.bias]
-        if torch.is_autocast_enabled("cuda"):
+        if torch.is_autocast_enabled("cuda") and x.dtype != torch.float64:
             dtype = torch.get_autocast_dtype("cuda")
             given = [one if one is None else one.to(dtype) for one in given]
         with torch.cuda.device_of(x):  # which need not be the current one

@@ -18,7 +18,7 @@ import triton
 from torch.nn import functional
 
 import autoconv
-from autoconv import Config, Problem, lookup, serving, settings
+from autoconv import Config, Problem, library, lookup, serving, settings
 from autoconv.compiler.recording import recording
 from autoconv.device import find as device_called
 from autoconv.dispatch.binding import FALLBACKS
@@ -79,6 +79,13 @@ def test_a_gradient_inside_autocast_has_the_precision_of_its_layer(without_kerne
         assert torch.is_autocast_enabled("cpu")
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_tensor_without_values_is_convolved_inside_autocast():
+    x, weight = torch.zeros(2, 4, 20, device="meta"), torch.zeros(6, 4, 3, device="meta")
+    with torch.autocast("cpu", torch.bfloat16):
+        y = library.differentiable(x.requires_grad_(), weight, None, 1, [0, 0], 1, 1, False, 0)
+    assert (y.shape, y.dtype) == ((2, 6, 18), torch.float32)
 
 
 LYING_OTHERWISE = [
