@@ -73,14 +73,14 @@ def test_answers_come_in_the_order_of_the_tasks() -> None:
 def test_a_worker_serves_task_after_task_and_ends_with_the_others() -> None:
     before = processes()
     with Workers(4, limit=30) as workers:
-        assert processes() == before, "none starts without a task"
+        assert not processes() - before, "none starts without a task"
         assert answers(workers, 1)
         (first,) = processes() - before
         for _ in range(3):
             assert list(workers.perform([Echo(1), Echo(2)])) == [1, 2]
         assert first in processes()
         assert len(processes() - before) <= 2, "a worker at hand comes before a new one"
-    assert processes() == before
+    assert not processes() - before
 
 
 def test_a_failed_task_is_the_candidate_s() -> None:
@@ -96,7 +96,7 @@ def test_a_failed_task_spoils_its_worker_where_asked() -> None:
     before = processes()
     with Workers(1, limit=30, fresh_after_failure=True) as workers:
         assert one(workers, Raise(1, NO_TILE)) == (Failed, "ValueError: no such tile")
-        assert processes() == before
+        assert not processes() - before
         assert answers(workers, 2)
 
 
@@ -112,7 +112,7 @@ def test_a_fault_of_the_machine_ends_the_round(error: Exception) -> None:
         assert next(round_) == 1
         with pytest.raises(Unavailable, match=type(error).__name__):
             next(round_)
-        assert processes() == before
+        assert not processes() - before
         assert answers(workers, 4)
 
 
@@ -227,7 +227,7 @@ def test_a_deadline_blames_no_task(tmp_path: Path) -> None:
         tasks = [Hang(1, str(tmp_path / "1")), Echo(2)]
         outcomes = list(workers.perform(tasks, deadline=time.monotonic() + 0.3))
         assert [type(outcome) for outcome in outcomes] == [Skipped, Skipped]
-        assert processes() == before, "the one at work was ended"
+        assert not processes() - before, "the one at work was ended"
 
 
 def test_another_thread_may_close_them(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_another_thread_may_close_them(tmp_path: Path) -> None:
 
     with beside(close), pytest.raises(Cancelled):
         list(workers.perform([Hang(1, str(tmp_path / "hang")), Echo(2), Echo(3)]))
-    assert processes() == before
+    assert not processes() - before
     with pytest.raises(Cancelled):
         list(workers.perform([Echo(1)]))
 
@@ -329,7 +329,7 @@ def test_a_pool_ends_all_its_workers() -> None:
         assert len(processes() - before) == 2
         one(pool.gpu, Raise(1, NO_TILE))
         assert len(processes() - before) == 2, "a failure on the GPU is the last of its process"
-    assert processes() == before
+    assert not processes() - before
 
 
 # --- the parent's end -----------------------------------------------------------------------------
