@@ -154,7 +154,10 @@ def build(
 
 
 def winning_lines(files: Settings, environment: Environment) -> Iterator[str]:
-    """Yield, as exported, the winner's trial of each problem that was swept, of today's kernels and model."""
+    """Yield, as exported, the winner's trial of each problem that was swept, of today's kernels and model.
+
+    One of a problem: more than one sweep may have tried it.
+    """
     with lookup.open_user(files) as database:
         winners: dict[str, tuple[Any, str]] = {}
         for text in export_lines(database):
@@ -163,6 +166,7 @@ def winning_lines(files: Settings, environment: Environment) -> Iterator[str]:
             if key not in winners:
                 winners[key] = _winner(database, key, environment)
             if winners[key] == (trial["config"], trial["source"]) and trial["outcome"] == "ok":
+                winners[key] = None, ""
                 yield text
 
 

@@ -23,6 +23,9 @@ from autoconv.lookup.buckets import module_shape, serves
 from autoconv.lookup.published import MODELS
 from autoconv.problem import Problem
 from autoconv.settings import Settings
+from autoconv.sweep.executor import Local, Request
+from autoconv.sweep.sweep import Job
+from autoconv.tuning.tuner import no_progress
 from scripts import prebuilt_workloads as script
 from tuning_db import DamagedError, Layers, TuningDB
 from tuning_db.prebuilt.build import build as build_database
@@ -91,6 +94,17 @@ def test_a_build_without_its_database_goes_on_from_the_text(files: Settings, tmp
         script.take_up(text, anew)
     assert script.unserved(PROBLEMS, ENVIRONMENT, anew) == [] and built(anew) == 0
     assert "".join(script.winning_lines(anew, ENVIRONMENT)) == text.read_text(encoding="utf-8")
+
+
+def test_a_problem_that_was_swept_twice_has_one_line(files: Settings) -> None:
+    built(files)
+    before = list(script.winning_lines(files, ENVIRONMENT))
+    job = Job(DEVICE, ENVIRONMENT, files.cache, on_gpu=False, shortlist=script.SHORTLIST)
+    with lookup.open_user(files) as database:
+        request = Request(script.cover(PROBLEMS)[0], job, again=True)
+        Local(ScriptedPool()).sweep(request, database, no_progress)  # type: ignore[arg-type]
+    again = list(script.winning_lines(files, ENVIRONMENT))
+    assert len(again) == len(before) == len({json.loads(line)["problem"]["key"] for line in again})
 
 
 def test_a_text_that_was_changed_is_not_gone_on_from(files: Settings, tmp_path: Path) -> None:
