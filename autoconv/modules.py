@@ -21,8 +21,10 @@ def parameters_of(module: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
     no parameter of this module's own is there as ever: a property, or a tensor that a hook has set.
     """
     own, cls = module._parameters, type(module)
-    weight = own["weight"] if "weight" in own and not hasattr(cls, "weight") else module.weight
-    return weight, own["bias"] if "bias" in own and not hasattr(cls, "bias") else module.bias
+    if cls not in _PLAIN and (hasattr(cls, "weight") or hasattr(cls, "bias")):
+        return module.weight, module.bias
+    weight = own["weight"] if "weight" in own else module.weight  # noqa: SIM401 - get would read both
+    return weight, own["bias"] if "bias" in own else module.bias  # noqa: SIM401
 
 
 def _is_plain(held: Any) -> bool:
@@ -32,14 +34,17 @@ def _is_plain(held: Any) -> bool:
     """
     cls = type(held)
     return (
-        cls.forward is nn.Conv1d.forward
-        and cls._conv_forward is nn.Conv1d._conv_forward
+        (cls is nn.Conv1d or _calls_as_torch_does(cls))
         and "forward" not in held.__dict__
         and not (held._forward_pre_hooks or held._forward_hooks)
         and not (held._backward_pre_hooks or held._backward_hooks)
         and not _has_any_global_hook()
         and held.padding_mode == "zeros"
     )
+
+
+def _calls_as_torch_does(cls: type[nn.Conv1d]) -> bool:
+    return cls.forward is nn.Conv1d.forward and cls._conv_forward is nn.Conv1d._conv_forward
 
 
 def _activated(y: torch.Tensor, activation: str) -> torch.Tensor:
@@ -136,6 +141,10 @@ class ConvTranspose1d(nn.ConvTranspose1d):
             input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
         )
         return _activated(y, self._fused)
+
+
+_PLAIN = frozenset({nn.Conv1d, nn.ConvTranspose1d, Conv1d, ConvTranspose1d})
+"""Classes that compute neither weight nor bias; to look for that in one takes as long as to find the two."""
 
 
 def told(name: str) -> str:
