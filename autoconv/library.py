@@ -37,8 +37,6 @@ def _convolution(
     return _computed(Call(x, weight, bias, stride, sides(padding), dilation, groups, op, output_padding))
 
 
-_any_autocast = torch._C._is_any_autocast_enabled
-
 convolution = torch.library.custom_op("autoconv::convolution", _convolution, mutates_args=())
 
 
@@ -116,7 +114,8 @@ def sides(padding: Sequence[int]) -> int | Sides:
 
 def _computed(call: Call) -> torch.Tensor:
     kind = call.x.device.type
-    if _any_autocast() and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    any_cast = torch._C._is_any_autocast_enabled()
+    if any_cast and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         # It has cast what it casts, forward; of a backward pass it casts nothing, as torch has it.
         torch.set_autocast_enabled(kind, False)
         try:

@@ -89,6 +89,9 @@ METRICS = (
 )  # fmt: skip
 """In the order in which they are told: where the first differs, the others mean nothing."""
 
+_OF_A_CALL = ("gpu__time_duration.sum", "dram__bytes_read.sum")
+"""Predicted of all launches of a call together; the other metrics are those of the one that multiplies."""
+
 _UNITS = {
     "": 1.0, "%": 1.0, "register/thread": 1.0,
     "ns": 1.0, "nsecond": 1.0, "us": 1e3, "usecond": 1e3, "ms": 1e6, "msecond": 1e6, "s": 1e9, "second": 1e9,
@@ -107,10 +110,6 @@ def facts(config: Config, told: Prediction) -> dict[str, str]:
 def predicted(told: Prediction) -> dict[str, float]:
     """Return a prediction under Nsight Compute's names, in the units of METRICS."""
     return {metric.name: metric.of(told) for metric in METRICS}
-
-
-_OF_A_CALL = ("gpu__time_duration.sum", "dram__bytes_read.sum")
-"""Predicted of all launches of a call together; the other metrics are those of the one that multiplies."""
 
 
 def measured(text: str, problem: Problem, config: Config) -> dict[str, float]:

@@ -10,11 +10,12 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.overrides import handle_torch_function
 
-from autoconv import library, serving, settings
+from autoconv import library, serving
 from autoconv.dispatch.launchers import ACTIVATIONS
 from autoconv.dispatch.signature import DTYPES, NO_MEMORY, precision_setting, window
 from autoconv.errors import ProblemError
 from autoconv.problem import ACTIVATIONS as ACTIVATION_NAMES
+from autoconv.settings import policy
 
 Numbers: TypeAlias = int | tuple[int, ...]
 
@@ -33,7 +34,6 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_mode = torch._C._is_torch_function_mode_enabled
 _any_autocast = torch._C._is_any_autocast_enabled
 _grad_enabled = torch.is_grad_enabled
-_policy = settings.policy
 
 
 def conv1d(
@@ -150,7 +150,7 @@ def _convolved(
         and x_at > NO_MEMORY < w_at
         and (bias is None or (not (b_at := bias.data_ptr()) & 15 and b_at > NO_MEMORY))
         and (last.precision is None or last.precision == precision_setting())
-        and last.policy is _policy.name
+        and last.policy is policy.name
     ):
         plan = last.plan
         plan.calls += 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from autoconv.dispatch.apart import begun
 from autoconv.dispatch.machines import Machine
 from autoconv.dispatch.plans import Plan, Plans, Subject
@@ -14,7 +12,7 @@ from autoconv.sweep.outcomes import outcome_of
 from autoconv.sweep.pool import WorkerPool
 from autoconv.sweep.process import Cancelled
 from autoconv.sweep.sweep import Job
-from autoconv.tuning.background import SHARE, Background
+from autoconv.tuning.background import SHARE, Background, paused
 from autoconv.tuning.recent import Recent
 from autoconv.tuning.tuner import FLIGHT_SECONDS, Tuner
 from autoconv.tuning.waiting import Wanted
@@ -68,8 +66,7 @@ class Chooser:
         problem, device, environment = plan.subject
         found = self._tuner.find(problem, environment)
         known = found is not None and found.grade != "carried"
-        fixed = torch.are_deterministic_algorithms_enabled()
-        if not known and self.policy == "sweep" and not self._plans.forked and not fixed:
+        if not known and self.policy == "sweep" and not (self._plans.forked or paused()):
             found = self._swept_for(plan.subject, plan) or found
         plan.missed = _is_missed(plan, found)
         if found is None and self.policy == "strict":

@@ -30,7 +30,7 @@ from autoconv.lookup.buckets import Shape, module_shape
 from autoconv.problem import Problem
 from autoconv.settings import Settings
 from autoconv.sweep.outcomes import outcome_of
-from autoconv.tuning.background import Background
+from autoconv.tuning.background import Background, paused
 from autoconv.tuning.missed import Missed, now
 from autoconv.tuning.recent import Recent
 from autoconv.tuning.tuner import Tuner
@@ -172,8 +172,7 @@ class Planner:
         bias: torch.Tensor | None,
     ) -> torch.Tensor:
         """Compute a call by what is best now, and have that serve from now on."""
-        fixed = torch.are_deterministic_algorithms_enabled() or self._machine.capturing()
-        if not fixed:
+        if not (paused() or self._machine.capturing()):
             with self.plans.alone():
                 if isinstance(plan.launch, partial):  # no other thread came first
                     self._renew(plan, before, since, Call(x, weight, bias, *plan.numbers))

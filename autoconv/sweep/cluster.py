@@ -32,6 +32,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autoconv import gpu, settings
+from autoconv.device import Device
 from autoconv.environment import Environment
 from autoconv.lookup import records
 from autoconv.sweep.executor import Request, Sweep, requested
@@ -175,10 +176,10 @@ def _job_here(job: Job) -> Job:
     Raises:
         Unavailable: this node's compiler is not that of who asks, whose lookups would not find the results.
     """
-    found = gpu.current(0) if gpu.present() else None
+    found = gpu_here()
     on_gpu = found is not None and found.name == job.device.name
     driver, power = gpu.driver_and_power(0) if on_gpu else (None, None)
-    device = found if found is not None and on_gpu else job.device
+    device = found if found and on_gpu else job.device  # a board that was cut down has the catalogue's name
     here = Environment.current(device, cuda_driver=driver, power_limit_w=power)
     if here.triton != job.environment.triton:
         versions = f"Triton {here.triton_patch}, and who asks has {job.environment.triton_patch}"
@@ -186,10 +187,9 @@ def _job_here(job: Job) -> Job:
     return replace(job, on_gpu=on_gpu, environment=here, ordinal=0, cache=settings.load().cache)
 
 
-def gpu_here() -> str | None:
-    """Return the name of this node's GPU, None where it has none that is known."""
-    found = gpu.current(0) if gpu.present() else None
-    return None if found is None else found.name
+def gpu_here() -> Device | None:
+    """Return this node's GPU, None where it has none that is known."""
+    return gpu.current(0) if gpu.present() else None
 
 
 # --- the one writer -------------------------------------------------------------------------------
@@ -343,16 +343,18 @@ def _devices() -> frozenset[str]:
     there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
     asked = [ask.options(scheduling_strategy=strategy).remote() for strategy in there]
     answers, silent = ray.wait(asked, num_returns=len(asked), timeout=ASK_SECONDS)
-    found = set()
+    found = set[str]()
     for answer in answers:
         try:
-            found.add(ray.get(answer))
+            device: Device | None = ray.get(answer)
+            if device is not None:
+                found.add(device.name)
         except RayError as error:
             _log.warning("a node does not tell its GPU: %s", outcome_of(error).reason)
     for one in silent:
         _log.warning("a node does not tell its GPU within %.0f s; others may use it", ASK_SECONDS)
         ray.cancel(one)
-    return frozenset(found - {None})
+    return frozenset(found)
 
 
 def known_of(problem: ProblemRecord, database: Ledger) -> Known:

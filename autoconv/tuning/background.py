@@ -155,7 +155,7 @@ class Background(Generic[P]):
             if self._anything():
                 self._wake()
             try:
-                self._changed.wait_for(lambda: self._done() or _paused() or self._thread is None, timeout)
+                self._changed.wait_for(lambda: self._done() or paused() or self._thread is None, timeout)
             finally:
                 self._waiting -= 1
             done = self._done()
@@ -229,7 +229,7 @@ class Background(Generic[P]):
         return None
 
     def _workable(self) -> bool:
-        return self._anything() and not _paused()
+        return self._anything() and not paused()
 
     def _due(self) -> float:
         """Return when the thread has to do something: to take the next task, or to end."""
@@ -297,12 +297,12 @@ class Background(Generic[P]):
         finally:
             if wanted.tries and not again:
                 self._swept.add(wanted.key)
-            if not (again or _paused()):  # else it stays, and is seen to later
+            if not (again or paused()):  # else it stays, and is seen to later
                 self._take_out(wanted)
         with self._changed:
             alike = [one for one in self._wanted.values() if one.shape == wanted.shape]
         for one in alike:
-            if not _paused() and self._known(one) is not None:
+            if not paused() and self._known(one) is not None:
                 self._take_out(one)
 
     def _beside(self, wanted: Wanted[P]) -> Job:
@@ -366,7 +366,7 @@ def _warn(message: str) -> None:
         warn_once(message)
 
 
-def _paused() -> bool:
+def paused() -> bool:
     """Return whether the user wants the same numbers from every call: then nothing is tuned or swapped."""
     return torch.are_deterministic_algorithms_enabled()
 

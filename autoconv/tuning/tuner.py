@@ -171,8 +171,7 @@ class Tuner:
             if known is not None:
                 return Tuned(known, None)
             if not mine:
-                found = self.provisional(problem, job.environment, job.device)
-                return Tuned(found, None, pending=True)
+                return Tuned(self.provisional(problem, job.environment, job.device), None, pending=True)
             first = self._priors(problem, job, pool)
             old = NOTHING_BEFORE
             if revalidate:
@@ -186,11 +185,11 @@ class Tuner:
         if swept.winner is None:
             self._in_vain.add((problem, job.environment))
             return Tuned(None, swept)
-        own = self._own(problem, job.environment) if swept.recorded else None
-        if own is None:
+        found = self._own(problem, job.environment) if swept.recorded else None
+        if found is None:
             self._shelf.remember(problem, job.environment, swept.trials)
-            own = _unwritten(swept.winner)
-        return Tuned(own, swept)
+            found = _unwritten(swept.winner)
+        return Tuned(found, swept)
 
     def _priors(self, problem: Problem, job: Job, pool: WorkerPool | None) -> list[Config]:
         """Return what a sweep tries first: what was best elsewhere for this problem, then for the nearest."""

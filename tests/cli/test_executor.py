@@ -53,10 +53,14 @@ class Scripted:
         return Swept(None, (), recorded=True, candidates=3, compiled=0, seconds=0.0)
 
 
+def stand_in(monkeypatch: pytest.MonkeyPatch, cluster: type[Scripted]) -> None:
+    monkeypatch.setitem(sys.modules, "autoconv.sweep.cluster", SimpleNamespace(Cluster=cluster))
+
+
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[Scripted]:
     monkeypatch.setattr(Scripted, "made", [])
-    monkeypatch.setitem(sys.modules, "autoconv.sweep.cluster", SimpleNamespace(Cluster=Scripted))
+    stand_in(monkeypatch, Scripted)
     return Scripted.made
 
 
@@ -111,7 +115,7 @@ def test_sweeps_on_a_cluster_are_ended_by(
     begun: Callable[[], None], options: tuple[str, ...], status: int, told: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(Endless, "begun", begun, raising=False)
-    monkeypatch.setitem(sys.modules, "autoconv.sweep.cluster", SimpleNamespace(Cluster=Endless))
+    stand_in(monkeypatch, Endless)
     shown = run("tune", *PROBLEMS, "--device", "l4", "--executor", "ray", *options)
     assert shown.exit_code == status and told in shown.stderr
     assert made[0].said == ["closed", "left"] and made[0].requests
@@ -134,7 +138,7 @@ def test_a_problem_that_kills_nodes_is_given_up_and_the_others_are_swept(
     run: Run, made: list[Scripted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = failing(GivenUp("3 nodes were lost"))
-    monkeypatch.setitem(sys.modules, "autoconv.sweep.cluster", SimpleNamespace(Cluster=cluster))
+    stand_in(monkeypatch, cluster)
     shown = run("tune", *PROBLEMS, "--device", "l4", "--executor", "ray", "--json")
     assert shown.exit_code == 1 and f"{PROBLEMS[1]} is given up: 3 nodes were lost" in shown.stderr
     assert {str(request.problem) for request in made[0].requests} == set(PROBLEMS)
@@ -148,7 +152,7 @@ def test_where_no_machine_is_left_it_says_so_and_what_is_done(
 ) -> None:
     cluster = failing(Unavailable("no node is left"))
     monkeypatch.setattr(cluster, "lanes", 1)
-    monkeypatch.setitem(sys.modules, "autoconv.sweep.cluster", SimpleNamespace(Cluster=cluster))
+    stand_in(monkeypatch, cluster)
     shown = run("tune", *PROBLEMS, "--device", "l4", "--executor", "ray", "--json")
     assert shown.exit_code == 1 and "Error: no node is left" in shown.stderr
     assert "1 of 3 ended and are recorded; the same command goes on from there" in shown.stderr

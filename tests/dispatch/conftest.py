@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import torch
 
 import autoconv
 from autoconv import Config, Problem, device, lookup, serving, settings
@@ -46,6 +47,13 @@ def remember(environment: Environment) -> Remember:
             database.record(environment_record, problem_record, [trial], origin="test")
 
     return put
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

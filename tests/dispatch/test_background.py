@@ -394,13 +394,6 @@ def test_on_a_gpu_it_times_in_pairs_with_what_serves_now(served, monkeypatch, co
 # --- where nothing is swept or swapped ------------------------------------------------------------
 
 
-@pytest.fixture
-def deterministic():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def test_under_deterministic_algorithms_nothing_is_swept(sweeps, deterministic):
     with autoconv.recorded(DEVICE) as launches:
         autoconv.conv1d(X, WEIGHT)

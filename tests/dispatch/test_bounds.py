@@ -62,7 +62,7 @@ def test_unwritten_results_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_plans_that_wait_to_be_compiled_for_are_bounded(
     monkeypatch: pytest.MonkeyPatch, compiled_here: Any
 ) -> None:
-    monkeypatch.setattr(background, "_paused", lambda: True)  # as under deterministic algorithms
+    monkeypatch.setattr(background, "paused", lambda: True)  # as under deterministic algorithms
     asked: background.Background[Any] = background.Background(None, print, lambda: None)  # type: ignore[arg-type]
     for number in range(background.MOST_UNCOMPILED + 10):
         problem = Problem(1, 16, 16, 1, 16 + number)

@@ -128,14 +128,10 @@ class Gpus(Recorded):
     on_gpu = True
 
 
-def test_under_deterministic_algorithms_no_call_sweeps(monkeypatch, no_workers):
+def test_under_deterministic_algorithms_no_call_sweeps(monkeypatch, no_workers, deterministic):
     policy(monkeypatch, "sweep")
-    torch.use_deterministic_algorithms(True)
-    try:
-        with autoconv.recorded(DEVICE) as launches, autoconv.stats() as seen:
-            autoconv.conv1d(X, WEIGHT)
-    finally:
-        torch.use_deterministic_algorithms(False)
+    with autoconv.recorded(DEVICE) as launches, autoconv.stats() as seen:
+        autoconv.conv1d(X, WEIGHT)
     assert (launches, seen.sweeps) == ([], 0)
 
 

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import pytest
 
-from autoconv import gpu
 from autoconv.errors import ProblemError
 from autoconv.lookup import open_user, records
 from autoconv.problem import Problem
@@ -47,6 +46,7 @@ from autoconv.sweep.cluster import (  # noqa: E402
     Sender,
     Started,
     Writer,
+    gpu_here,
     known_of,
     on_node,
 )
@@ -188,14 +188,9 @@ def test_nodes_are_asked_for_their_gpus(nodes: Nodes) -> None:
     try:
         nodes.wait_for_nodes()
         cluster = Cluster(nodes.address, sweeper=scripted)
-        assert (cluster.lanes, set(cluster.devices)) == (1, present_here())
+        assert (cluster.lanes, set(cluster.devices)) == (1, {found.name} if (found := gpu_here()) else set())
     finally:
         nodes.remove_node(node)
-
-
-def present_here() -> set[str]:
-    found = gpu.current(0) if gpu.present() else None
-    return set() if found is None else {found.name}
 
 
 # --- who writes, and what nodes are told, without a cluster ---------------------------------------
